@@ -1,0 +1,145 @@
+//! Numbers of the hypercall ABI. `docs/abi.md` says what each call does.
+//!
+//! The payloads under `tests/` use the same constants.
+
+/// Function ids of the host's front end (HVC, SMC64 convention,
+/// vendor-specific hypervisor service range).
+pub mod host {
+    /// () → x1 = ABI version, major << 16 | minor.
+    pub const VERSION: u32 = 0xC600_0100;
+    /// () → x1 = most VMs | most vCPUs per VM << 8 | most devices per VM << 16;
+    /// x2 = most frames per range call.
+    pub const FEATURES: u32 = 0xC600_0101;
+    /// (first pfn, count, ram pages, vcpus) → x1 = handle. The frames become
+    /// the VM's page-table memory (memcache); at least [`super::MIN_MEMCACHE`].
+    pub const VM_CREATE: u32 = 0xC600_0102;
+    /// (handle, first pfn, count) → x1 = frames taken. More memcache.
+    pub const VM_TOPUP: u32 = 0xC600_0103;
+    /// (handle, first pfn, first gfn, count, flags) → x1 = frames done.
+    /// Flag bit 0 ([`super::DONATE_MEASURED`]): keep and measure the contents
+    /// (only before FINALISE); otherwise the frames arrive zeroed.
+    pub const FRAME_DONATE: u32 = 0xC600_0104;
+    /// (handle, device, first page of its bounce BAR, first pfn, count)
+    /// → x1 = frames done.
+    pub const FRAME_SHARE: u32 = 0xC600_0105;
+    /// (handle, entry ipa, argument for x0) → (). No boot state afterwards.
+    pub const VM_FINALISE: u32 = 0xC600_0106;
+    /// (handle, part 0 or 1) → x1, x2 = 16 bytes of the SHA-256, little
+    /// endian words, in digest order.
+    pub const VM_MEASUREMENT: u32 = 0xC600_0107;
+    /// (handle, vcpu, MMIO reply) → x1 = exit, x2, x3 (see [`super::exit`]).
+    pub const VCPU_RUN: u32 = 0xC600_0108;
+    /// (handle) → (). The VM is dying; Busy while one of its vCPUs runs.
+    pub const VM_STOP: u32 = 0xC600_0109;
+    /// (handle, first pfn, count) → x1 = frames done. Of a dying VM: wiped
+    /// if they were the guest's, given back to the host.
+    pub const FRAME_RECLAIM: u32 = 0xC600_010A;
+    /// (handle) → x1 = frames that EL2 still holds: call again until 0.
+    pub const VM_DESTROY: u32 = 0xC600_010B;
+    /// (handle, virtio device type, policy, bounce pages, queues)
+    /// → x1 = device index. Before FINALISE only.
+    pub const DEVICE_CREATE: u32 = 0xC600_010C;
+    /// (handle, device, offset, value, bytes 1..=8) → (). Device-specific
+    /// config; after FINALISE it bumps the generation and interrupts.
+    pub const DEVICE_CONFIG: u32 = 0xC600_010D;
+    /// (handle, device) → x1 = driver's status byte | reset count << 32,
+    /// x2 = queues notified since (cleared), x3 = features accepted.
+    pub const DEVICE_STATE: u32 = 0xC600_010E;
+    /// (handle, device, queue, part) → part 0: x1 = size | enabled << 16,
+    /// x2 = descriptor table; part 1: x1 = driver area, x2 = device area.
+    /// With policy bounce-bar these are offsets into the bounce BAR, with
+    /// shared-pages guest physical addresses.
+    pub const QUEUE_INFO: u32 = 0xC600_010F;
+    /// (handle, device, cause) → (). Cause: a queue, or
+    /// [`super::CAUSE_CONFIG`]: interrupt the guest.
+    pub const DEVICE_INTERRUPT: u32 = 0xC600_0110;
+    /// (handle, device) → (). Backend gives up: DEVICE_NEEDS_RESET.
+    pub const DEVICE_FAIL: u32 = 0xC600_0111;
+    /// () → x1 = kind | cpu << 8 | owner << 16 | syndrome << 32, x2 = address,
+    /// x3 = pc. NotFound when the log is empty.
+    pub const EVENT_NEXT: u32 = 0xC600_0112;
+    /// (handle or 0 for the machine, index) → x1 = counter
+    /// (see `stats`). InvalidParameter beyond the last.
+    pub const STATS: u32 = 0xC600_0113;
+    /// (pfn) → x1 = state of the frame as far as the host may know:
+    /// 0 the host's own, 1 lent by the host, 2 borrowed by the host,
+    /// 3 no page of the host's.
+    pub const FRAME_STATE: u32 = 0xC600_0114;
+}
+
+/// Function ids of the guest's pKVM front end (HVC), as Linux's
+/// `arm-pkvm-guest` driver and Android's pvmfw call them.
+pub mod guest {
+    /// SMCCC vendor-hypervisor UID.
+    pub const UID: u32 = 0x8600_FF01;
+    /// Bitmap of the functions below.
+    pub const FEATURES: u32 = 0x8600_0000;
+    /// (0, 0, 0) → granule; x1 bit 0 = ranges supported.
+    pub const HYP_MEMINFO: u32 = 0xC600_0002;
+    /// (ipa, pages or 0, 0) → 0, x1 = pages done.
+    pub const MEM_SHARE: u32 = 0xC600_0003;
+    /// The same back.
+    pub const MEM_UNSHARE: u32 = 0xC600_0004;
+    /// (0, 0, 0) → granule.
+    pub const MMIO_GUARD_INFO: u32 = 0xC600_0005;
+    /// () → 0: from now on only mapped MMIO pages exit to the host.
+    pub const MMIO_GUARD_ENROLL: u32 = 0xC600_0006;
+    /// (ipa) → 0: the host may serve this page.
+    pub const MMIO_GUARD_MAP: u32 = 0xC600_0007;
+    /// (ipa) → 0.
+    pub const MMIO_GUARD_UNMAP: u32 = 0xC600_0008;
+    /// (ipa) → 0: give the page back to the host, wiped.
+    pub const MEM_RELINQUISH: u32 = 0xC600_0009;
+    /// The UID's four words (w0 to w3).
+    pub const UID_WORDS: [u32; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
+}
+
+/// Fewest memcache frames VM_CREATE takes: a root and one table per level
+/// for RAM and for the bounce window.
+pub const MIN_MEMCACHE: u64 = 8;
+/// Most frames one range call handles; longer ranges continue.
+pub const MAX_RANGE: u64 = 512;
+/// FRAME_DONATE flag: keep and measure.
+pub const DONATE_MEASURED: u64 = 1;
+/// DEVICE_INTERRUPT cause: configuration change.
+pub const CAUSE_CONFIG: u64 = 0xffff;
+/// DEVICE_CREATE policy: DMA only in the bounce BAR.
+pub const POLICY_BOUNCE_BAR: u64 = 0;
+/// DEVICE_CREATE policy: DMA in pages the guest shares.
+pub const POLICY_SHARED_PAGES: u64 = 1;
+
+/// Most VMs at once.
+pub const MAX_VMS: usize = 8;
+/// Most vCPUs of a VM.
+pub const MAX_VCPUS: usize = 8;
+/// Most devices of a VM.
+pub const MAX_DEVICES: usize = 4;
+
+/// Why VCPU_RUN returned: x1 bits 7:0.
+pub mod exit {
+    /// A physical interrupt is pending for the host.
+    pub const INTERRUPT: u64 = 0;
+    /// The vCPU waits. x2 = CNTPCT_EL0 deadline of its timer, all ones if none.
+    pub const WFI: u64 = 1;
+    /// Access to a granted MMIO page. x1 bit 8 = write, bits 12:9 = size in
+    /// bytes; x2 = ipa; x3 = value written, zero-extended, 0 for a read.
+    pub const MMIO: u64 = 2;
+    /// A queue was notified. x2 = device | queue << 16.
+    pub const NOTIFY: u64 = 3;
+    /// The driver changed the device's status, or reset it or a queue.
+    /// x2 = device.
+    pub const DEVICE: u64 = 4;
+    /// The guest ended itself. x2 = 0 off, 1 reset.
+    pub const SHUTDOWN: u64 = 5;
+    /// The guest started vCPU x2.
+    pub const CPU_ON: u64 = 6;
+    /// The vCPU turned itself off.
+    pub const CPU_OFF: u64 = 7;
+    /// vCPUs in bitmap x2 have a new interrupt pending.
+    pub const KICK: u64 = 8;
+    /// The guest needs memory at ipa x2 (page-aligned), inside its RAM.
+    pub const MEM_FAULT: u64 = 9;
+    /// The VM cannot go on (EL2 refused something it did, or it is being
+    /// stopped). It is dying: reclaim it.
+    pub const DEAD: u64 = 10;
+}

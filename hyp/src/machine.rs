@@ -1,0 +1,197 @@
+//! What the policy needs from a machine, and nothing more.
+//!
+//! `el2-boot` implements [`Machine`] for the CPU it runs on; the tests
+//! implement it as a simulated machine that also watches (`sim`). The policy
+//! is the same source on both.
+//!
+//! Methods take `&self`: a machine is one value shared by all CPUs, and what
+//! must be exclusive (a page table, a vCPU) is exclusive in the *policy*, by
+//! lock and by type.
+
+use crate::addr::{GfnRange, Pfn, PfnRange};
+use crate::error::Error;
+use crate::trap::Trap;
+use crate::vcpu::state::VcpuState;
+
+/// Number of a physical CPU, dense from 0 (the boot CPU).
+pub type CpuId = usize;
+
+/// Most physical CPUs bouncer drives.
+pub const MAX_CPUS: usize = 8;
+
+/// Identifies an address space in the TLBs. Zero is never used; the host has
+/// [`Vmid::HOST`], guests those above.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vmid(pub u8);
+
+impl Vmid {
+    /// The host's.
+    pub const HOST: Vmid = Vmid(1);
+}
+
+/// A stage-2 translation regime: what VTTBR_EL2 holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Regime {
+    /// Tag of its TLB entries.
+    pub vmid: Vmid,
+    /// Level-1 table (39-bit input addresses, 4 KiB granule).
+    pub root: Pfn,
+}
+
+/// An EL1 register that exception entry reads or writes. While a host or a
+/// guest is current on a CPU these live in the hardware.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // Arm ARM D24 names.
+pub enum El1Register {
+    Vbar,
+    Elr,
+    Spsr,
+    Esr,
+    Far,
+    Sctlr,
+}
+
+/// A read-only identification register, by its A-profile encoding
+/// (op0 = 3, op1 = 0, CRn = 0): `crm` and `op2` name it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IdRegister {
+    /// CRm, 1 to 7.
+    pub crm: u8,
+    /// op2, 0 to 7.
+    pub op2: u8,
+}
+
+/// How the machine stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PowerAction {
+    /// PSCI SYSTEM_OFF.
+    Off,
+    /// PSCI SYSTEM_RESET.
+    Reset,
+}
+
+/// A machine: memory, TLBs, a world switch and a little platform.
+pub trait Machine: Sync {
+    /// The CPU that executes this.
+    fn cpu(&self) -> CpuId;
+
+    // ---- memory: frames that EL2 owns as page tables -------------------
+
+    /// Makes sure that [`Self::map_hyp`] of every frame of `range` cannot
+    /// fail. May be called again for the same range.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] if EL2's own tables are exhausted.
+    fn reserve_hyp(&self, range: PfnRange) -> Result<(), Error>;
+
+    /// Maps a frame that has become EL2's, read-write and never executable,
+    /// so that table words in it can be read and written.
+    fn map_hyp(&self, frame: Pfn);
+
+    /// Removes the mapping again, its TLB entries on all CPUs included.
+    fn unmap_hyp(&self, frame: Pfn);
+
+    /// Reads the 64-bit word `index` (0 to 511) of a frame EL2 owns.
+    fn read_word(&self, frame: Pfn, index: usize) -> u64;
+
+    /// Writes it, as one single-copy atomic store. Ordering against a
+    /// table walker is the business of [`Self::publish`] and
+    /// [`Self::invalidate`].
+    fn write_word(&self, frame: Pfn, index: usize, value: u64);
+
+    // ---- memory: frames of anybody --------------------------------------
+
+    /// Zeroes a frame and cleans it to the point of coherency. On return no
+    /// observer, cacheable or not, sees its former contents.
+    fn zero_frame(&self, frame: Pfn);
+
+    /// Hands the contents of a frame to `visit`, in order, in pieces of any
+    /// size. The frame must not be writable by anybody else meanwhile.
+    fn read_frame(&self, frame: Pfn, visit: &mut dyn FnMut(&[u8]));
+
+    /// Cleans data and invalidates instruction caches over a frame whose
+    /// contents somebody else wrote and a guest will execute.
+    fn make_executable(&self, frame: Pfn);
+
+    // ---- TLBs -----------------------------------------------------------
+
+    /// Makes table words written before visible to every walker
+    /// (DSB ISHST, ISB): needed after invalid → valid.
+    fn publish(&self);
+
+    /// Makes table words written before visible and removes from every TLB
+    /// of the inner shareable domain all entries, stage 2 and combined
+    /// stage 1+2, that `range` of this regime could have produced; waits for
+    /// completion.
+    fn invalidate(&self, regime: Regime, range: GfnRange);
+
+    /// The same for everything of the regime's VMID.
+    fn invalidate_all(&self, regime: Regime);
+
+    // ---- world switch -----------------------------------------------------
+
+    /// Makes the guest current on this CPU: saves what the host has in EL1,
+    /// FP, timer and debug registers, loads the vCPU's and its traps.
+    fn load_vcpu(&self, vcpu: &mut VcpuState, regime: Regime);
+
+    /// Runs the loaded vCPU until the next trap to EL2. General registers,
+    /// PC and PSTATE are in `vcpu` afterwards, and so are the list registers.
+    fn run_vcpu(&self, vcpu: &mut VcpuState) -> Trap;
+
+    /// The inverse of [`Self::load_vcpu`]: the guest's state is in `vcpu`,
+    /// the host's is back in the hardware.
+    fn unload_vcpu(&self, vcpu: &mut VcpuState);
+
+    /// Reads an EL1 register of the world that is current on this CPU.
+    fn read_el1(&self, register: El1Register) -> u64;
+
+    /// Writes one.
+    fn write_el1(&self, register: El1Register, value: u64);
+
+    /// Level of the loaded guest's virtual timer output:
+    /// ENABLE ∧ ¬IMASK ∧ ISTATUS of CNTV_CTL_EL0.
+    fn timer_line(&self) -> bool;
+
+    /// When the loaded guest's virtual timer will fire, as a value of
+    /// CNTPCT_EL0; `None` if it is off or masked.
+    fn timer_deadline(&self) -> Option<u64>;
+
+    // ---- identity and time ------------------------------------------------
+
+    /// Current value of CNTPCT_EL0.
+    fn counter(&self) -> u64;
+
+    /// The CPU's own value of an identification register.
+    fn id_register(&self, register: IdRegister) -> u64;
+
+    /// List registers the CPU interface implements (ICH_VTR_EL2), 1 to 16.
+    fn list_registers(&self) -> usize;
+
+    // ---- platform -----------------------------------------------------------
+
+    /// Reads a physical device register that the policy filters for the host
+    /// (the redistributors). `size` is 1, 2, 4 or 8.
+    fn device_read(&self, address: u64, size: u8) -> u64;
+
+    /// Writes one.
+    fn device_write(&self, address: u64, size: u8, value: u64);
+
+    /// Calls the firmware (PSCI over SMC) with function id and arguments.
+    fn firmware_call(&self, arguments: [u64; 4]) -> u64;
+
+    /// Starts the physical CPU `cpu` at bouncer's own entry; it will come up
+    /// behind stage 2 and enter the host at `entry` with x0 = `context`.
+    /// Returns the firmware's PSCI code.
+    fn start_cpu(&self, cpu: CpuId, entry: u64, context: u64) -> i64;
+
+    /// The physical CPU with this MPIDR affinity (Aff3..Aff0 as PSCI passes
+    /// it), if there is one.
+    fn cpu_by_mpidr(&self, mpidr: u64) -> Option<CpuId>;
+
+    /// Stops the calling CPU for good (PSCI CPU_OFF). Returns only on a
+    /// simulated machine, or with the firmware's code if it refuses.
+    fn stop_cpu(&self) -> i64;
+
+    /// Stops or resets the machine. Returns only on a simulated machine.
+    fn power(&self, action: PowerAction);
+}

@@ -1,0 +1,127 @@
+//! The registers of a vCPU while it is not on a CPU.
+//!
+//! They live in EL2 memory from creation to destruction and are never copied
+//! anywhere else; the layout is fixed because the world switch in `el2-boot`
+//! addresses it from assembly.
+
+/// General registers and what exception return restores.
+#[repr(C)]
+#[derive(Clone, Debug, Default)]
+pub struct Frame {
+    /// x0 to x30.
+    pub x: [u64; 31],
+    /// ELR_EL2: where the world resumes.
+    pub pc: u64,
+    /// SPSR_EL2: its PSTATE.
+    pub pstate: u64,
+}
+
+impl Frame {
+    /// Register `index` as an instruction names it: 31 reads as zero (XZR).
+    pub fn get(&self, index: u8) -> u64 {
+        self.x.get(usize::from(index)).copied().unwrap_or(0)
+    }
+
+    /// Writes register `index`; 31 (XZR) discards.
+    pub fn set(&mut self, index: u8, value: u64) {
+        if let Some(register) = self.x.get_mut(usize::from(index)) {
+            *register = value;
+        }
+    }
+}
+
+/// EL1 and EL0 system registers of a world.
+#[repr(C)]
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)] // Arm ARM D24 names, lower case.
+pub struct El1State {
+    pub sctlr_el1: u64,
+    pub cpacr_el1: u64,
+    pub ttbr0_el1: u64,
+    pub ttbr1_el1: u64,
+    pub tcr_el1: u64,
+    pub esr_el1: u64,
+    pub far_el1: u64,
+    pub afsr0_el1: u64,
+    pub afsr1_el1: u64,
+    pub mair_el1: u64,
+    pub amair_el1: u64,
+    pub vbar_el1: u64,
+    pub contextidr_el1: u64,
+    pub tpidr_el0: u64,
+    pub tpidrro_el0: u64,
+    pub tpidr_el1: u64,
+    pub cntkctl_el1: u64,
+    pub par_el1: u64,
+    pub elr_el1: u64,
+    pub spsr_el1: u64,
+    pub sp_el0: u64,
+    pub sp_el1: u64,
+    pub mdscr_el1: u64,
+    pub csselr_el1: u64,
+    pub cntv_ctl_el0: u64,
+    pub cntv_cval_el0: u64,
+}
+
+/// FP/SIMD registers.
+#[repr(C, align(16))]
+#[derive(Clone, Debug, Default)]
+pub struct FpState {
+    /// V0 to V31.
+    pub v: [u128; 32],
+    /// FPCR.
+    pub fpcr: u64,
+    /// FPSR.
+    pub fpsr: u64,
+}
+
+/// Most list registers the architecture allows.
+pub const MAX_LIST_REGISTERS: usize = 16;
+
+/// The virtual CPU interface of the GIC (ICH_*_EL2).
+#[repr(C)]
+#[derive(Clone, Debug, Default)]
+pub struct VirtualCpuInterface {
+    /// ICH_LR<n>_EL2.
+    pub lr: [u64; MAX_LIST_REGISTERS],
+    /// ICH_HCR_EL2 to run with.
+    pub hcr: u64,
+    /// ICH_VMCR_EL2: the guest's PMR, binary points, group enables.
+    pub vmcr: u64,
+    /// ICH_AP0R0..3_EL2.
+    pub ap0r: [u64; 4],
+    /// ICH_AP1R0..3_EL2.
+    pub ap1r: [u64; 4],
+}
+
+/// Trap controls and offsets the vCPU runs with; computed by the policy at
+/// creation (`vcpu::controls`), constant afterwards.
+#[repr(C)]
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)] // Arm ARM D24 names, lower case.
+pub struct Controls {
+    pub hcr_el2: u64,
+    pub cptr_el2: u64,
+    pub mdcr_el2: u64,
+    pub hstr_el2: u64,
+    pub cnthctl_el2: u64,
+    pub cntvoff_el2: u64,
+    pub vmpidr_el2: u64,
+    pub vpidr_el2: u64,
+}
+
+/// Everything a vCPU is, architecturally.
+#[repr(C)]
+#[derive(Clone, Debug, Default)]
+pub struct VcpuState {
+    /// General registers, PC, PSTATE.
+    pub frame: Frame,
+    /// EL1 system registers.
+    pub el1: El1State,
+    /// FP/SIMD.
+    pub fp: FpState,
+    /// GIC CPU interface.
+    pub gic: VirtualCpuInterface,
+    /// Traps.
+    pub controls: Controls,
+}

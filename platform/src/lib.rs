@@ -1,0 +1,2 @@
+//! The board: what a machine looks like to bouncer.
+#![no_std]

@@ -1,0 +1,2 @@
+//! Runtime of the payloads.
+#![no_std]
