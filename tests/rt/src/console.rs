@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::lock::IrqLock;
+use crate::mmio;
 use core::fmt::{self, Write};
 
 /// Data register (PrimeCell UART PL011, 3.3.1).
@@ -35,14 +36,14 @@ impl Uart {
         if self.sent.is_multiple_of(FIFO_DEPTH) {
             for _ in 0..PATIENCE {
                 // SAFETY: `init` was given a PL011's address.
-                if unsafe { ((self.base + FR) as *const u32).read_volatile() } & FR_TXFE != 0 {
+                if unsafe { mmio::read32(self.base + FR) } & FR_TXFE != 0 {
                     break;
                 }
             }
         }
         self.sent = self.sent.wrapping_add(1);
         // SAFETY: as above.
-        unsafe { ((self.base + DR) as *mut u32).write_volatile(byte.into()) };
+        unsafe { mmio::write32(self.base + DR, byte.into()) };
     }
 }
 
@@ -89,10 +90,10 @@ pub fn read_byte() -> Option<u8> {
     }
     // SAFETY: `init` was given a PL011's address.
     unsafe {
-        if ((uart.base + FR) as *const u32).read_volatile() & FR_RXFE != 0 {
+        if mmio::read32(uart.base + FR) & FR_RXFE != 0 {
             return None;
         }
-        Some(((uart.base + DR) as *const u32).read_volatile() as u8)
+        Some(mmio::read32(uart.base + DR) as u8)
     }
 }
 

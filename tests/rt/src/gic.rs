@@ -2,8 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::MAX_CPUS;
-use crate::cpu;
+use crate::{MAX_CPUS, cpu, mmio};
 use core::arch::asm;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,12 +30,12 @@ static MY_GICR: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CP
 
 fn read(address: usize) -> u32 {
     // SAFETY: only addresses of the GIC that `init` was given are read.
-    unsafe { (address as *const u32).read_volatile() }
+    unsafe { mmio::read32(address) }
 }
 
 fn write(address: usize, value: u32) {
     // SAFETY: only addresses of the GIC that `init` was given are written.
-    unsafe { (address as *mut u32).write_volatile(value) };
+    unsafe { mmio::write32(address, value) };
 }
 
 /// Initialises the distributor, this CPU's redistributor and its interface.

@@ -43,6 +43,8 @@ pub mod irq;
 #[cfg(target_os = "none")]
 pub mod lock;
 #[cfg(target_os = "none")]
+pub mod mmio;
+#[cfg(target_os = "none")]
 pub mod mmu;
 #[cfg(target_os = "none")]
 pub mod psci;
