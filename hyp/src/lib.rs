@@ -19,3 +19,4 @@ pub mod layout;
 pub mod machine;
 pub mod trap;
 pub mod vcpu;
+pub mod virtio;

@@ -1,0 +1,373 @@
+//! One virtio function: its parts, and what an access to one does to others.
+
+use super::bounce::BounceFrames;
+use super::common::{Common, Outcome};
+use super::config_space::{ConfigSpace, NOTIFY_MULTIPLIER, SIZE, structure};
+use super::device_config::DeviceConfig;
+use super::effects::{Effects, Signal};
+use super::isr::{self, Isr};
+use super::msix::Msix;
+use super::pci_cfg;
+use super::policy::{DeviceType, Policy};
+use super::queue::{MAX_QUEUES, QueueInfo, Reach};
+use super::{all_ones, is_natural};
+use crate::abi;
+use crate::addr::GfnRange;
+use crate::error::Error;
+
+/// What the host may know of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceState {
+    /// The `device_status` register.
+    pub status: u8,
+    /// How often the driver reset the device.
+    pub reset_count: u32,
+    /// Bit per queue that was notified since the last call.
+    pub notified: u64,
+    /// Features both sides agreed on; 0 before FEATURES_OK.
+    pub features: u64,
+}
+
+/// A function.
+pub(super) struct Device {
+    index: usize,
+    /// Interrupt line its INTA is wired to.
+    line: u8,
+    line_level: bool,
+    policy: Policy,
+    device_type: DeviceType,
+    space: ConfigSpace,
+    common: Common,
+    config: DeviceConfig,
+    msix: Msix,
+    isr: Isr,
+    notified: u64,
+    /// The frames behind the bounce BAR.
+    pub(super) frames: BounceFrames,
+}
+
+impl Device {
+    /// The device `index` of its bus, wired to `line`.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for a device type bouncer has no transport
+    /// for, [`Error::InvalidParameter`] for a number of queues or of bounce
+    /// pages that type or policy do not allow, [`Error::NoMemory`].
+    pub(super) fn new(
+        index: usize,
+        line: u8,
+        device_type: u16,
+        policy: Policy,
+        bounce_pages: u64,
+        queues: u16,
+    ) -> Result<Self, Error> {
+        let device_type = DeviceType::new(device_type)?;
+        if queues < device_type.min_queues || usize::from(queues) > MAX_QUEUES {
+            return Err(Error::InvalidParameter);
+        }
+        policy.check_bounce_pages(bounce_pages)?;
+        let offered = policy.offered() | device_type.offered;
+        Ok(Self {
+            index,
+            line,
+            line_level: false,
+            policy,
+            device_type,
+            space: ConfigSpace::new(&device_type, queues, bounce_pages),
+            common: Common::new(offered, policy.mandatory(), queues),
+            config: DeviceConfig::new(&device_type),
+            msix: Msix::new(queues + 1),
+            isr: Isr::default(),
+            notified: 0,
+            frames: BounceFrames::new(bounce_pages)?,
+        })
+    }
+
+    /// Where the register BAR is, if it is decoded.
+    pub(super) fn register_bar(&self) -> Option<u64> {
+        self.space.register_bar()
+    }
+
+    /// Where the bounce memory is, if it is decoded.
+    pub(super) fn bounce_window(&self) -> Option<GfnRange> {
+        self.space.bounce_window()
+    }
+
+    // ---- the guest's accesses ------------------------------------------------
+
+    /// Reads configuration space. Reading ISR through the PCI_CFG window may
+    /// lower the interrupt line.
+    pub(super) fn config_read(&mut self, offset: u64, size: u8) -> (u64, Option<Signal>) {
+        if !is_natural(offset, size) || size == 8 {
+            return (all_ones(size), None);
+        }
+        if offset >= SIZE {
+            return (0, None);
+        }
+        if pci_cfg::is_data(offset) {
+            return match pci_cfg::target(&self.space, offset, size) {
+                Some(target) => self.register_read(target.offset, target.size),
+                None => (all_ones(size), None),
+            };
+        }
+        let interrupt = self.isr.is_pending() && !self.space.msix_enabled();
+        (self.space.read(offset, size, interrupt), None)
+    }
+
+    /// Writes configuration space.
+    pub(super) fn config_write(&mut self, offset: u64, size: u8, value: u64) -> Effects {
+        let mut effects = Effects::default();
+        if !is_natural(offset, size) || size == 8 || offset >= SIZE {
+            return effects;
+        }
+        if pci_cfg::is_data(offset) {
+            return match pci_cfg::target(&self.space, offset, size) {
+                Some(target) => self.register_write(target.offset, target.size, value),
+                None => effects,
+            };
+        }
+        let before = self.bounce_window();
+        self.space.write(offset, size, value);
+        if before != self.bounce_window() {
+            effects.window_closed = before;
+        }
+        self.settle(&mut effects);
+        effects
+    }
+
+    /// Reads `size` bytes at an offset of the register BAR.
+    pub(super) fn register_read(&mut self, offset: u64, size: u8) -> (u64, Option<Signal>) {
+        if !is_natural(offset, size) {
+            return (all_ones(size), None);
+        }
+        let value = match Register::at(offset) {
+            Register::Common(offset) => self.common.read(offset, size, &mut self.config),
+            Register::Isr if size == 1 => {
+                let bits = self.isr.take();
+                return (u64::from(bits), self.line_change());
+            }
+            Register::Device(offset) => self.config.read(offset, size),
+            Register::MsixTable(offset) => self.msix.read_table(offset, size),
+            Register::MsixPending(offset) => self.msix.read_pending(offset, size),
+            Register::Notify(_) | Register::Isr | Register::Nothing => all_ones(size),
+        };
+        (value, None)
+    }
+
+    /// Writes `size` bytes at an offset of the register BAR.
+    pub(super) fn register_write(&mut self, offset: u64, size: u8, value: u64) -> Effects {
+        let mut effects = Effects::default();
+        if !is_natural(offset, size) {
+            return effects;
+        }
+        let value = value & all_ones(size);
+        match Register::at(offset) {
+            Register::Notify(offset) => {
+                effects.notify = self.notified_queue(offset, size, value);
+                return effects;
+            }
+            Register::Common(offset) => {
+                let reach = self.reach();
+                let outcome = self.common.write(offset, size, value, &self.msix, reach);
+                self.follow(outcome, &mut effects);
+            }
+            Register::MsixTable(offset) => self.msix.write_table(offset, size, value),
+            Register::Isr | Register::Device(_) | Register::MsixPending(_) | Register::Nothing => {}
+        }
+        self.settle(&mut effects);
+        effects
+    }
+
+    /// Memory in which the policy lets a ring be, as the BARs are now.
+    fn reach(&self) -> Option<Reach> {
+        match self.policy {
+            Policy::BounceBar => self.bounce_window().map(Reach::window),
+            Policy::SharedPages => Some(Reach::guest()),
+        }
+    }
+
+    /// A notification: 16 bits of queue index, or 32 bits whose low half is
+    /// the index (NOTIFICATION_DATA; the rest is a hint the backend does not
+    /// need). Register and value must name the same queue.
+    fn notified_queue(&mut self, offset: u64, size: u8, value: u64) -> Option<(usize, u16)> {
+        let multiplier = u64::from(NOTIFY_MULTIPLIER);
+        let index = value as u16;
+        let well_formed = matches!(size, 2 | 4) && offset == u64::from(index) * multiplier;
+        if !well_formed || !self.queue_is_live(index) {
+            return None;
+        }
+        self.notified |= 1 << index;
+        Some((self.index, index))
+    }
+
+    fn queue_is_live(&self, index: u16) -> bool {
+        self.common.is_live() && self.common.queue(index).is_some_and(|queue| queue.is_enabled())
+    }
+
+    /// Carries a change of the common registers to the rest of the device.
+    fn follow(&mut self, outcome: Outcome, effects: &mut Effects) {
+        match outcome {
+            Outcome::Quiet => return,
+            Outcome::StatusChanged => {}
+            Outcome::Reset => {
+                self.notified = 0;
+                self.isr = Isr::default();
+                self.msix.clear_pending();
+            }
+            Outcome::QueueReset(index) => self.notified &= !(1 << index),
+            Outcome::Broken => {
+                if let Some(signal) = self.config_interrupt() {
+                    effects.signals.push(signal);
+                }
+            }
+        }
+        effects.status_changed = Some(self.index);
+    }
+
+    // ---- interrupts -------------------------------------------------------------
+
+    /// Brings what the guest sees of interrupts up to date after a write:
+    /// messages that may be sent by now, and the level of the line.
+    fn settle(&mut self, effects: &mut Effects) {
+        if self.space.can_send() {
+            self.msix.deliver_pending(&mut effects.signals);
+        } else if !self.space.msix_enabled() {
+            self.msix.clear_pending();
+        }
+        if let Some(signal) = self.line_change() {
+            effects.signals.push(signal);
+        }
+    }
+
+    /// The line's new level, if it has one.
+    fn line_change(&mut self) -> Option<Signal> {
+        let level = self.isr.is_pending() && self.space.intx_allowed();
+        let changed = level != core::mem::replace(&mut self.line_level, level);
+        changed.then_some(Signal::Intx { line: self.line, level })
+    }
+
+    fn queue_interrupt(&mut self, vector: u16) -> Option<Signal> {
+        if self.space.msix_enabled() {
+            return self.msix.raise(vector, self.space.can_send());
+        }
+        self.isr.set(isr::QUEUE);
+        self.line_change()
+    }
+
+    /// A change of configuration or status. A driver that is not set up is
+    /// not interrupted: it will read what it needs.
+    fn config_interrupt(&mut self) -> Option<Signal> {
+        if !self.common.driver_ok() {
+            return None;
+        }
+        self.isr.set(isr::CONFIG);
+        if self.space.msix_enabled() {
+            return self.msix.raise(self.common.config_vector(), self.space.can_send());
+        }
+        self.line_change()
+    }
+
+    // ---- the host's calls -----------------------------------------------------
+
+    /// See [`super::PciBus::interrupt`].
+    pub(super) fn interrupt(&mut self, cause: u64) -> Result<Option<Signal>, Error> {
+        if cause == abi::CAUSE_CONFIG {
+            return match self.common.driver_ok() {
+                true => Ok(self.config_interrupt()),
+                false => Err(Error::Denied),
+            };
+        }
+        let index = u16::try_from(cause).map_err(|_| Error::NotFound)?;
+        let vector = self.common.queue(index).ok_or(Error::NotFound)?.vector();
+        if !self.queue_is_live(index) {
+            return Err(Error::Denied);
+        }
+        Ok(self.queue_interrupt(vector))
+    }
+
+    /// See [`super::PciBus::fail`].
+    pub(super) fn fail(&mut self) -> Result<Option<Signal>, Error> {
+        if self.common.status() == 0 {
+            return Err(Error::Denied);
+        }
+        self.common.break_down();
+        Ok(self.config_interrupt())
+    }
+
+    /// See [`super::PciBus::config_write`].
+    pub(super) fn host_config_write(
+        &mut self,
+        offset: u64,
+        value: u64,
+        bytes: u8,
+        live: bool,
+    ) -> Result<Effects, Error> {
+        self.config.host_write(offset, value, bytes)?;
+        let mut effects = Effects::default();
+        if live {
+            if let Some(signal) = self.config_interrupt() {
+                effects.signals.push(signal);
+            }
+        } else {
+            self.common.offer(self.offered());
+        }
+        Ok(effects)
+    }
+
+    fn offered(&self) -> u64 {
+        let always = self.policy.offered() | self.device_type.offered;
+        let fields = self.device_type.field_features.iter();
+        fields.fold(always, |offered, &(bit, offset, length)| {
+            if self.config.is_set(offset, length) { offered | bit } else { offered }
+        })
+    }
+
+    /// See [`super::PciBus::state`].
+    pub(super) fn take_state(&mut self) -> DeviceState {
+        DeviceState {
+            status: self.common.status(),
+            reset_count: self.common.resets(),
+            notified: core::mem::take(&mut self.notified),
+            features: self.common.agreed(),
+        }
+    }
+
+    /// See [`super::PciBus::queue`].
+    pub(super) fn queue_info(&self, index: u16) -> Result<QueueInfo, Error> {
+        self.common.queue(index).map(|queue| queue.info()).ok_or(Error::NotFound)
+    }
+}
+
+/// A structure of the register BAR and the offset inside it.
+enum Register {
+    Common(u64),
+    Isr,
+    Device(u64),
+    Notify(u64),
+    MsixTable(u64),
+    MsixPending(u64),
+    Nothing,
+}
+
+impl Register {
+    fn at(offset: u64) -> Self {
+        let inside = |(start, length): (u64, u64)| {
+            offset.checked_sub(start).filter(|offset| *offset < length)
+        };
+        if let Some(offset) = inside(structure::NOTIFY) {
+            Register::Notify(offset)
+        } else if let Some(offset) = inside(structure::COMMON) {
+            Register::Common(offset)
+        } else if let Some(0) = inside(structure::ISR) {
+            Register::Isr
+        } else if let Some(offset) = inside(structure::DEVICE) {
+            Register::Device(offset)
+        } else if let Some(offset) = inside(structure::MSIX_TABLE) {
+            Register::MsixTable(offset)
+        } else if let Some(offset) = inside(structure::MSIX_PENDING) {
+            Register::MsixPending(offset)
+        } else {
+            Register::Nothing
+        }
+    }
+}

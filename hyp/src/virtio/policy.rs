@@ -1,0 +1,189 @@
+//! What memory a device may use, in the words the driver negotiates.
+//!
+//! The host chooses a policy when it creates a device; it never changes. The
+//! policy decides which feature bits are offered and which of them a driver
+//! must accept to get FEATURES_OK. It does not decide who owns a page: a page
+//! the guest did not share faults for the host whatever was negotiated.
+
+use crate::abi;
+use crate::error::Error;
+
+/// `cfg_type` of the capability that names the bounce memory.
+///
+/// Number 10 and feature bit 27 come from the virtio RFC of 2025 ("swiotlb",
+/// later "restricted DMA"), which was not merged: virtio 1.4 has neither, and
+/// assigns cfg_type 8 to shared memory and 9 to vendor data, so those two may
+/// not be reused. Both numbers are defined here and nowhere else.
+pub const CAP_SWIOTLB: u8 = 10;
+
+/// Feature bits (as masks) that the transport knows. Section 6.
+pub mod feature {
+    /// The device's DMA goes through the memory of [`super::CAP_SWIOTLB`]
+    /// only. Bit 27 was ANY_LAYOUT in legacy devices, so a driver may believe
+    /// it only together with [`VERSION_1`] and the capability.
+    pub const SWIOTLB: u64 = 1 << 27;
+    /// Descriptors may point at a table of descriptors.
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    /// `used_event` and `avail_event` suppress notifications.
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// Not a legacy device.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// Addresses are those the platform's DMA mechanism gives: for this
+    /// platform, pages the guest has shared.
+    pub const ACCESS_PLATFORM: u64 = 1 << 33;
+    /// Buffers are used in the order in which they were made available.
+    pub const IN_ORDER: u64 = 1 << 35;
+    /// A notification carries the ring position too.
+    pub const NOTIFICATION_DATA: u64 = 1 << 38;
+    /// One queue can be reset alone.
+    pub const RING_RESET: u64 = 1 << 40;
+    /// Block: flush requests.
+    pub const BLK_FLUSH: u64 = 1 << 9;
+    /// Block: `seg_max` is valid.
+    pub const BLK_SEG_MAX: u64 = 1 << 2;
+    /// Block: `blk_size` is valid.
+    pub const BLK_SIZE: u64 = 1 << 6;
+    /// Network: `mac` is valid.
+    pub const NET_MAC: u64 = 1 << 5;
+    /// Console: `cols` and `rows` are valid.
+    pub const CONSOLE_SIZE: u64 = 1 << 0;
+}
+
+/// Offered by every device. Each costs a backend nothing that serves requests
+/// one after the other and always looks at the ring itself.
+const ALWAYS_OFFERED: u64 = feature::INDIRECT_DESC
+    | feature::EVENT_IDX
+    | feature::VERSION_1
+    | feature::ACCESS_PLATFORM
+    | feature::IN_ORDER
+    | feature::NOTIFICATION_DATA
+    | feature::RING_RESET;
+
+/// Most pages of bounce memory one device has (16 MiB).
+pub const MAX_BOUNCE_PAGES: u64 = 4096;
+/// Bounce memory comes in pieces of 64 KiB, the largest page a guest uses.
+const BOUNCE_GRANULE_PAGES: u64 = 16;
+
+/// The DMA contract of one device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// The device brings its own memory as a BAR; rings, indirect tables and
+    /// buffers all live in it. It reaches no other memory.
+    BounceBar,
+    /// The guest shares pages with the host; rings and buffers live in those.
+    SharedPages,
+}
+
+impl Policy {
+    /// The policy with this number in DEVICE_CREATE.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for any other number.
+    pub const fn from_abi(number: u64) -> Result<Self, Error> {
+        match number {
+            abi::POLICY_BOUNCE_BAR => Ok(Policy::BounceBar),
+            abi::POLICY_SHARED_PAGES => Ok(Policy::SharedPages),
+            _ => Err(Error::InvalidParameter),
+        }
+    }
+
+    /// Features offered because of the policy.
+    pub const fn offered(self) -> u64 {
+        match self {
+            Policy::BounceBar => ALWAYS_OFFERED | feature::SWIOTLB,
+            Policy::SharedPages => ALWAYS_OFFERED,
+        }
+    }
+
+    /// Features without which FEATURES_OK is refused.
+    ///
+    /// VERSION_1 is always among them: without it bit 27 would mean
+    /// ANY_LAYOUT. A bounce BAR does not insist on ACCESS_PLATFORM, because
+    /// its addresses are those of its own memory with or without a platform.
+    pub const fn mandatory(self) -> u64 {
+        match self {
+            Policy::BounceBar => feature::VERSION_1 | feature::SWIOTLB,
+            Policy::SharedPages => feature::VERSION_1 | feature::ACCESS_PLATFORM,
+        }
+    }
+
+    /// Checks how much bounce memory a device of this policy asks for.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`]: bounce-bar needs a multiple of 16 pages
+    /// (64 KiB) from 16 to [`MAX_BOUNCE_PAGES`]; shared-pages has none.
+    pub(super) const fn check_bounce_pages(self, pages: u64) -> Result<(), Error> {
+        let acceptable = match self {
+            Policy::BounceBar => {
+                pages != 0
+                    && pages <= MAX_BOUNCE_PAGES
+                    && pages.is_multiple_of(BOUNCE_GRANULE_PAGES)
+            }
+            Policy::SharedPages => pages == 0,
+        };
+        if acceptable { Ok(()) } else { Err(Error::InvalidParameter) }
+    }
+}
+
+/// A device type whose rules the transport and a plain backend can honour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct DeviceType {
+    /// Number of the type (section 5).
+    pub(super) id: u16,
+    /// PCI class code: class, subclass, programming interface.
+    pub(super) class: u32,
+    /// Fewest queues that make such a device.
+    pub(super) min_queues: u16,
+    /// Bytes of device-specific configuration.
+    pub(super) config_length: usize,
+    /// Features of the type, always offered.
+    pub(super) offered: u64,
+    /// Features offered if the host gave their field a value before the guest
+    /// started: (feature, offset of the field, bytes).
+    pub(super) field_features: &'static [(u64, usize, usize)],
+}
+
+impl DeviceType {
+    /// The type numbered `id`.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] if it is none of network (1), block (2),
+    /// console (3) and entropy (4).
+    pub(super) const fn new(id: u16) -> Result<Self, Error> {
+        match id {
+            1 => Ok(Self {
+                id,
+                class: 0x02_00_00,
+                min_queues: 2,
+                config_length: 16,
+                offered: 0,
+                field_features: &[(feature::NET_MAC, 0, 6)],
+            }),
+            2 => Ok(Self {
+                id,
+                class: 0x01_80_00,
+                min_queues: 1,
+                config_length: 64,
+                offered: feature::BLK_FLUSH,
+                field_features: &[(feature::BLK_SEG_MAX, 12, 4), (feature::BLK_SIZE, 20, 4)],
+            }),
+            3 => Ok(Self {
+                id,
+                class: 0x07_80_00,
+                min_queues: 2,
+                config_length: 16,
+                offered: 0,
+                field_features: &[(feature::CONSOLE_SIZE, 0, 4)],
+            }),
+            4 => Ok(Self {
+                id,
+                class: 0x00_ff_00,
+                min_queues: 1,
+                config_length: 0,
+                offered: 0,
+                field_features: &[],
+            }),
+            _ => Err(Error::NotSupported),
+        }
+    }
+}
