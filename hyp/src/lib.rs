@@ -17,6 +17,8 @@ pub mod addr;
 pub mod error;
 pub mod layout;
 pub mod machine;
+pub mod memory;
+pub mod stage2;
 pub mod trap;
 pub mod vcpu;
 pub mod virtio;

@@ -1,0 +1,138 @@
+//! The first state of memory: all RAM is the host's, but for what bouncer
+//! occupies, and the host's stage 2 is complete before the host runs.
+
+use super::frame::{FrameEntry, FrameTable};
+use super::{HostMemory, Owner};
+use crate::addr::{Pfn, PfnRange};
+use crate::error::Error;
+use crate::machine::Machine;
+use crate::stage2::{Attributes, Leaves, Mapping, Stage2, TablePool, span};
+
+/// The memory map at boot. Every range in frames; RAM ranges neither overlap
+/// each other nor a device, and may begin and end anywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct BootMemory<'a> {
+    /// Banks of RAM.
+    pub ram: &'a [PfnRange],
+    /// What of it is bouncer's for ever: image, heap, pool, frame table.
+    pub hyp: &'a [PfnRange],
+    /// Device frames the host may access directly: an allow-list.
+    pub host_mmio: &'a [PfnRange],
+    /// Frames for the host's page tables, inside `hyp`; see [`tables_needed`].
+    pub pool: PfnRange,
+}
+
+/// Length of the frame table for these banks, in entries: one per frame from
+/// the first bank's first to the last bank's last, holes included.
+pub fn frames_needed(ram: &[PfnRange]) -> u64 {
+    let first = ram.iter().map(|bank| bank.start().number()).min().unwrap_or(0);
+    let end = ram.iter().map(|bank| bank.end()).max().unwrap_or(0);
+    end - first
+}
+
+/// Most tables the host's stage 2 can ever need: every 2 MiB of RAM split
+/// into pages, and the edges of every device range. With a pool of this size
+/// no transition is ever refused for want of a host table.
+pub fn tables_needed(ram: &[PfnRange], host_mmio: &[PfnRange]) -> u64 {
+    fn touched(range: &PfnRange, level: u8) -> u64 {
+        (range.end() - 1) / span(level) - range.start().number() / span(level) + 1
+    }
+    let whole = |range: &PfnRange| touched(range, 1) + touched(range, 2);
+    // Device blocks are never split: only two edges per level have tables.
+    let edges = |range: &PfnRange| touched(range, 1).min(2) + touched(range, 2).min(2);
+    1 + ram.iter().map(whole).sum::<u64>() + host_mmio.iter().map(edges).sum::<u64>()
+}
+
+impl BootMemory<'_> {
+    fn check(&self) -> Result<(), Error> {
+        let disjoint = |ranges: &[PfnRange]| {
+            ranges.iter().enumerate().all(|(index, range)| {
+                ranges.iter().skip(index + 1).all(|other| !range.overlaps(*other))
+            })
+        };
+        let inside = |range: &PfnRange, outer: &[PfnRange]| {
+            outer.iter().any(|o| range.start() >= o.start() && range.end() <= o.end())
+        };
+        let good = disjoint(self.ram)
+            && disjoint(self.host_mmio)
+            && self.hyp.iter().all(|range| inside(range, self.ram))
+            && inside(&self.pool, self.hyp)
+            && self.host_mmio.iter().all(|device| !self.ram.iter().any(|r| r.overlaps(*device)));
+        if good { Ok(()) } else { Err(Error::InvalidParameter) }
+    }
+}
+
+/// The host's part of a bank as the largest runs between bouncer's ranges.
+fn host_runs(bank: PfnRange, hyp: &[PfnRange]) -> impl Iterator<Item = PfnRange> {
+    let mut next = bank.start().number();
+    core::iter::from_fn(move || {
+        loop {
+            let start = Pfn::new(next)?;
+            if let Some(hole) = hyp.iter().find(|hole| hole.contains(start)) {
+                next = hole.end();
+                continue;
+            }
+            let hole = hyp.iter().map(|hole| hole.start().number()).filter(|h| *h > next).min();
+            let end = hole.unwrap_or(u64::MAX).min(bank.end());
+            let run = PfnRange::new(next, end.checked_sub(next)?).ok()?;
+            next = end;
+            return Some(run);
+        }
+    })
+}
+
+impl<'t> HostMemory<'t> {
+    /// Builds the frame table in `frames` (at least [`frames_needed`] long,
+    /// whatever it contains) and the host's stage 2, with the largest blocks.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the memory map contradicts itself or
+    /// the frame table is too short; [`Error::NoMemory`] if the pool is too
+    /// small to map the host's memory.
+    pub fn new(
+        m: &impl Machine,
+        frames: &'t mut [FrameEntry],
+        boot: &BootMemory<'_>,
+    ) -> Result<Self, Error> {
+        boot.check()?;
+        let needed = usize::try_from(frames_needed(boot.ram)).map_err(|_| Error::NoMemory)?;
+        let frames = frames.get_mut(..needed).ok_or(Error::InvalidParameter)?;
+        let first = boot.ram.iter().map(|bank| bank.start().number()).min().unwrap_or(0);
+        let mut pool = TablePool::fresh(boot.pool);
+        let stage2 = Stage2::for_host(m, &mut pool).ok_or(Error::NoMemory)?;
+        let mut memory = Self { frames: FrameTable::new(frames, first), stage2, pool };
+        for hyp in boot.hyp {
+            memory.frames.set_all(*hyp, FrameEntry::owned(Owner::Hyp));
+        }
+        for bank in boot.ram {
+            for run in host_runs(*bank, boot.hyp) {
+                memory.frames.set_all(run, FrameEntry::HOST);
+                memory.map_at_boot(m, run, Attributes::MEMORY)?;
+            }
+        }
+        for device in boot.host_mmio {
+            memory.map_at_boot(m, *device, Attributes::DEVICE)?;
+        }
+        m.publish();
+        Ok(memory)
+    }
+
+    fn map_at_boot(
+        &mut self,
+        m: &impl Machine,
+        pfns: PfnRange,
+        attributes: Attributes,
+    ) -> Result<(), Error> {
+        let mapping = Mapping {
+            gfns: pfns.identity(),
+            first: pfns.start(),
+            attributes,
+            leaves: Leaves::Blocks,
+        };
+        if self.stage2.tables_to_map(m, &mapping) > self.pool.len() {
+            return Err(Error::NoMemory);
+        }
+        self.stage2.map(m, &mut self.pool, &mapping);
+        Ok(())
+    }
+}

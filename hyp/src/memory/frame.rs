@@ -1,0 +1,357 @@
+//! The frame table: the one truth about who owns a frame.
+//!
+//! One word per 4 KiB frame, from the first frame of RAM to the last. Page
+//! tables are derived from it and never hold rights that it does not.
+
+use crate::abi::MAX_VMS;
+use crate::addr::{Pfn, PfnRange};
+use crate::error::Error;
+use crate::machine::Vmid;
+
+/// Slot of a VM: names it as an owner or borrower, below [`MAX_VMS`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct GuestId(u8);
+
+impl GuestId {
+    /// The guest in `slot`; `None` from [`MAX_VMS`] on.
+    pub const fn new(slot: usize) -> Option<Self> {
+        if slot < MAX_VMS { Some(Self(slot as u8)) } else { None }
+    }
+
+    /// Its slot.
+    pub const fn slot(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Tag of its TLB entries: those above the host's.
+    pub const fn vmid(self) -> Vmid {
+        Vmid(Vmid::HOST.0 + 1 + self.0)
+    }
+}
+
+/// A party that can own or borrow a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// Nobody: there is no RAM at this frame.
+    None,
+    /// bouncer itself.
+    Hyp,
+    /// The host.
+    Host,
+    /// A guest.
+    Guest(GuestId),
+}
+
+/// Parties as the frame table and the counters number them.
+const PARTIES: usize = 3 + MAX_VMS;
+
+impl Owner {
+    const fn code(self) -> u8 {
+        match self {
+            Owner::None => 0,
+            Owner::Hyp => 1,
+            Owner::Host => 2,
+            Owner::Guest(id) => 3 + id.0,
+        }
+    }
+
+    const fn from_code(code: u8) -> Self {
+        match code {
+            1 => Owner::Hyp,
+            2 => Owner::Host,
+            guest if guest >= 3 && (guest as usize) < PARTIES => Owner::Guest(GuestId(guest - 3)),
+            _ => Owner::None,
+        }
+    }
+}
+
+/// What a frame is to one party, in pKVM's words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageState {
+    /// Its own, and nobody else's.
+    Owned,
+    /// Its own, and lent to another party.
+    SharedOwned,
+    /// Another party's, borrowed by it.
+    SharedBorrowed,
+    /// None of its business.
+    NoPage,
+}
+
+/// Owner (bits 7:0), borrower (15:8), pins (23:16) and one flag (24) of a
+/// frame. A zeroed frame table says "no RAM anywhere".
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(transparent)]
+pub struct FrameEntry(u32);
+
+const BORROWER_SHIFT: u32 = 8;
+const PINS_SHIFT: u32 = 16;
+const ONE_PIN: u32 = 1 << PINS_SHIFT;
+const PINS: u32 = 0xff << PINS_SHIFT;
+const MAPPED: u32 = 1 << 24;
+
+impl FrameEntry {
+    /// No RAM here.
+    pub const NO_RAM: Self = Self(0);
+    /// EL2's own.
+    pub(crate) const HYP: Self = Self::owned(Owner::Hyp);
+    /// The host's own, lent to nobody, pinned by nothing.
+    pub(crate) const HOST: Self = Self::owned(Owner::Host);
+
+    /// `owner`'s alone, unpinned.
+    pub(crate) const fn owned(owner: Owner) -> Self {
+        Self(owner.code() as u32)
+    }
+
+    /// `owner`'s, lent to `borrower`, unpinned.
+    pub(crate) const fn lent(owner: Owner, borrower: Owner) -> Self {
+        Self(owner.code() as u32 | (borrower.code() as u32) << BORROWER_SHIFT)
+    }
+
+    /// The same with or without the mark "the borrowing guest has mapped it".
+    pub(crate) const fn mapped(self, mapped: bool) -> Self {
+        Self(self.0 & !MAPPED | if mapped { MAPPED } else { 0 })
+    }
+
+    /// Has the guest that borrows it mapped it?
+    pub(crate) const fn is_mapped(self) -> bool {
+        self.0 & MAPPED != 0
+    }
+
+    /// One pin more; `None` if there are 255.
+    pub(crate) const fn pinned(self) -> Option<Self> {
+        if self.0 & PINS == PINS { None } else { Some(Self(self.0 + ONE_PIN)) }
+    }
+
+    /// One pin less; `None` if there is none.
+    pub(crate) const fn unpinned(self) -> Option<Self> {
+        if self.0 & PINS == 0 { None } else { Some(Self(self.0 - ONE_PIN)) }
+    }
+
+    /// Who owns it.
+    pub const fn owner(self) -> Owner {
+        Owner::from_code(self.0 as u8)
+    }
+
+    /// To whom it is lent; [`Owner::None`] if to nobody.
+    pub const fn borrower(self) -> Owner {
+        Owner::from_code((self.0 >> BORROWER_SHIFT) as u8)
+    }
+
+    /// How many times it is pinned (by the host's DMA).
+    pub const fn pins(self) -> u8 {
+        (self.0 >> PINS_SHIFT) as u8
+    }
+
+    /// What it is to `party`.
+    pub fn state_for(self, party: Owner) -> PageState {
+        if party == Owner::None {
+            PageState::NoPage
+        } else if self.owner() == party {
+            match self.borrower() {
+                Owner::None => PageState::Owned,
+                _ => PageState::SharedOwned,
+            }
+        } else if self.borrower() == party {
+            PageState::SharedBorrowed
+        } else {
+            PageState::NoPage
+        }
+    }
+}
+
+/// How many frames each party has, kept up to date by every change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    owned: [u64; PARTIES],
+    borrowed: [u64; PARTIES],
+}
+
+impl Counts {
+    /// Frames `party` owns.
+    pub fn owned(&self, party: Owner) -> u64 {
+        self.owned.get(usize::from(party.code())).copied().unwrap_or(0)
+    }
+
+    /// Frames `party` borrows.
+    pub fn borrowed(&self, party: Owner) -> u64 {
+        self.borrowed.get(usize::from(party.code())).copied().unwrap_or(0)
+    }
+
+    fn moved(&mut self, from: FrameEntry, to: FrameEntry) {
+        let step = |counters: &mut [u64; PARTIES], from: Owner, to: Owner| {
+            if from == to {
+                return;
+            }
+            if let Some(count) = counters.get_mut(usize::from(from.code())) {
+                *count = count.wrapping_sub(1);
+            }
+            if let Some(count) = counters.get_mut(usize::from(to.code())) {
+                *count = count.wrapping_add(1);
+            }
+        };
+        step(&mut self.owned, from.owner(), to.owner());
+        step(&mut self.borrowed, from.borrower(), to.borrower());
+    }
+}
+
+/// The table and its counters.
+pub(crate) struct FrameTable<'t> {
+    entries: &'t mut [FrameEntry],
+    first: u64,
+    counts: Counts,
+}
+
+impl<'t> FrameTable<'t> {
+    /// A table in which no frame is RAM yet. `first` is the number of the
+    /// frame that `entries[0]` describes.
+    pub(crate) fn new(entries: &'t mut [FrameEntry], first: u64) -> Self {
+        entries.fill(FrameEntry::NO_RAM);
+        Self { entries, first, counts: Counts::default() }
+    }
+
+    fn index(&self, pfn: Pfn) -> Option<usize> {
+        usize::try_from(pfn.number().checked_sub(self.first)?).ok()
+    }
+
+    /// The entry of a frame; [`FrameEntry::NO_RAM`] outside the table.
+    pub(crate) fn get(&self, pfn: Pfn) -> FrameEntry {
+        self.index(pfn).and_then(|index| self.entries.get(index)).copied().unwrap_or_default()
+    }
+
+    /// Does every frame of the range have exactly this entry? Owner,
+    /// borrower, pins and flag are one word, so nothing can be forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] if one has another.
+    pub(crate) fn require(&self, range: PfnRange, expected: FrameEntry) -> Result<(), Error> {
+        self.require_each(range, |entry| entry == expected)
+    }
+
+    /// Does `allowed` hold for every frame of the range? It never does for a
+    /// frame that is no RAM.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] if it does not hold for one.
+    pub(crate) fn require_each(
+        &self,
+        range: PfnRange,
+        allowed: impl Fn(FrameEntry) -> bool,
+    ) -> Result<(), Error> {
+        let start = self.index(range.start()).ok_or(Error::Denied)?;
+        let end = start.checked_add(range.count() as usize).ok_or(Error::Denied)?;
+        let entries = self.entries.get(start..end).ok_or(Error::Denied)?;
+        if entries.iter().all(|entry| *entry != FrameEntry::NO_RAM && allowed(*entry)) {
+            Ok(())
+        } else {
+            Err(Error::Denied)
+        }
+    }
+
+    /// Changes an entry. A frame outside the table has none to change.
+    pub(crate) fn set(&mut self, pfn: Pfn, entry: FrameEntry) {
+        let slot = self.index(pfn).and_then(|index| self.entries.get_mut(index));
+        if let Some(slot) = slot {
+            self.counts.moved(*slot, entry);
+            *slot = entry;
+        }
+    }
+
+    /// Changes every entry of a range.
+    pub(crate) fn set_all(&mut self, range: PfnRange, entry: FrameEntry) {
+        for pfn in range.iter() {
+            self.set(pfn, entry);
+        }
+    }
+
+    /// Every frame with its entry.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Pfn, FrameEntry)> {
+        let first = self.first;
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, entry)| Some((Pfn::new(first + index as u64)?, *entry)))
+    }
+
+    /// Frames per party.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(slot: usize) -> Owner {
+        Owner::Guest(GuestId::new(slot).unwrap())
+    }
+
+    #[test]
+    fn an_entry_gives_back_what_was_put_in() {
+        let entry = FrameEntry::lent(guest(7), Owner::Host).mapped(true).pinned().unwrap();
+        assert_eq!(entry.owner(), guest(7));
+        assert_eq!(entry.borrower(), Owner::Host);
+        assert_eq!((entry.pins(), entry.is_mapped()), (1, true));
+        assert_eq!(entry.unpinned().unwrap().unpinned(), None);
+    }
+
+    #[test]
+    fn pins_stop_at_255_and_never_run_into_the_flag() {
+        let mut entry = FrameEntry::HOST;
+        for _ in 0..255 {
+            entry = entry.pinned().unwrap();
+        }
+        assert_eq!(entry.pinned(), None);
+        assert!(!entry.is_mapped());
+    }
+
+    #[test]
+    fn a_frame_is_something_only_to_its_owner_and_its_borrower() {
+        let entry = FrameEntry::lent(guest(0), Owner::Host);
+        assert_eq!(entry.state_for(guest(0)), PageState::SharedOwned);
+        assert_eq!(entry.state_for(Owner::Host), PageState::SharedBorrowed);
+        assert_eq!(entry.state_for(guest(1)), PageState::NoPage);
+        assert_eq!(FrameEntry::NO_RAM.state_for(Owner::None), PageState::NoPage);
+    }
+
+    #[test]
+    fn a_range_is_refused_for_its_last_frame_as_for_its_first() {
+        let mut entries = [FrameEntry::NO_RAM; 4];
+        let mut table = FrameTable::new(&mut entries, 100);
+        let all = PfnRange::new(100, 4).unwrap();
+        table.set_all(all, FrameEntry::HOST);
+        assert_eq!(table.require(all, FrameEntry::HOST), Ok(()));
+        for odd in all.iter() {
+            table.set(odd, FrameEntry::HYP);
+            assert_eq!(table.require(all, FrameEntry::HOST), Err(Error::Denied));
+            table.set(odd, FrameEntry::HOST);
+        }
+        // One frame beyond either end of the table.
+        let below = PfnRange::new(99, 2).unwrap();
+        let above = PfnRange::new(103, 2).unwrap();
+        assert_eq!(table.require(below, FrameEntry::HOST), Err(Error::Denied));
+        assert_eq!(table.require(above, FrameEntry::HOST), Err(Error::Denied));
+    }
+
+    #[test]
+    fn what_is_no_ram_is_allowed_nothing() {
+        let mut entries = [FrameEntry::NO_RAM; 2];
+        let table = FrameTable::new(&mut entries, 0);
+        let all = PfnRange::new(0, 2).unwrap();
+        assert_eq!(table.require_each(all, |_| true), Err(Error::Denied));
+    }
+
+    #[test]
+    fn counters_follow_every_change() {
+        let mut entries = [FrameEntry::NO_RAM; 4];
+        let mut table = FrameTable::new(&mut entries, 0);
+        table.set_all(PfnRange::new(0, 4).unwrap(), FrameEntry::HOST);
+        table.set(Pfn::new(1).unwrap(), FrameEntry::lent(guest(2), Owner::Host));
+        table.set(Pfn::new(9).unwrap(), FrameEntry::HYP);
+        assert_eq!(table.counts().owned(Owner::Host), 3);
+        assert_eq!(table.counts().owned(guest(2)), 1);
+        assert_eq!(table.counts().borrowed(Owner::Host), 1);
+        assert_eq!(table.counts().owned(Owner::Hyp), 0);
+    }
+}

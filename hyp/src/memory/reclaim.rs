@@ -1,0 +1,100 @@
+//! The end of a guest: its frames, its loans, its page tables.
+//!
+//! A VM dies in three steps. [`GuestMemory::begin_dying`] ends all its
+//! translations. [`HostMemory::reclaim`] gives its frames back, wiped, as the
+//! host asks for them. [`HostMemory::teardown`] gives the page tables and the
+//! memcache back once no frame is left.
+
+use super::frame::FrameEntry;
+use super::{GuestMemory, HostMemory, Owner};
+use crate::abi;
+use crate::addr::PfnRange;
+use crate::error::Error;
+use crate::machine::Machine;
+use crate::stage2::Attributes;
+
+impl HostMemory<'_> {
+    /// The host takes back frames that a dying guest owned (wiped, lent or
+    /// not) or borrowed. Returns how many frames were done.
+    ///
+    /// # Errors
+    /// [`Error::BadState`] if the guest is not dying; [`Error::Denied`] if a
+    /// frame is neither the guest's nor borrowed by it, or is still pinned by
+    /// a device.
+    pub fn reclaim(
+        &mut self,
+        m: &impl Machine,
+        guest: &mut GuestMemory,
+        pfns: PfnRange,
+    ) -> Result<u64, Error> {
+        if !guest.is_dying() {
+            return Err(Error::BadState);
+        }
+        let pfns = pfns.truncate(abi::MAX_RANGE);
+        let party = guest.party();
+        self.frames.require_each(pfns, |entry| {
+            (entry.owner() == party || entry.borrower() == party) && entry.pins() == 0
+        })?;
+
+        for pfn in pfns.iter() {
+            if self.frames.get(pfn).owner() == party {
+                self.wipe_and_give_to_host(m, PfnRange::one(pfn));
+            } else {
+                // The host's own, which the guest borrowed: mapped all along.
+                self.frames.set(pfn, FrameEntry::HOST);
+            }
+        }
+        m.publish();
+        self.stage2.merge(m, &mut self.pool, pfns.identity());
+        Ok(pfns.count())
+    }
+
+    /// Commit: frames that no guest can reach any more become the host's.
+    /// The one place where a frame leaves a guest, so the one place that
+    /// wipes. Publishing is left to the caller.
+    pub(super) fn wipe_and_give_to_host(&mut self, m: &impl Machine, pfns: PfnRange) {
+        for pfn in pfns.iter() {
+            m.zero_frame(pfn);
+            self.frames.set(pfn, FrameEntry::HOST);
+        }
+        // A frame that was lent to the host is mapped already; there only the
+        // software mark goes, which needs no break.
+        self.map_to_host(m, pfns, Attributes::MEMORY);
+    }
+
+    /// Gives at most `budget` page tables and memcache frames of a dying
+    /// guest back to the host, once it owns and borrows nothing. Returns how
+    /// many frames EL2 still holds for it: call again until 0.
+    pub fn teardown(&mut self, m: &impl Machine, guest: &mut GuestMemory, budget: u64) -> u64 {
+        if guest.is_dying() && self.frames_of(guest) == 0 {
+            let budget = budget.min(abi::MAX_RANGE);
+            for _ in 0..budget {
+                let Some(table) = guest.stage2.take_table(m) else { break };
+                guest.memcache.push(m, table);
+            }
+            self.hyp_donate_host(m, &mut guest.memcache, budget);
+        }
+        self.frames_held(guest)
+    }
+
+    /// Frames the guest owns or borrows.
+    pub fn frames_of(&self, guest: &GuestMemory) -> u64 {
+        self.counts().owned(guest.party()) + self.counts().borrowed(guest.party())
+    }
+
+    /// Frames that are not the host's alone because of this guest: what it
+    /// owns and borrows, its page tables, its memcache.
+    pub fn frames_held(&self, guest: &GuestMemory) -> u64 {
+        self.frames_of(guest) + guest.stage2.tables() + guest.memcache.len()
+    }
+
+    /// Zeroes every frame that a guest owns, before the machine is reset or
+    /// switched off. Nothing runs afterwards: ownership stays as it is.
+    pub fn wipe_guests(&mut self, m: &impl Machine) {
+        for (pfn, entry) in self.frames.iter() {
+            if matches!(entry.owner(), Owner::Guest(_)) {
+                m.zero_frame(pfn);
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Reading a stage 2.
+
+use super::{
+    Attributes, Entry, PAGE_LEVEL, ROOT_LEVEL, Stage2, pfn, pieces, read, slot_index, span,
+};
+use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
+use crate::error::Error;
+use crate::machine::Machine;
+
+/// Where an intermediate physical frame leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// The physical frame.
+    pub pfn: Pfn,
+    /// How it is mapped.
+    pub attributes: Attributes,
+}
+
+impl Stage2 {
+    /// The translation of one frame, as the hardware would find it.
+    pub(crate) fn lookup(&self, m: &impl Machine, gfn: Gfn) -> Option<Leaf> {
+        let mut table = self.regime.root;
+        for level in ROOT_LEVEL..=PAGE_LEVEL {
+            match read(m, table, slot_index(level, gfn)).decode(level) {
+                Entry::Table { table: next, parked: false, .. } => table = next,
+                Entry::Leaf { first, attributes } => {
+                    let pfn = first.checked_add(gfn.number() % span(level))?;
+                    return Some(Leaf { pfn, attributes });
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// The table at `level` on the way to `gfn`, if the walk gets there.
+    pub(super) fn table_at(&self, m: &impl Machine, level: u8, gfn: Gfn) -> Option<Pfn> {
+        let mut table = self.regime.root;
+        for above in ROOT_LEVEL..level {
+            match read(m, table, slot_index(above, gfn)).decode(above) {
+                Entry::Table { table: next, .. } => table = next,
+                _ => return None,
+            }
+        }
+        Some(table)
+    }
+
+    /// Is no frame of the range mapped?
+    pub(crate) fn is_unmapped(&self, m: &impl Machine, range: GfnRange) -> bool {
+        fn empty(m: &impl Machine, table: Pfn, level: u8, start: u64, end: u64) -> bool {
+            pieces(level, start, end).all(|piece| match read(m, table, piece.index).decode(level) {
+                Entry::Empty => true,
+                Entry::Leaf { .. } => false,
+                Entry::Table { table, .. } => empty(m, table, level + 1, piece.start, piece.end),
+            })
+        }
+        empty(m, self.regime.root, ROOT_LEVEL, range.start().number(), range.end())
+    }
+
+    /// Visits the range as runs of consecutive physical frames, in order,
+    /// until `visit` refuses. One walk per level-3 table, not per page.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if a frame of the range is not mapped;
+    /// what `visit` returns.
+    pub(crate) fn for_each_run(
+        &self,
+        m: &impl Machine,
+        range: GfnRange,
+        mut visit: impl FnMut(PfnRange) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut run: Option<PfnRange> = None;
+        let mut table = None;
+        for gfn in range.iter() {
+            let index = slot_index(PAGE_LEVEL, gfn);
+            if table.is_none() || index == 0 {
+                table = self.table_at(m, PAGE_LEVEL, gfn);
+            }
+            let leaf = table.map(|table| read(m, table, index).decode(PAGE_LEVEL));
+            let Some(Entry::Leaf { first, .. }) = leaf else {
+                return Err(Error::NotFound);
+            };
+            match run {
+                Some(so_far) if so_far.end() == first.number() => {
+                    run = Some(PfnRange::new(so_far.start().number(), so_far.count() + 1)?);
+                }
+                Some(done) => {
+                    visit(done)?;
+                    run = Some(PfnRange::one(first));
+                }
+                None => run = Some(PfnRange::one(first)),
+            }
+        }
+        run.map_or(Ok(()), visit)
+    }
+
+    /// Visits every mapped page of the range; used where holes are normal.
+    /// Only for page-level address spaces (a guest's).
+    pub(crate) fn for_each_page(
+        &self,
+        m: &impl Machine,
+        range: GfnRange,
+        mut visit: impl FnMut(Pfn),
+    ) {
+        fn pages(
+            m: &impl Machine,
+            (table, level): (Pfn, u8),
+            (start, end): (u64, u64),
+            visit: &mut impl FnMut(Pfn),
+        ) {
+            for piece in pieces(level, start, end) {
+                match read(m, table, piece.index).decode(level) {
+                    Entry::Empty => {}
+                    Entry::Leaf { first, .. } => {
+                        let skip = piece.start - piece.entry_start(level);
+                        for number in 0..piece.end - piece.start {
+                            visit(pfn(first.number() + skip + number));
+                        }
+                    }
+                    Entry::Table { table, .. } => {
+                        pages(m, (table, level + 1), (piece.start, piece.end), visit);
+                    }
+                }
+            }
+        }
+        let numbers = (range.start().number(), range.end());
+        pages(m, (self.regime.root, ROOT_LEVEL), numbers, &mut visit);
+    }
+}
