@@ -22,3 +22,4 @@ pub mod stage2;
 pub mod trap;
 pub mod vcpu;
 pub mod virtio;
+pub mod vgic;
