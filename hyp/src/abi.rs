@@ -94,6 +94,9 @@ pub mod guest {
     pub const UID_WORDS: [u32; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
 }
 
+/// Version of the host ABI, major << 16 | minor.
+pub const VERSION: u64 = 1 << 16;
+
 /// Fewest memcache frames VM_CREATE takes: a root and one table per level
 /// for RAM and for the bounce window.
 pub const MIN_MEMCACHE: u64 = 8;

@@ -1,0 +1,205 @@
+//! Running a guest: the loop between the world switch and the policy.
+//!
+//! VCPU_RUN moves the vCPU out of its VM, makes it current on this CPU and
+//! runs it until something needs the host. Traps that EL2 can answer alone
+//! go round the loop. No lock is held while the guest runs.
+
+mod abort;
+mod exposure;
+mod hypercall;
+mod mmio;
+mod power;
+mod sysreg;
+
+use crate::error::Error;
+use crate::hypervisor::Hypervisor;
+use crate::layout::VIRTUAL_TIMER_INTID;
+use crate::machine::Machine;
+use crate::stats::VmCounter;
+use crate::syndrome::{Exception, decode};
+use crate::trap::{Trap, TrapKind};
+use crate::vcpu::Vcpu;
+use crate::vgic::{VcpuSet, Vgic};
+use crate::vm::vcpus::Power;
+use crate::vm::{Handle, Stage};
+
+use exposure::HostExit;
+
+/// What a trap leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    /// Enter the guest again.
+    Resume,
+    /// Return to the host.
+    Return(HostExit, VcpuSet),
+}
+
+impl Outcome {
+    /// Return with nobody to kick.
+    fn exit(exit: HostExit) -> Self {
+        Outcome::Return(exit, VcpuSet::default())
+    }
+
+    /// Resume, unless others have something to take that only the host can
+    /// bring to their attention.
+    fn resume_or_kick(kick: VcpuSet) -> Self {
+        if kick.is_empty() { Outcome::Resume } else { Outcome::Return(HostExit::Kick, kick) }
+    }
+}
+
+/// A vCPU on a CPU, and whose it is.
+struct Running<'a, M> {
+    hyp: &'a Hypervisor<M>,
+    handle: Handle,
+    vcpu: &'a mut Vcpu,
+    /// The last trap was an interrupt that was taken for the guest's timer.
+    /// A second one in a row is the host's, whatever the timer says.
+    took_timer: bool,
+}
+
+/// VCPU_RUN(handle, vcpu, MMIO reply).
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Busy`] if the vCPU runs, and
+/// [`Error::BadState`] if it is off or the VM is not finalised or dying.
+pub(crate) fn run<M: Machine>(
+    hyp: &Hypervisor<M>,
+    handle: Handle,
+    index: u64,
+    reply: u64,
+) -> Result<[u64; 3], Error> {
+    let (mut vcpu, regime) = hyp.with_vm(handle, |vm| {
+        vm.expect_stage(Stage::Running)?;
+        Ok((vm.vcpus.take(index, hyp.machine.cpu())?, vm.regime()))
+    })?;
+    let [current] = &mut *vcpu;
+    current.complete_load(reply);
+    hyp.machine.load_vcpu(&mut current.state, regime);
+    let mut running = Running { hyp, handle, vcpu: current, took_timer: false };
+    let (mut exit, kick) = running.run_until_exit();
+    hyp.machine.unload_vcpu(&mut current.state);
+
+    hyp.with_vm(handle, |vm| {
+        vm.stats.add(VmCounter::HostReturns, 1);
+        let waiting = matches!(exit, HostExit::Wait { .. });
+        // An interrupt that came between the WFI and here must not be slept
+        // through: whoever sent it saw a vCPU that was still running.
+        if waiting && vm.vgic.deliverable(current.index, &current.state.gic) {
+            exit = HostExit::Wait { deadline: 0 };
+        }
+        let power = if exit == HostExit::CpuOff { Power::Off } else { Power::On };
+        vm.vcpus.put_back(vcpu, power, waiting);
+        Ok(())
+    })?;
+    Ok(exit.registers(kick))
+}
+
+impl<M: Machine> Running<'_, M> {
+    fn run_until_exit(&mut self) -> (HostExit, VcpuSet) {
+        loop {
+            if self.prepare_entry().is_err() {
+                return (HostExit::Dead, VcpuSet::default());
+            }
+            let trap = self.hyp.machine.run_vcpu(&mut self.vcpu.state);
+            self.after_exit();
+            match self.handle(&trap) {
+                Outcome::Resume => {}
+                Outcome::Return(exit, kick) => return (exit, kick),
+            }
+        }
+    }
+
+    /// Fills the list registers. Fails if the VM is dying.
+    fn prepare_entry(&mut self) -> Result<(), Error> {
+        let machine = &self.hyp.machine;
+        let timer = machine.timer_line();
+        let vcpu = &mut *self.vcpu;
+        self.hyp.with_vm(self.handle, |vm| {
+            vm.expect_stage(Stage::Running)?;
+            vm.stats.add(VmCounter::Entries, 1);
+            vm.vgic.set_private_level(vcpu.index, VIRTUAL_TIMER_INTID, timer);
+            vm.vgic.flush(vcpu.index, &mut vcpu.state.gic, machine.list_registers());
+            Ok(())
+        })
+    }
+
+    /// Takes back what the guest did to its list registers.
+    fn after_exit(&mut self) {
+        let vcpu = &mut *self.vcpu;
+        // The VM cannot go away while one of its vCPUs is out.
+        let _ = self.hyp.with_vm(self.handle, |vm| {
+            vm.vgic.sync(vcpu.index, &mut vcpu.state.gic);
+            Ok(())
+        });
+    }
+
+    fn count(&self, counter: VmCounter) {
+        self.add(counter, 1);
+    }
+
+    fn add(&self, counter: VmCounter, amount: u64) {
+        let _ = self.hyp.with_vm(self.handle, |vm| {
+            vm.stats.add(counter, amount);
+            Ok(())
+        });
+    }
+
+    fn handle(&mut self, trap: &Trap) -> Outcome {
+        if trap.kind != TrapKind::Sync {
+            return self.interrupt();
+        }
+        self.took_timer = false;
+        match decode(trap) {
+            Exception::Wait { .. } => self.wait(),
+            Exception::Hvc(immediate) => self.hypercall(immediate),
+            Exception::Smc(_) => self.smc(),
+            Exception::SystemRegister(access) => self.system_register(access),
+            Exception::Abort(fault) => self.abort(&fault),
+            Exception::Undefined => self.undefined(),
+        }
+    }
+
+    /// A physical interrupt. If it is this guest's timer it becomes virtual
+    /// at the next entry, and the physical one stays active meanwhile so that
+    /// it does not trap again; everything else is the host's.
+    fn interrupt(&mut self) -> Outcome {
+        self.count(VmCounter::Interrupts);
+        let fired = self.hyp.machine.timer_line()
+            && !Vgic::timer_in_list_register(&self.vcpu.state.gic);
+        if fired && !self.took_timer {
+            self.took_timer = true;
+            return Outcome::Resume;
+        }
+        Outcome::exit(HostExit::Interrupt)
+    }
+
+    /// WFI: back to the host, with the time at which the guest's timer fires.
+    fn wait(&mut self) -> Outcome {
+        self.count(VmCounter::Waits);
+        self.advance();
+        let machine = &self.hyp.machine;
+        let (timer, deadline) = (machine.timer_line(), machine.timer_deadline());
+        let vcpu = &*self.vcpu;
+        let ready = self.hyp.with_vm(self.handle, |vm| {
+            vm.vgic.set_private_level(vcpu.index, VIRTUAL_TIMER_INTID, timer);
+            Ok(vm.vgic.deliverable(vcpu.index, &vcpu.state.gic))
+        });
+        if ready == Ok(true) {
+            return Outcome::Resume;
+        }
+        Outcome::exit(HostExit::Wait { deadline: deadline.unwrap_or(u64::MAX) })
+    }
+
+    /// Steps over the trapped instruction.
+    fn advance(&mut self) {
+        self.vcpu.state.frame.pc = self.vcpu.state.frame.pc.wrapping_add(4);
+    }
+
+    /// The instruction is withheld: an UNDEFINED exception, as on a CPU that
+    /// does not have it.
+    fn undefined(&mut self) -> Outcome {
+        self.count(VmCounter::Injected);
+        crate::exception::inject_undefined(&self.hyp.machine, &mut self.vcpu.state.frame);
+        Outcome::Resume
+    }
+}

@@ -1,0 +1,109 @@
+//! The guest's PSCI and SMCCC discovery, answered at EL2 (DEN0022, DEN0028).
+
+use crate::machine::Machine;
+use crate::psci::{self, code, function};
+use crate::vgic::VcpuSet;
+use crate::vm::Stage;
+use crate::vm::vcpus::{Power, StartError};
+
+use super::exposure::HostExit;
+use super::{Outcome, Running};
+
+impl<M: Machine> Running<'_, M> {
+    /// Serves `id` if it is a power or discovery call.
+    pub(super) fn power_call(&mut self, id: u32, [a1, a2, a3]: [u64; 3]) -> Option<Outcome> {
+        let low = |value: u64| value & 0xffff_ffff;
+        let value = match id {
+            function::SMCCC_VERSION | function::PSCI_VERSION => psci::VERSION,
+            function::MIGRATE_INFO_TYPE => psci::NO_TRUSTED_OS,
+            function::PSCI_FEATURES => features(a1),
+            function::AFFINITY_INFO_32 => self.affinity_info(low(a1), low(a2)),
+            function::AFFINITY_INFO_64 => self.affinity_info(a1, a2),
+            function::CPU_ON_32 => return Some(self.cpu_on(low(a1), low(a2), low(a3))),
+            function::CPU_ON_64 => return Some(self.cpu_on(a1, a2, a3)),
+            function::CPU_OFF => return Some(Outcome::exit(HostExit::CpuOff)),
+            function::CPU_SUSPEND_32 | function::CPU_SUSPEND_64 => return Some(self.suspend(a1)),
+            function::SYSTEM_OFF => return Some(self.shut_down(false)),
+            function::SYSTEM_RESET => return Some(self.shut_down(true)),
+            _ => return None,
+        };
+        Some(self.results([value as u64, 0, 0, 0]))
+    }
+
+    fn affinity_info(&mut self, mpidr: u64, level: u64) -> i64 {
+        if level != 0 {
+            return code::INVALID_PARAMETERS;
+        }
+        let power = self.hyp.with_vm(self.handle, |vm| Ok(vm.vcpus.power(mpidr)));
+        match power {
+            Ok(Some(Power::On)) => psci::AFFINITY_ON,
+            Ok(Some(Power::Off)) => psci::AFFINITY_OFF,
+            _ => code::INVALID_PARAMETERS,
+        }
+    }
+
+    /// CPU_ON: the vCPU is ready at once; the host learns that it should run
+    /// it. A vCPU's MPIDR affinity is its number.
+    fn cpu_on(&mut self, mpidr: u64, entry: u64, context: u64) -> Outcome {
+        let started = self.hyp.with_vm(self.handle, |vm| {
+            if !vm.is_ram(entry) || entry % 4 != 0 {
+                return Ok(code::INVALID_ADDRESS);
+            }
+            let offset = vm.counter_offset;
+            Ok(match vm.vcpus.start(mpidr, entry, context, offset) {
+                Ok(()) => code::SUCCESS,
+                Err(StartError::AlreadyOn) => code::ALREADY_ON,
+                Err(StartError::Unknown) => code::INVALID_PARAMETERS,
+            })
+        });
+        let value = started.unwrap_or(code::INVALID_PARAMETERS);
+        self.results([value as u64, 0, 0, 0]);
+        if value == code::SUCCESS {
+            Outcome::exit(HostExit::CpuOn { index: mpidr })
+        } else {
+            Outcome::Resume
+        }
+    }
+
+    /// CPU_SUSPEND: standby is a WFI; power-down states do not exist here.
+    fn suspend(&mut self, state: u64) -> Outcome {
+        if state & (1 << 16 | 1 << 30) != 0 {
+            return self.results([code::INVALID_PARAMETERS as u64, 0, 0, 0]);
+        }
+        self.results([code::SUCCESS as u64, 0, 0, 0]);
+        self.standby()
+    }
+
+    /// SYSTEM_OFF and SYSTEM_RESET end the VM; a reset is the host's to build
+    /// again, and to be measured again.
+    fn shut_down(&mut self, reset: bool) -> Outcome {
+        let here = self.hyp.machine.cpu();
+        let kick = self.hyp.with_vm(self.handle, |vm| {
+            vm.stage = Stage::Dying;
+            Ok(vm.vcpus.to_kick(VcpuSet::first(vm.vcpus.count()), here))
+        });
+        Outcome::Return(HostExit::Shutdown { reset }, kick.unwrap_or_default())
+    }
+}
+
+/// PSCI_FEATURES, about the functions above and no others.
+fn features(id: u64) -> i64 {
+    match u32::try_from(id) {
+        Ok(
+            function::SMCCC_VERSION
+            | function::PSCI_VERSION
+            | function::PSCI_FEATURES
+            | function::MIGRATE_INFO_TYPE
+            | function::AFFINITY_INFO_32
+            | function::AFFINITY_INFO_64
+            | function::CPU_ON_32
+            | function::CPU_ON_64
+            | function::CPU_OFF
+            | function::CPU_SUSPEND_32
+            | function::CPU_SUSPEND_64
+            | function::SYSTEM_OFF
+            | function::SYSTEM_RESET,
+        ) => code::SUCCESS,
+        _ => code::NOT_SUPPORTED,
+    }
+}

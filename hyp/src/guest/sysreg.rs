@@ -1,0 +1,99 @@
+//! System registers that trap while a guest runs.
+
+use crate::machine::{IdRegister, Machine};
+use crate::stats::VmCounter;
+use crate::syndrome::{SystemRegister, SystemRegisterAccess};
+use crate::vcpu::id_registers::{World, sanitised};
+
+use super::{Outcome, Running};
+
+/// ICC_SGI1R_EL1.
+const ICC_SGI1R: SystemRegister = SystemRegister::new(3, 0, 12, 11, 5);
+/// ICC_ASGI1R_EL1 and ICC_SGI0R_EL1: for groups and states a guest has not.
+const ICC_ASGI1R: SystemRegister = SystemRegister::new(3, 0, 12, 11, 6);
+const ICC_SGI0R: SystemRegister = SystemRegister::new(3, 0, 12, 11, 7);
+/// ACTLR_EL1: implementation defined.
+const ACTLR: SystemRegister = SystemRegister::new(3, 0, 1, 0, 1);
+/// OSLSR_EL1.
+const OSLSR: SystemRegister = SystemRegister::new(2, 0, 1, 1, 4);
+/// OSLSR_EL1 of a CPU whose OS lock is implemented and open.
+const OS_LOCK_OPEN: u64 = 1 << 3;
+
+/// What a trapped register is to a guest.
+enum Meaning {
+    /// An identification register.
+    Identification(IdRegister),
+    /// Sends an SGI when written.
+    Sgi,
+    /// Reads as this value, ignores writes.
+    Constant(u64),
+    /// Not there.
+    Absent,
+}
+
+fn meaning(register: SystemRegister) -> Meaning {
+    match register {
+        SystemRegister { op0: 3, op1: 0, crn: 0, crm: crm @ 1..=7, op2 } => {
+            Meaning::Identification(IdRegister { crm, op2 })
+        }
+        ICC_SGI1R => Meaning::Sgi,
+        ICC_ASGI1R | ICC_SGI0R | ACTLR => Meaning::Constant(0),
+        OSLSR => Meaning::Constant(OS_LOCK_OPEN),
+        // Debug registers: kernels clear them at boot. A guest has none.
+        SystemRegister { op0: 2, op1: 0, crn: 0 | 1, .. } => Meaning::Constant(0),
+        // DC ISW, CSW, CISW: set/way maintenance has no meaning in a VM.
+        SystemRegister { op0: 1, op1: 0, crn: 7, crm: 6 | 10 | 14, op2: 2 } => Meaning::Constant(0),
+        _ => Meaning::Absent,
+    }
+}
+
+impl<M: Machine> Running<'_, M> {
+    pub(super) fn system_register(&mut self, access: SystemRegisterAccess) -> Outcome {
+        self.count(VmCounter::SystemRegisters);
+        match (meaning(access.register), access.read) {
+            (Meaning::Identification(id), true) => {
+                let real = self.hyp.machine.id_register(id);
+                self.read(access.rt, sanitised(World::Guest, id, real))
+            }
+            (Meaning::Constant(value), true) => self.read(access.rt, value),
+            (Meaning::Constant(_), false) => {
+                self.advance();
+                Outcome::Resume
+            }
+            (Meaning::Sgi, false) => self.send_sgi(access.rt),
+            _ => self.undefined(),
+        }
+    }
+
+    fn read(&mut self, rt: u8, value: u64) -> Outcome {
+        self.vcpu.state.frame.set(rt, value);
+        self.advance();
+        Outcome::Resume
+    }
+
+    fn send_sgi(&mut self, rt: u8) -> Outcome {
+        let value = self.vcpu.state.frame.get(rt);
+        self.advance();
+        let (sender, here) = (self.vcpu.index, self.hyp.machine.cpu());
+        let kick = self.hyp.with_vm(self.handle, |vm| {
+            let targets = vm.vgic.send_sgi(sender, value);
+            Ok(vm.vcpus.to_kick(targets, here))
+        });
+        Outcome::resume_or_kick(kick.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn performance_and_debug_give_a_guest_nothing_of_the_machine() {
+        let pmccntr = SystemRegister::new(3, 3, 9, 13, 0);
+        assert!(matches!(meaning(pmccntr), Meaning::Absent));
+        let cntp_ctl = SystemRegister::new(3, 3, 14, 2, 1);
+        assert!(matches!(meaning(cntp_ctl), Meaning::Absent));
+        let dbgbvr0 = SystemRegister::new(2, 0, 0, 0, 4);
+        assert!(matches!(meaning(dbgbvr0), Meaning::Constant(0)));
+    }
+}

@@ -1,0 +1,161 @@
+//! The host's calls about a VM's devices: it makes them, describes them, and
+//! serves them. The contract with the driver is not the host's to change
+//! (`virtio`).
+
+use crate::abi;
+use crate::addr::PfnRange;
+use crate::error::Error;
+use crate::hypervisor::Hypervisor;
+use crate::machine::Machine;
+use crate::stats::VmCounter;
+use crate::virtio::{Policy, Signal};
+use crate::vm::{Handle, Stage, Vm};
+
+use super::hypercall::Results;
+
+fn index(raw: u64) -> Result<usize, Error> {
+    usize::try_from(raw).map_err(|_| Error::NotFound)
+}
+
+fn halfword(raw: u64) -> Result<u16, Error> {
+    u16::try_from(raw).map_err(|_| Error::InvalidParameter)
+}
+
+/// DEVICE_CREATE(handle, type, policy, bounce pages, queues) → device.
+pub(super) fn create<M: Machine>(
+    hyp: &Hypervisor<M>,
+    handle: Handle,
+    kind: u64,
+    policy: u64,
+    bounce_pages: u64,
+    queues: u64,
+) -> Results {
+    let policy = match policy {
+        abi::POLICY_BOUNCE_BAR => Policy::BounceBar,
+        abi::POLICY_SHARED_PAGES => Policy::SharedPages,
+        _ => return Err(Error::InvalidParameter),
+    };
+    let (kind, queues) = (halfword(kind)?, halfword(queues)?);
+    let device = hyp.with_vm(handle, |vm| {
+        vm.expect_stage(Stage::Building)?;
+        vm.bus.create(kind, policy, bounce_pages, queues)
+    })?;
+    Ok([device as u64, 0, 0])
+}
+
+/// FRAME_SHARE(handle, device, first BAR page, first pfn, count) → frames
+/// done: lends frames to the guest as the bounce BAR's memory.
+pub(super) fn share<M: Machine>(
+    hyp: &Hypervisor<M>,
+    handle: Handle,
+    device: u64,
+    page: u64,
+    pfn: u64,
+    count: u64,
+) -> Results {
+    let device = index(device)?;
+    let frames = PfnRange::new(pfn, count)?.truncate(abi::MAX_RANGE);
+    let done = hyp.with_memory_and_vm(handle, |memory, vm| {
+        vm.expect_stage(Stage::Building)?;
+        vm.bus.expect_free_bounce_pages(device, page, frames.count())?;
+        let done = memory.host_share_guest(&hyp.machine, &vm.memory, frames)?;
+        for (page, pfn) in (page..).zip(frames.truncate(done).iter()) {
+            vm.bus.set_bounce_frame(device, page, pfn)?;
+        }
+        Ok(done)
+    })?;
+    Ok([done, 0, 0])
+}
+
+/// DEVICE_CONFIG(handle, device, offset, value, bytes) → vCPUs to kick.
+pub(super) fn config<M: Machine>(
+    hyp: &Hypervisor<M>,
+    handle: Handle,
+    device: u64,
+    offset: u64,
+    value: u64,
+    bytes: u64,
+) -> Results {
+    let device = index(device)?;
+    let bytes = u8::try_from(bytes).map_err(|_| Error::InvalidParameter)?;
+    let kick = hyp.with_vm(handle, |vm| {
+        let live = match vm.stage {
+            Stage::Building => false,
+            Stage::Running => true,
+            Stage::Dying => return Err(Error::BadState),
+        };
+        let signal = vm.bus.config_write(device, offset, value, bytes, live)?;
+        Ok(signal_guest(hyp, vm, signal))
+    })?;
+    Ok([kick, 0, 0])
+}
+
+/// DEVICE_STATE(handle, device).
+pub(super) fn state<M: Machine>(hyp: &Hypervisor<M>, handle: Handle, device: u64) -> Results {
+    let device = index(device)?;
+    let state = hyp.with_vm(handle, |vm| vm.bus.state(device))?;
+    Ok([
+        u64::from(state.status) | u64::from(state.resets) << 32,
+        state.notified,
+        state.features,
+    ])
+}
+
+/// QUEUE_INFO(handle, device, queue, part).
+pub(super) fn queue<M: Machine>(
+    hyp: &Hypervisor<M>,
+    handle: Handle,
+    device: u64,
+    queue: u64,
+    part: u64,
+) -> Results {
+    let (device, queue) = (index(device)?, halfword(queue)?);
+    hyp.with_vm(handle, |vm| {
+        let info = vm.bus.queue(device, queue)?;
+        match part {
+            0 => Ok([u64::from(info.size) | u64::from(info.enabled) << 16, info.descriptor, 0]),
+            1 => Ok([info.driver, info.device, 0]),
+            2 => {
+                let window = vm.bus.bounce_window(device).ok_or(Error::NotFound)?;
+                Ok([window.start().base(), window.count(), 0])
+            }
+            _ => Err(Error::InvalidParameter),
+        }
+    })
+}
+
+/// DEVICE_INTERRUPT(handle, device, cause) → vCPUs to kick.
+pub(super) fn interrupt<M: Machine>(
+    hyp: &Hypervisor<M>,
+    handle: Handle,
+    device: u64,
+    cause: u64,
+) -> Results {
+    let (device, cause) = (index(device)?, halfword(cause)?);
+    let kick = hyp.with_vm(handle, |vm| {
+        vm.expect_stage(Stage::Running)?;
+        let signal = vm.bus.interrupt(device, cause).inspect_err(|_| {
+            vm.stats.add(VmCounter::RefusedInterrupts, 1);
+        })?;
+        Ok(signal_guest(hyp, vm, signal))
+    })?;
+    Ok([kick, 0, 0])
+}
+
+/// DEVICE_FAIL(handle, device) → vCPUs to kick.
+pub(super) fn fail<M: Machine>(hyp: &Hypervisor<M>, handle: Handle, device: u64) -> Results {
+    let device = index(device)?;
+    let kick = hyp.with_vm(handle, |vm| {
+        vm.expect_stage(Stage::Running)?;
+        let signal = vm.bus.fail(device)?;
+        Ok(signal_guest(hyp, vm, signal))
+    })?;
+    Ok([kick, 0, 0])
+}
+
+/// Gives the guest what the transport decided, and the host the bitmap of
+/// vCPUs that it must interrupt or schedule for the guest to notice.
+fn signal_guest<M: Machine>(hyp: &Hypervisor<M>, vm: &mut Vm, signal: Option<Signal>) -> u64 {
+    let targets = vm.signal(signal);
+    vm.vcpus.to_kick(targets, hyp.machine.cpu()).bits()
+}

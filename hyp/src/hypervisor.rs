@@ -1,0 +1,199 @@
+//! The whole of bouncer's state, its locks, and the door to it.
+//!
+//! Lock order: host memory → one VM → event log. Nobody holds two VMs, and
+//! nobody runs a vCPU with a lock held. [`Hypervisor::with_vm`] and
+//! [`Hypervisor::with_memory_and_vm`] are the only ways to a VM, so the order
+//! can be read off them.
+
+use alloc::vec::Vec;
+
+use spin::Mutex;
+
+use crate::abi;
+use crate::addr::PfnRange;
+use crate::error::Error;
+use crate::event::{Event, EventKind, EventLog};
+use crate::host::power::HostPower;
+use crate::machine::{Machine, Regime};
+use crate::memory::{BootMemory, FrameEntry, HostMemory};
+use crate::stats::{MachineCounter, MachineStats};
+use crate::trap::Trap;
+use crate::vcpu::state::Frame;
+use crate::vm::{Handle, Vm};
+
+/// What the policy must know about the board, beyond its memory.
+#[derive(Clone, Debug)]
+pub struct HostPlatform {
+    /// The RD_base frames of the physical redistributors, 64 KiB each, which
+    /// the host reaches only through the filter of `host::redistributor`.
+    pub redistributors: [Option<PfnRange>; crate::machine::MAX_CPUS],
+}
+
+/// A VM's slot. The generation makes handles of former VMs invalid.
+struct Slot {
+    generation: u32,
+    /// Empty or the one VM; a vector so that its place is reserved fallibly.
+    vm: Vec<Vm>,
+}
+
+/// bouncer.
+pub struct Hypervisor<M> {
+    pub(crate) machine: M,
+    pub(crate) platform: HostPlatform,
+    memory: Mutex<HostMemory>,
+    slots: [Mutex<Slot>; abi::MAX_VMS],
+    events: Mutex<EventLog>,
+    pub(crate) power: HostPower,
+    pub(crate) stats: MachineStats,
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Takes the machine over: builds the frame table and the host's stage 2.
+    ///
+    /// # Errors
+    /// Whatever [`HostMemory::new`] finds wrong with the memory map.
+    pub fn new(
+        machine: M,
+        frames: &'static mut [FrameEntry],
+        boot: &BootMemory<'_>,
+        platform: HostPlatform,
+    ) -> Result<Self, Error> {
+        let memory = HostMemory::new(&machine, frames, boot)?;
+        Ok(Self {
+            machine,
+            platform,
+            memory: Mutex::new(memory),
+            slots: [const { Mutex::new(Slot { generation: 0, vm: Vec::new() }) }; abi::MAX_VMS],
+            events: Mutex::new(EventLog::new()),
+            power: HostPower::new(),
+            stats: MachineStats::new(),
+        })
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The regime the host runs in.
+    pub fn host_regime(&self) -> Regime {
+        self.memory.lock().regime()
+    }
+
+    /// Handles one trap of the host on this CPU; afterwards `frame` is where
+    /// the host goes on.
+    pub fn handle_host_trap(&self, frame: &mut Frame, trap: Trap) {
+        crate::host::handle(self, frame, trap);
+    }
+
+    /// Calls `act` with the host memory locked.
+    pub(crate) fn with_memory<R>(&self, act: impl FnOnce(&mut HostMemory) -> R) -> R {
+        act(&mut self.memory.lock())
+    }
+
+    /// Calls `act` with the VM that `handle` names locked.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the handle names none; what `act` returns.
+    pub(crate) fn with_vm<R>(
+        &self,
+        handle: Handle,
+        act: impl FnOnce(&mut Vm) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let slot = handle.slot().and_then(|slot| self.slots.get(slot)).ok_or(Error::NotFound)?;
+        let mut slot = slot.lock();
+        let vm = slot.vm.first_mut().filter(|vm| vm.handle == handle).ok_or(Error::NotFound)?;
+        act(vm)
+    }
+
+    /// Calls `act` with host memory and the VM locked, in this order.
+    ///
+    /// # Errors
+    /// As [`Self::with_vm`].
+    pub(crate) fn with_memory_and_vm<R>(
+        &self,
+        handle: Handle,
+        act: impl FnOnce(&mut HostMemory, &mut Vm) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let mut memory = self.memory.lock();
+        self.with_vm(handle, |vm| act(&mut memory, vm))
+    }
+
+    /// Puts the VM that `build` makes into a free slot. `build` gets the slot
+    /// number and the handle, with host memory locked.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] if every slot is taken or the heap is exhausted;
+    /// what `build` returns. Nothing has changed then.
+    pub(crate) fn create_vm(
+        &self,
+        build: impl FnOnce(&mut HostMemory, usize, Handle) -> Result<Vm, Error>,
+    ) -> Result<Handle, Error> {
+        let mut memory = self.memory.lock();
+        for (index, slot) in self.slots.iter().enumerate() {
+            let mut slot = slot.lock();
+            if !slot.vm.is_empty() {
+                continue;
+            }
+            // The place first: what is built must have somewhere to go.
+            slot.vm.try_reserve_exact(1).map_err(|_| Error::NoMemory)?;
+            let generation = slot.generation.wrapping_add(1);
+            let handle = Handle::new(index, generation);
+            let vm = build(&mut memory, index, handle)?;
+            slot.generation = generation;
+            slot.vm.push(vm);
+            return Ok(handle);
+        }
+        Err(Error::NoMemory)
+    }
+
+    /// Removes a VM whose last frame is gone, with host memory locked.
+    ///
+    /// # Errors
+    /// As [`Self::with_vm`].
+    pub(crate) fn destroy_vm(
+        &self,
+        handle: Handle,
+        act: impl FnOnce(&mut HostMemory, &mut Vm) -> Result<u64, Error>,
+    ) -> Result<u64, Error> {
+        let mut memory = self.memory.lock();
+        let slot = handle.slot().and_then(|slot| self.slots.get(slot)).ok_or(Error::NotFound)?;
+        let mut slot = slot.lock();
+        let vm = slot.vm.first_mut().filter(|vm| vm.handle == handle).ok_or(Error::NotFound)?;
+        let left = act(&mut memory, vm)?;
+        if left == 0 {
+            slot.vm = Vec::new();
+        }
+        Ok(left)
+    }
+
+    /// Records a refusal.
+    pub(crate) fn record(&self, kind: EventKind, owner: u8, trap: &Trap, address: u64, pc: u64) {
+        self.events.lock().push(Event {
+            kind,
+            cpu: self.machine.cpu(),
+            owner,
+            syndrome: trap.esr as u32,
+            address,
+            pc,
+        });
+    }
+
+    /// The oldest event the host has not read.
+    pub(crate) fn next_event(&self) -> Option<Event> {
+        self.events.lock().pop()
+    }
+
+    /// Value of a machine counter.
+    pub(crate) fn machine_counter(&self, counter: MachineCounter) -> u64 {
+        use MachineCounter as C;
+        match counter {
+            C::EventsDropped => self.events.lock().dropped(),
+            C::FramesHyp => self.with_memory(|memory| memory.counts().hyp),
+            C::FramesHost => self.with_memory(|memory| memory.counts().host),
+            C::FramesGuest => self.with_memory(|memory| memory.counts().guest),
+            C::FramesShared => self.with_memory(|memory| memory.counts().shared),
+            other => self.stats.get(other),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What the host put into a guest before it ran.
+//!
+//! SHA-256 over records, each a tag and its fields, so that no two different
+//! histories have the same input: every measured page with its guest address
+//! and contents, in donation order, then one record that closes the boot
+//! state (entry, argument, RAM size, vCPUs, devices with their policies).
+
+use sha2::{Digest, Sha256};
+
+use crate::addr::{FRAME_SIZE, Gfn};
+
+/// Length of a measurement in bytes.
+pub const DIGEST_SIZE: usize = 32;
+
+/// A measurement in the making.
+#[derive(Clone, Default)]
+pub(crate) struct Measurement {
+    hash: Sha256,
+    /// The page whose contents are arriving, and how much is still to come.
+    page: Option<(Gfn, u64)>,
+}
+
+impl Measurement {
+    /// Adds the next piece of a page's contents; the first piece of a page
+    /// opens its record.
+    pub(crate) fn extend_page(&mut self, gfn: Gfn, piece: &[u8]) {
+        let left = match self.page {
+            Some((open, left)) if open == gfn && left > 0 => left,
+            _ => {
+                self.hash.update(b"PAGE");
+                self.hash.update(gfn.base().to_le_bytes());
+                FRAME_SIZE
+            }
+        };
+        self.hash.update(piece);
+        self.page = Some((gfn, left.saturating_sub(piece.len() as u64)));
+    }
+
+    /// Adds a record of plain fields.
+    pub(crate) fn extend_fields(&mut self, tag: [u8; 4], fields: &[u64]) {
+        self.page = None;
+        self.hash.update(tag);
+        for field in fields {
+            self.hash.update(field.to_le_bytes());
+        }
+    }
+
+    /// The digest of all records so far.
+    pub(crate) fn digest(&self) -> [u8; DIGEST_SIZE] {
+        self.hash.clone().finalize().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(number: u64, contents: &[u8; 4096], piece: usize) -> [u8; 32] {
+        let mut measurement = Measurement::default();
+        let gfn = Gfn::new(number).unwrap();
+        contents.chunks(piece).for_each(|piece| measurement.extend_page(gfn, piece));
+        measurement.digest()
+    }
+
+    #[test]
+    fn a_changed_byte_or_address_changes_the_digest_and_the_pieces_do_not() {
+        let contents = [7; 4096];
+        let mut changed = contents;
+        changed[4095] ^= 1;
+        let digest = page(1, &contents, 4096);
+        assert_eq!(digest, page(1, &contents, 64));
+        assert_ne!(digest, page(2, &contents, 4096));
+        assert_ne!(digest, page(1, &changed, 4096));
+    }
+
+    #[test]
+    fn the_same_page_measured_twice_is_not_the_same_as_once() {
+        let gfn = Gfn::new(1).unwrap();
+        let mut once = Measurement::default();
+        once.extend_page(gfn, &[0; 4096]);
+        let mut twice = once.clone();
+        twice.extend_page(gfn, &[0; 4096]);
+        assert_ne!(once.digest(), twice.digest());
+    }
+}

@@ -1,0 +1,40 @@
+//! Numbers of the Power State Coordination Interface (DEN0022) and of the
+//! SMC Calling Convention (DEN0028).
+
+/// Function ids.
+pub mod function {
+    #![allow(missing_docs)] // The specifications' names.
+    pub const SMCCC_VERSION: u32 = 0x8000_0000;
+    pub const PSCI_VERSION: u32 = 0x8400_0000;
+    pub const CPU_SUSPEND_32: u32 = 0x8400_0001;
+    pub const CPU_SUSPEND_64: u32 = 0xC400_0001;
+    pub const CPU_OFF: u32 = 0x8400_0002;
+    pub const CPU_ON_32: u32 = 0x8400_0003;
+    pub const CPU_ON_64: u32 = 0xC400_0003;
+    pub const AFFINITY_INFO_32: u32 = 0x8400_0004;
+    pub const AFFINITY_INFO_64: u32 = 0xC400_0004;
+    pub const MIGRATE_INFO_TYPE: u32 = 0x8400_0006;
+    pub const SYSTEM_OFF: u32 = 0x8400_0008;
+    pub const SYSTEM_RESET: u32 = 0x8400_0009;
+    pub const PSCI_FEATURES: u32 = 0x8400_000A;
+}
+
+/// Return codes.
+pub mod code {
+    #![allow(missing_docs)] // The specifications' names.
+    pub const SUCCESS: i64 = 0;
+    pub const NOT_SUPPORTED: i64 = -1;
+    pub const INVALID_PARAMETERS: i64 = -2;
+    pub const DENIED: i64 = -3;
+    pub const ALREADY_ON: i64 = -4;
+    pub const INVALID_ADDRESS: i64 = -9;
+}
+
+/// What bouncer tells guests: PSCI 1.1, SMCCC 1.1, no trusted OS to migrate.
+pub(crate) const VERSION: i64 = 1 << 16 | 1;
+/// MIGRATE_INFO_TYPE: nothing to migrate.
+pub(crate) const NO_TRUSTED_OS: i64 = 2;
+/// AFFINITY_INFO: the CPU is on.
+pub(crate) const AFFINITY_ON: i64 = 0;
+/// AFFINITY_INFO: the CPU is off.
+pub(crate) const AFFINITY_OFF: i64 = 1;

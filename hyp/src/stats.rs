@@ -1,0 +1,124 @@
+//! Counters: what it cost, by cause. Read with the STATS call.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $label:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name { $($(#[$what])* $variant,)+ }
+
+        impl $name {
+            /// Every counter, in the order of the STATS index.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
+
+            /// The counter's name in reports.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $label,)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Counters of one VM (STATS with its handle).
+    VmCounter {
+        /// Entries into the guest.
+        Entries = "entries",
+        /// Traps: hypercalls.
+        Hypercalls = "exits_hypercall",
+        /// Traps: device registers that EL2 emulates.
+        MmioEmulated = "exits_mmio_el2",
+        /// Traps: MMIO that the host serves.
+        MmioHost = "exits_mmio_host",
+        /// Traps: WFI and WFE.
+        Waits = "exits_wfi",
+        /// Traps: physical interrupts.
+        Interrupts = "exits_interrupt",
+        /// Traps: system registers.
+        SystemRegisters = "exits_sysreg",
+        /// Traps: first touches of RAM or of the bounce window.
+        MemoryFaults = "exits_memory_fault",
+        /// Exceptions injected: the guest reached for what is not there.
+        Injected = "exits_refused",
+        /// Queue notifications passed to the host.
+        Notifications = "notifications",
+        /// Returns to the host.
+        HostReturns = "returns_to_host",
+        /// Device interrupts given to the guest.
+        DeviceInterrupts = "device_interrupts",
+        /// Device interrupts refused.
+        RefusedInterrupts = "device_interrupts_refused",
+        /// Pages shared by the guest, over all calls.
+        PagesShared = "pages_shared",
+        /// Pages unshared.
+        PagesUnshared = "pages_unshared",
+    }
+}
+
+counters! {
+    /// Counters of the machine (STATS with handle 0).
+    MachineCounter {
+        /// Host traps: hypercalls.
+        HostHypercalls = "host_hypercalls",
+        /// Host hypercalls that ended in an error.
+        HostHypercallErrors = "host_hypercalls_refused",
+        /// Host traps: SMCs.
+        HostSmcs = "host_smcs",
+        /// Host traps: aborts that were refused.
+        HostAborts = "host_aborts_refused",
+        /// Host traps: aborts that another CPU's change explains.
+        HostRetries = "host_aborts_retried",
+        /// Host traps: system registers.
+        HostSystemRegisters = "host_sysregs",
+        /// Host traps: redistributor registers.
+        HostRedistributor = "host_redistributor",
+        /// Events lost to a full log.
+        EventsDropped = "events_dropped",
+        /// Frames that EL2 owns, now.
+        FramesHyp = "frames_el2",
+        /// Frames that the host owns, now.
+        FramesHost = "frames_host",
+        /// Frames that guests own, now.
+        FramesGuest = "frames_guest",
+        /// Frames shared between two parties, now.
+        FramesShared = "frames_shared",
+    }
+}
+
+/// The machine's running counters. Those that are read off the frame table
+/// stay zero here.
+#[derive(Debug)]
+pub(crate) struct MachineStats([AtomicU64; MachineCounter::ALL.len()]);
+
+impl MachineStats {
+    pub(crate) const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; MachineCounter::ALL.len()])
+    }
+
+    pub(crate) fn count(&self, counter: MachineCounter) {
+        if let Some(value) = self.0.get(counter as usize) {
+            value.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn get(&self, counter: MachineCounter) -> u64 {
+        self.0.get(counter as usize).map_or(0, |value| value.load(Ordering::Relaxed))
+    }
+}
+
+/// A VM's counters, under its lock.
+#[derive(Debug, Default)]
+pub(crate) struct VmStats([u64; VmCounter::ALL.len()]);
+
+impl VmStats {
+    pub(crate) fn add(&mut self, counter: VmCounter, amount: u64) {
+        if let Some(value) = self.0.get_mut(counter as usize) {
+            *value = value.wrapping_add(amount);
+        }
+    }
+
+    pub(crate) fn get(&self, index: u64) -> Option<u64> {
+        self.0.get(usize::try_from(index).ok()?).copied()
+    }
+}

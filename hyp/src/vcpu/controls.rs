@@ -1,0 +1,125 @@
+//! Which instructions and registers trap, for the host and for guests.
+//!
+//! Field positions are those of the Arm ARM, D24.2 (E2H = 0 layouts).
+
+use super::state::Controls;
+use crate::machine::{IdRegister, Machine};
+
+/// HCR_EL2 bits.
+mod hcr {
+    pub(super) const VM: u64 = 1 << 0;
+    pub(super) const SWIO: u64 = 1 << 1;
+    pub(super) const PTW: u64 = 1 << 2;
+    pub(super) const FMO: u64 = 1 << 3;
+    pub(super) const IMO: u64 = 1 << 4;
+    pub(super) const AMO: u64 = 1 << 5;
+    pub(super) const FB: u64 = 1 << 9;
+    pub(super) const BSU_INNER: u64 = 1 << 10;
+    pub(super) const TWI: u64 = 1 << 13;
+    pub(super) const TID3: u64 = 1 << 18;
+    pub(super) const TSC: u64 = 1 << 19;
+    pub(super) const TIDCP: u64 = 1 << 20;
+    pub(super) const TACR: u64 = 1 << 21;
+    pub(super) const TSW: u64 = 1 << 22;
+    pub(super) const RW: u64 = 1 << 31;
+    pub(super) const TLOR: u64 = 1 << 35;
+    pub(super) const TERR: u64 = 1 << 36;
+    pub(super) const APK: u64 = 1 << 40;
+    pub(super) const API: u64 = 1 << 41;
+    pub(super) const ENSCXT: u64 = 1 << 53;
+}
+
+/// MDCR_EL2 bits.
+mod mdcr {
+    pub(super) const TPMCR: u64 = 1 << 5;
+    pub(super) const TPM: u64 = 1 << 6;
+    pub(super) const TDA: u64 = 1 << 9;
+    pub(super) const TDOSA: u64 = 1 << 10;
+    pub(super) const TDRA: u64 = 1 << 11;
+    pub(super) const TPMS: u64 = 1 << 14;
+    pub(super) const HPMD: u64 = 1 << 17;
+    pub(super) const TTRF: u64 = 1 << 19;
+    pub(super) const HCCD: u64 = 1 << 23;
+    pub(super) const TDCC: u64 = 1 << 27;
+}
+
+/// CPTR_EL2 (E2H = 0): RES1 bits, and traps for SVE, SME, trace, activity
+/// monitors. FP and SIMD do not trap: they are switched.
+const CPTR: u64 = 0x32ff | 1 << 8 /* TZ */ | 1 << 12 /* TSM */ | 1 << 20 /* TTA */ | 1 << 30 /* TAM */;
+
+/// CNTHCTL_EL2: EL1 may read the physical counter / program its timer.
+const EL1PCTEN: u64 = 1 << 0;
+const EL1PCEN: u64 = 1 << 1;
+
+/// MIDR_EL1.
+const MIDR: IdRegister = IdRegister { crm: 0, op2: 0 };
+
+/// What a guest runs with: stage 2 on, every SMC, WFI, ID register, set/way
+/// operation, debug and PMU register trapped, interrupts taken to EL2,
+/// pointer authentication withheld.
+pub(crate) fn guest(machine: &impl Machine, index: usize) -> Controls {
+    Controls {
+        hcr_el2: hcr::VM
+            | hcr::SWIO
+            | hcr::PTW
+            | hcr::FMO
+            | hcr::IMO
+            | hcr::AMO
+            | hcr::FB
+            | hcr::BSU_INNER
+            | hcr::TWI
+            | hcr::TID3
+            | hcr::TSC
+            | hcr::TIDCP
+            | hcr::TACR
+            | hcr::TSW
+            | hcr::RW
+            | hcr::TLOR
+            | hcr::TERR,
+        cptr_el2: CPTR,
+        mdcr_el2: mdcr::TPM
+            | mdcr::TPMCR
+            | mdcr::TDA
+            | mdcr::TDOSA
+            | mdcr::TDRA
+            | mdcr::TPMS
+            | mdcr::HPMD
+            | mdcr::TTRF
+            | mdcr::HCCD
+            | mdcr::TDCC,
+        hstr_el2: 0,
+        cnthctl_el2: EL1PCTEN,
+        cntvoff_el2: 0,
+        // Bit 31 is RES1; the vCPU is Aff0 of cluster 0.
+        vmpidr_el2: 1 << 31 | index as u64,
+        vpidr_el2: machine.id_register(MIDR),
+    }
+}
+
+/// What the host runs with. It owns interrupts, timers, debug and PMU; SMCs
+/// trap (PSCI is relayed), and so do the features nobody switches (SVE, SME)
+/// and the buffers that write to memory by themselves (SPE, TRBE, trace).
+/// `mpidr` is this physical CPU's own.
+pub fn host(machine: &impl Machine, mpidr: u64) -> Controls {
+    Controls {
+        hcr_el2: hcr::VM
+            | hcr::SWIO
+            | hcr::PTW
+            | hcr::FB
+            | hcr::BSU_INNER
+            | hcr::TID3
+            | hcr::TSC
+            | hcr::RW
+            | hcr::TLOR
+            | hcr::APK
+            | hcr::API
+            | hcr::ENSCXT,
+        cptr_el2: CPTR,
+        mdcr_el2: mdcr::TPMS | mdcr::HPMD | mdcr::TTRF | mdcr::HCCD,
+        hstr_el2: 0,
+        cnthctl_el2: EL1PCTEN | EL1PCEN,
+        cntvoff_el2: 0,
+        vmpidr_el2: mpidr,
+        vpidr_el2: machine.id_register(MIDR),
+    }
+}
