@@ -24,19 +24,19 @@ pub enum EventKind {
 
 /// One refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Event {
+pub(crate) struct Event {
     /// What.
-    pub kind: EventKind,
+    pub(crate) kind: EventKind,
     /// On which CPU.
-    pub cpu: CpuId,
+    pub(crate) cpu: CpuId,
     /// Owner of what was touched (`memory::Owner::code`), 0 if nobody's.
-    pub owner: u8,
+    pub(crate) owner: u8,
     /// ESR_EL2, lower half.
-    pub syndrome: u32,
+    pub(crate) syndrome: u32,
     /// Physical address, function id or register offset.
-    pub address: u64,
+    pub(crate) address: u64,
     /// Where the host or guest was.
-    pub pc: u64,
+    pub(crate) pc: u64,
 }
 
 /// Events kept.

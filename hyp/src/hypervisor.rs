@@ -15,11 +15,11 @@ use crate::error::Error;
 use crate::event::{Event, EventKind, EventLog};
 use crate::host::power::HostPower;
 use crate::machine::{Machine, Regime};
-use crate::memory::{BootMemory, FrameEntry, HostMemory};
+use crate::memory::{BootMemory, Counts, FrameEntry, GuestId, HostMemory, Owner};
 use crate::stats::{MachineCounter, MachineStats};
 use crate::trap::Trap;
 use crate::vcpu::state::Frame;
-use crate::vm::{Handle, Vm};
+use crate::vm::{Handle, Stage, Vm};
 
 /// What the policy must know about the board, beyond its memory.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ struct Slot {
 pub struct Hypervisor<M> {
     pub(crate) machine: M,
     pub(crate) platform: HostPlatform,
-    memory: Mutex<HostMemory>,
+    memory: Mutex<HostMemory<'static>>,
     slots: [Mutex<Slot>; abi::MAX_VMS],
     events: Mutex<EventLog>,
     pub(crate) power: HostPower,
@@ -87,7 +87,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Calls `act` with the host memory locked.
-    pub(crate) fn with_memory<R>(&self, act: impl FnOnce(&mut HostMemory) -> R) -> R {
+    pub(crate) fn with_memory<R>(&self, act: impl FnOnce(&mut HostMemory<'static>) -> R) -> R {
         act(&mut self.memory.lock())
     }
 
@@ -113,7 +113,7 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn with_memory_and_vm<R>(
         &self,
         handle: Handle,
-        act: impl FnOnce(&mut HostMemory, &mut Vm) -> Result<R, Error>,
+        act: impl FnOnce(&mut HostMemory<'static>, &mut Vm) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let mut memory = self.memory.lock();
         self.with_vm(handle, |vm| act(&mut memory, vm))
@@ -127,7 +127,7 @@ impl<M: Machine> Hypervisor<M> {
     /// what `build` returns. Nothing has changed then.
     pub(crate) fn create_vm(
         &self,
-        build: impl FnOnce(&mut HostMemory, usize, Handle) -> Result<Vm, Error>,
+        build: impl FnOnce(&mut HostMemory<'static>, usize, Handle) -> Result<Vm, Error>,
     ) -> Result<Handle, Error> {
         let mut memory = self.memory.lock();
         for (index, slot) in self.slots.iter().enumerate() {
@@ -147,6 +147,18 @@ impl<M: Machine> Hypervisor<M> {
         Err(Error::NoMemory)
     }
 
+    /// Ends every VM at once: none enters again, and those that run now lose
+    /// their memory under their feet. For power-off and reset.
+    pub(crate) fn end_all(&self, memory: &mut HostMemory<'static>) {
+        for slot in &self.slots {
+            if let Some(vm) = slot.lock().vm.first_mut() {
+                vm.stage = Stage::Dying;
+                vm.memory.begin_dying(&self.machine);
+            }
+        }
+        memory.wipe_guests(&self.machine);
+    }
+
     /// Removes a VM whose last frame is gone, with host memory locked.
     ///
     /// # Errors
@@ -154,7 +166,7 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn destroy_vm(
         &self,
         handle: Handle,
-        act: impl FnOnce(&mut HostMemory, &mut Vm) -> Result<u64, Error>,
+        act: impl FnOnce(&mut HostMemory<'static>, &mut Vm) -> Result<u64, Error>,
     ) -> Result<u64, Error> {
         let mut memory = self.memory.lock();
         let slot = handle.slot().and_then(|slot| self.slots.get(slot)).ok_or(Error::NotFound)?;
@@ -184,15 +196,23 @@ impl<M: Machine> Hypervisor<M> {
         self.events.lock().pop()
     }
 
+    fn frames_of_guests(&self, count: impl Fn(&Counts, Owner) -> u64) -> u64 {
+        let guests = (0..abi::MAX_VMS).filter_map(GuestId::new).map(Owner::Guest);
+        self.with_memory(|memory| guests.map(|guest| count(memory.counts(), guest)).sum())
+    }
+
     /// Value of a machine counter.
     pub(crate) fn machine_counter(&self, counter: MachineCounter) -> u64 {
         use MachineCounter as C;
         match counter {
             C::EventsDropped => self.events.lock().dropped(),
-            C::FramesHyp => self.with_memory(|memory| memory.counts().hyp),
-            C::FramesHost => self.with_memory(|memory| memory.counts().host),
-            C::FramesGuest => self.with_memory(|memory| memory.counts().guest),
-            C::FramesShared => self.with_memory(|memory| memory.counts().shared),
+            C::FramesHyp => self.with_memory(|memory| memory.counts().owned(Owner::Hyp)),
+            C::FramesHost => self.with_memory(|memory| memory.counts().owned(Owner::Host)),
+            C::FramesGuest => self.frames_of_guests(Counts::owned),
+            C::FramesShared => {
+                let by_host = self.with_memory(|memory| memory.counts().borrowed(Owner::Host));
+                by_host + self.frames_of_guests(Counts::borrowed)
+            }
             other => self.stats.get(other),
         }
     }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::addr::{FRAME_SIZE, Gfn};
 
 /// Length of a measurement in bytes.
-pub const DIGEST_SIZE: usize = 32;
+pub(crate) const DIGEST_SIZE: usize = 32;
 
 /// A measurement in the making.
 #[derive(Clone, Default)]

@@ -32,9 +32,9 @@ impl<M: Machine> Running<'_, M> {
             return self.refuse(fault);
         };
         let machine = &self.hyp.machine;
-        let verdict = self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
-            memory_fault(machine, memory, vm, gfn)
-        });
+        let verdict = self
+            .hyp
+            .with_memory_and_vm(self.handle, |memory, vm| memory_fault(machine, memory, vm, gfn));
         match verdict {
             Ok(Verdict::Retry) => {
                 self.count(VmCounter::MemoryFaults);
@@ -62,7 +62,7 @@ impl<M: Machine> Running<'_, M> {
 
 fn memory_fault<M: Machine>(
     machine: &M,
-    memory: &mut HostMemory,
+    memory: &mut HostMemory<'_>,
     vm: &mut Vm,
     gfn: Gfn,
 ) -> Result<Verdict, Error> {
@@ -80,7 +80,7 @@ fn memory_fault<M: Machine>(
 /// frames are consecutive and not mapped yet.
 fn map_bounce_pages<M: Machine>(
     machine: &M,
-    memory: &mut HostMemory,
+    memory: &mut HostMemory<'_>,
     vm: &mut Vm,
     gfn: Gfn,
     device: usize,

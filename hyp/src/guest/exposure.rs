@@ -44,7 +44,7 @@ impl HostExit {
     /// x1 to x3. `kick` are the vCPUs that the host should interrupt or
     /// schedule; it is told with every reason but MMIO.
     pub(crate) fn registers(self, kick: VcpuSet) -> [u64; 3] {
-        let kick = kick.bits();
+        let kick = u64::from(kick.bits());
         match self {
             HostExit::Interrupt => [exit::INTERRUPT, 0, kick],
             HostExit::Wait { deadline } => [exit::WFI, deadline, kick],

@@ -3,6 +3,7 @@
 
 use crate::layout;
 use crate::machine::Machine;
+use crate::memory::HostMemory;
 use crate::stats::VmCounter;
 use crate::syndrome::{Abort, Transfer};
 use crate::vgic::VcpuSet;
@@ -38,29 +39,21 @@ impl<M: Machine> Running<'_, M> {
             Access::Read
         };
         let (ipa, here) = (fault.ipa, self.hyp.machine.cpu());
+        let served = |vm: &mut Vm, emulated: Emulated| {
+            let kick = vm.vcpus.to_kick(emulated.targets, here);
+            (emulated, kick)
+        };
         // Configuration writes may close a bounce window, which changes
         // stage 2: they come with host memory locked, the others need not.
         let emulated = if in_ecam(ipa) {
             let machine = &self.hyp.machine;
             self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
-                let effects = match access {
-                    Access::Read => return Ok(ecam_read(vm, ipa, transfer.size)),
-                    Access::Write(value) => {
-                        vm.bus.ecam_write(ipa - layout::ECAM, transfer.size, value)
-                    }
-                };
-                if let Some(window) = effects.window_closed {
-                    memory.unmap_borrowed(machine, &mut vm.memory, window);
-                }
-                let emulated = apply(vm, effects);
-                Ok(Some((emulated.0, vm.vcpus.to_kick(emulated.1, here))))
+                let emulated = configuration(machine, memory, vm, ipa, transfer.size, access);
+                Ok(Some(served(vm, emulated)))
             })
         } else {
             self.hyp.with_vm(self.handle, |vm| {
-                Ok(emulate(vm, ipa, transfer.size, access).map(|emulated| {
-                    let kick = vm.vcpus.to_kick(emulated.targets, here);
-                    (emulated, kick)
-                }))
+                Ok(emulate(vm, ipa, transfer.size, access).map(|done| served(vm, done)))
             })
         };
         match emulated {
@@ -145,15 +138,49 @@ fn emulate(vm: &mut Vm, ipa: u64, size: u8, access: Access) -> Option<Emulated> 
     }
     match access {
         Access::Read => {
-            let (value, effects) = vm.bus.bar_read(ipa, size)?;
-            let (emulated, _) = apply(vm, effects);
-            Some(Emulated { value, ..emulated })
+            let (value, signal) = vm.bus.bar_read(ipa, size)?;
+            Some(Emulated { value, targets: vm.signal(signal), exit: None })
         }
         Access::Write(value) => {
             let effects = vm.bus.bar_write(ipa, size, value)?;
-            Some(apply(vm, effects).0)
+            Some(apply(vm, &effects))
         }
     }
+}
+
+/// Serves an access to configuration space.
+fn configuration<M: Machine>(
+    machine: &M,
+    memory: &mut HostMemory<'_>,
+    vm: &mut Vm,
+    ipa: u64,
+    size: u8,
+    access: Access,
+) -> Emulated {
+    let offset = ipa - layout::ECAM;
+    match access {
+        Access::Read => {
+            let (value, signal) = vm.bus.ecam_read(offset, size);
+            Emulated { value, targets: vm.signal(signal), exit: None }
+        }
+        Access::Write(value) => {
+            let effects = vm.bus.ecam_write(offset, size, value);
+            if let Some(window) = effects.window_closed {
+                memory.unmap_borrowed(machine, &mut vm.memory, window);
+            }
+            apply(vm, &effects)
+        }
+    }
+}
+
+/// Does what the device asks for, except to leave the guest.
+fn apply(vm: &mut Vm, effects: &Effects) -> Emulated {
+    let exit = match (effects.status_changed, effects.notify) {
+        (Some(device), _) => Some(HostExit::Device { device }),
+        (None, Some((device, queue))) => Some(HostExit::Notify { device, queue }),
+        (None, None) => None,
+    };
+    Emulated { value: 0, targets: vm.signal(effects.signals.iter()), exit }
 }
 
 fn offset_in(ipa: u64, start: u64, size: u64) -> Option<u64> {

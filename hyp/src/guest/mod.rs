@@ -55,6 +55,8 @@ struct Running<'a, M> {
     /// The last trap was an interrupt that was taken for the guest's timer.
     /// A second one in a row is the host's, whatever the timer says.
     took_timer: bool,
+    /// Other vCPUs that have gained something to take meanwhile.
+    kick: VcpuSet,
 }
 
 /// VCPU_RUN(handle, vcpu, MMIO reply).
@@ -75,16 +77,18 @@ pub(crate) fn run<M: Machine>(
     let [current] = &mut *vcpu;
     current.complete_load(reply);
     hyp.machine.load_vcpu(&mut current.state, regime);
-    let mut running = Running { hyp, handle, vcpu: current, took_timer: false };
+    let mut running =
+        Running { hyp, handle, vcpu: current, took_timer: false, kick: VcpuSet::default() };
     let (mut exit, kick) = running.run_until_exit();
     hyp.machine.unload_vcpu(&mut current.state);
 
+    let index = current.index;
     hyp.with_vm(handle, |vm| {
         vm.stats.add(VmCounter::HostReturns, 1);
         let waiting = matches!(exit, HostExit::Wait { .. });
         // An interrupt that came between the WFI and here must not be slept
         // through: whoever sent it saw a vCPU that was still running.
-        if waiting && vm.vgic.deliverable(current.index, &current.state.gic) {
+        if waiting && vm.vgic.deliverable(index, &vcpu[0].state.gic) {
             exit = HostExit::Wait { deadline: 0 };
         }
         let power = if exit == HostExit::CpuOff { Power::Off } else { Power::On };
@@ -98,13 +102,14 @@ impl<M: Machine> Running<'_, M> {
     fn run_until_exit(&mut self) -> (HostExit, VcpuSet) {
         loop {
             if self.prepare_entry().is_err() {
-                return (HostExit::Dead, VcpuSet::default());
+                return (HostExit::Dead, self.kick);
             }
             let trap = self.hyp.machine.run_vcpu(&mut self.vcpu.state);
             self.after_exit();
             match self.handle(&trap) {
-                Outcome::Resume => {}
-                Outcome::Return(exit, kick) => return (exit, kick),
+                Outcome::Resume if self.kick.is_empty() => {}
+                Outcome::Resume => return (HostExit::Kick, self.kick),
+                Outcome::Return(exit, kick) => return (exit, kick.union(self.kick)),
             }
         }
     }
@@ -117,20 +122,23 @@ impl<M: Machine> Running<'_, M> {
         self.hyp.with_vm(self.handle, |vm| {
             vm.expect_stage(Stage::Running)?;
             vm.stats.add(VmCounter::Entries, 1);
-            vm.vgic.set_private_level(vcpu.index, VIRTUAL_TIMER_INTID, timer);
+            // Whom it concerns is the vCPU that is about to run.
+            let _ = vm.vgic.set_private_level(vcpu.index, VIRTUAL_TIMER_INTID, timer);
             vm.vgic.flush(vcpu.index, &mut vcpu.state.gic, machine.list_registers());
             Ok(())
         })
     }
 
-    /// Takes back what the guest did to its list registers.
+    /// Takes back what the guest did to its list registers. What it did not
+    /// take may now be another vCPU's.
     fn after_exit(&mut self) {
-        let vcpu = &mut *self.vcpu;
+        let (vcpu, here) = (&mut *self.vcpu, self.hyp.machine.cpu());
         // The VM cannot go away while one of its vCPUs is out.
-        let _ = self.hyp.with_vm(self.handle, |vm| {
-            vm.vgic.sync(vcpu.index, &mut vcpu.state.gic);
-            Ok(())
+        let moved = self.hyp.with_vm(self.handle, |vm| {
+            let targets = vm.vgic.sync(vcpu.index, &mut vcpu.state.gic);
+            Ok(vm.vcpus.to_kick(targets, here))
         });
+        self.kick = self.kick.union(moved.unwrap_or_default());
     }
 
     fn count(&self, counter: VmCounter) {
@@ -164,8 +172,8 @@ impl<M: Machine> Running<'_, M> {
     /// it does not trap again; everything else is the host's.
     fn interrupt(&mut self) -> Outcome {
         self.count(VmCounter::Interrupts);
-        let fired = self.hyp.machine.timer_line()
-            && !Vgic::timer_in_list_register(&self.vcpu.state.gic);
+        let fired =
+            self.hyp.machine.timer_line() && !Vgic::timer_in_list_register(&self.vcpu.state.gic);
         if fired && !self.took_timer {
             self.took_timer = true;
             return Outcome::Resume;
@@ -177,11 +185,16 @@ impl<M: Machine> Running<'_, M> {
     fn wait(&mut self) -> Outcome {
         self.count(VmCounter::Waits);
         self.advance();
+        self.standby()
+    }
+
+    /// Waits, behind the instruction or call that asked for it.
+    fn standby(&mut self) -> Outcome {
         let machine = &self.hyp.machine;
         let (timer, deadline) = (machine.timer_line(), machine.timer_deadline());
         let vcpu = &*self.vcpu;
         let ready = self.hyp.with_vm(self.handle, |vm| {
-            vm.vgic.set_private_level(vcpu.index, VIRTUAL_TIMER_INTID, timer);
+            let _ = vm.vgic.set_private_level(vcpu.index, VIRTUAL_TIMER_INTID, timer);
             Ok(vm.vgic.deliverable(vcpu.index, &vcpu.state.gic))
         });
         if ready == Ok(true) {

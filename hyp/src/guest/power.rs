@@ -80,7 +80,9 @@ impl<M: Machine> Running<'_, M> {
         let here = self.hyp.machine.cpu();
         let kick = self.hyp.with_vm(self.handle, |vm| {
             vm.stage = Stage::Dying;
-            Ok(vm.vcpus.to_kick(VcpuSet::first(vm.vcpus.count()), here))
+            let mut everybody = VcpuSet::default();
+            (0..vm.vcpus.count()).for_each(|index| everybody.insert(index));
+            Ok(vm.vcpus.to_kick(everybody, here))
         });
         Outcome::Return(HostExit::Shutdown { reset }, kick.unwrap_or_default())
     }

@@ -57,7 +57,7 @@ pub(super) fn share<M: Machine>(
     let frames = PfnRange::new(pfn, count)?.truncate(abi::MAX_RANGE);
     let done = hyp.with_memory_and_vm(handle, |memory, vm| {
         vm.expect_stage(Stage::Building)?;
-        vm.bus.expect_free_bounce_pages(device, page, frames.count())?;
+        expect_free_pages(vm, device, page, frames.count())?;
         let done = memory.host_share_guest(&hyp.machine, &vm.memory, frames)?;
         for (page, pfn) in (page..).zip(frames.truncate(done).iter()) {
             vm.bus.set_bounce_frame(device, page, pfn)?;
@@ -65,6 +65,18 @@ pub(super) fn share<M: Machine>(
         Ok(done)
     })?;
     Ok([done, 0, 0])
+}
+
+/// Are these pages of the device's bounce BAR there, and without a frame?
+fn expect_free_pages(vm: &Vm, device: usize, page: u64, count: u64) -> Result<(), Error> {
+    let end = page.checked_add(count).ok_or(Error::InvalidParameter)?;
+    if end > vm.bus.bounce_pages(device) {
+        return Err(Error::NotFound);
+    }
+    match (page..end).any(|page| vm.bus.bounce_frame(device, page).is_some()) {
+        true => Err(Error::BadState),
+        false => Ok(()),
+    }
 }
 
 /// DEVICE_CONFIG(handle, device, offset, value, bytes) → vCPUs to kick.
@@ -84,8 +96,8 @@ pub(super) fn config<M: Machine>(
             Stage::Running => true,
             Stage::Dying => return Err(Error::BadState),
         };
-        let signal = vm.bus.config_write(device, offset, value, bytes, live)?;
-        Ok(signal_guest(hyp, vm, signal))
+        let effects = vm.bus.config_write(device, offset, value, bytes, live)?;
+        Ok(signal_guest(hyp, vm, effects.signals.iter()))
     })?;
     Ok([kick, 0, 0])
 }
@@ -95,7 +107,7 @@ pub(super) fn state<M: Machine>(hyp: &Hypervisor<M>, handle: Handle, device: u64
     let device = index(device)?;
     let state = hyp.with_vm(handle, |vm| vm.bus.state(device))?;
     Ok([
-        u64::from(state.status) | u64::from(state.resets) << 32,
+        u64::from(state.status) | u64::from(state.reset_count) << 32,
         state.notified,
         state.features,
     ])
@@ -131,7 +143,7 @@ pub(super) fn interrupt<M: Machine>(
     device: u64,
     cause: u64,
 ) -> Results {
-    let (device, cause) = (index(device)?, halfword(cause)?);
+    let device = index(device)?;
     let kick = hyp.with_vm(handle, |vm| {
         vm.expect_stage(Stage::Running)?;
         let signal = vm.bus.interrupt(device, cause).inspect_err(|_| {
@@ -155,7 +167,11 @@ pub(super) fn fail<M: Machine>(hyp: &Hypervisor<M>, handle: Handle, device: u64)
 
 /// Gives the guest what the transport decided, and the host the bitmap of
 /// vCPUs that it must interrupt or schedule for the guest to notice.
-fn signal_guest<M: Machine>(hyp: &Hypervisor<M>, vm: &mut Vm, signal: Option<Signal>) -> u64 {
-    let targets = vm.signal(signal);
-    vm.vcpus.to_kick(targets, hyp.machine.cpu()).bits()
+fn signal_guest<M: Machine>(
+    hyp: &Hypervisor<M>,
+    vm: &mut Vm,
+    signals: impl IntoIterator<Item = Signal>,
+) -> u64 {
+    let targets = vm.signal(signals);
+    u64::from(vm.vcpus.to_kick(targets, hyp.machine.cpu()).bits())
 }

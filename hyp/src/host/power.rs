@@ -72,14 +72,20 @@ fn call<M: Machine>(hyp: &Hypervisor<M>, id: u32, [a1, a2, a3]: [u64; 3]) -> Opt
             relay([u64::from(id), 0, 0, 0])
         }
         function::PSCI_FEATURES => features(a1),
-        function::AFFINITY_INFO_32 | function::AFFINITY_INFO_64 => relay([u64::from(id), a1, a2, 0]),
+        function::AFFINITY_INFO_32 | function::AFFINITY_INFO_64 => {
+            relay([u64::from(id), a1, a2, 0])
+        }
         function::CPU_ON_32 => cpu_on(hyp, a1 & 0xffff_ffff, a2 & 0xffff_ffff, a3 & 0xffff_ffff),
         function::CPU_ON_64 => cpu_on(hyp, a1, a2, a3),
         function::CPU_OFF => cpu_off(hyp),
         // A power-down state would resume at an address of the host's choice
         // with EL2 gone. Standby is a WFI, which the host can do itself.
         function::CPU_SUSPEND_32 | function::CPU_SUSPEND_64 => {
-            if a1 & (1 << 16 | 1 << 30) != 0 { code::DENIED } else { code::SUCCESS }
+            if a1 & (1 << 16 | 1 << 30) != 0 {
+                code::DENIED
+            } else {
+                code::SUCCESS
+            }
         }
         function::SYSTEM_OFF => power(hyp, PowerAction::Off),
         function::SYSTEM_RESET => power(hyp, PowerAction::Reset),
@@ -131,8 +137,7 @@ fn cpu_on<M: Machine>(hyp: &Hypervisor<M>, mpidr: u64, entry: u64, context: u64)
 fn host_may_run<M: Machine>(hyp: &Hypervisor<M>, entry: u64) -> bool {
     let page = entry & !(crate::addr::FRAME_SIZE - 1);
     let Some(pfn) = aligned_frame_number(page).ok().and_then(Pfn::new) else { return false };
-    entry % 4 == 0
-        && hyp.with_memory(|memory| memory.state_for_host(pfn)) != PageState::NoPage
+    entry % 4 == 0 && hyp.with_memory(|memory| memory.state_for_host(pfn)) != PageState::NoPage
 }
 
 /// CPU_OFF. No vCPU can be loaded here: VCPU_RUN has returned.
@@ -147,7 +152,7 @@ fn cpu_off<M: Machine>(hyp: &Hypervisor<M>) -> i64 {
 /// Off or reset: what guests leave in RAM is wiped before the machine, or
 /// whatever runs on it next, can look.
 fn power<M: Machine>(hyp: &Hypervisor<M>, action: PowerAction) -> i64 {
-    hyp.with_memory(|memory| memory.wipe_guests(&hyp.machine));
+    hyp.with_memory(|memory| hyp.end_all(memory));
     hyp.machine.power(action);
     code::SUCCESS
 }

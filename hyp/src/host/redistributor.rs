@@ -69,7 +69,13 @@ fn read(machine: &impl Machine, address: u64, offset: u64, transfer: Transfer) -
 }
 
 /// Passes the write on if it is harmless; false if it was withheld.
-fn write(machine: &impl Machine, address: u64, offset: u64, transfer: Transfer, value: u64) -> bool {
+fn write(
+    machine: &impl Machine,
+    address: u64,
+    offset: u64,
+    transfer: Transfer,
+    value: u64,
+) -> bool {
     match (offset, transfer.size) {
         (offset::CTLR, 4) => {
             machine.device_write(address, 4, value & CTLR_WRITABLE);

@@ -4,9 +4,10 @@ use crate::abi;
 use crate::addr::{Gfn, PfnRange};
 use crate::error::Error;
 use crate::hypervisor::Hypervisor;
-use crate::machine::{Machine, Vmid};
+use crate::machine::Machine;
 use crate::measurement::Measurement;
-use crate::memory::{Contents, GuestId, GuestMemory, TablePool};
+use crate::memory::{Contents, GuestId, GuestMemory};
+use crate::stage2::TablePool;
 use crate::stats::VmStats;
 use crate::vgic::Vgic;
 use crate::virtio::PciBus;
@@ -33,12 +34,9 @@ pub(super) fn create<M: Machine>(
     let vcpus = Vcpus::new(&hyp.machine, vcpus)?;
     let handle = hyp.create_vm(|memory, slot, handle| {
         let id = GuestId::new(slot).ok_or(Error::NoMemory)?;
-        // VMID 1 is the host's. A slot's VMID is used again only after
-        // VM_DESTROY has flushed it.
-        let vmid = Vmid(Vmid::HOST.0 + 1 + slot as u8);
-        let mut memcache = TablePool::new();
+        let mut memcache = TablePool::empty();
         memory.host_donate_hyp(&hyp.machine, frames, &mut memcache)?;
-        let guest = match GuestMemory::new(&hyp.machine, id, vmid, ram, memcache) {
+        let guest = match GuestMemory::new(&hyp.machine, id, ram, memcache) {
             Ok(guest) => guest,
             Err((error, mut memcache)) => {
                 memory.hyp_donate_host(&hyp.machine, &mut memcache, count);
@@ -139,12 +137,12 @@ pub(super) fn measurement<M: Machine>(hyp: &Hypervisor<M>, handle: Handle, part:
 /// VM_STOP(handle). From now on no vCPU enters; Busy until those that run
 /// have come back, which the host brings about by interrupting them.
 pub(super) fn stop<M: Machine>(hyp: &Hypervisor<M>, handle: Handle) -> Results {
-    hyp.with_memory_and_vm(handle, |memory, vm| {
+    hyp.with_memory_and_vm(handle, |_, vm| {
         vm.stage = Stage::Dying;
         if vm.vcpus.any_running() {
             return Err(Error::Busy);
         }
-        memory.begin_dying(&hyp.machine, &mut vm.memory);
+        vm.memory.begin_dying(&hyp.machine);
         Ok([0; 3])
     })
 }
@@ -162,6 +160,7 @@ pub(super) fn reclaim<M: Machine>(
         if vm.vcpus.any_running() {
             return Err(Error::Busy);
         }
+        vm.memory.begin_dying(&hyp.machine);
         memory.reclaim(&hyp.machine, &mut vm.memory, frames)
     })?;
     Ok([done, 0, 0])
@@ -174,7 +173,8 @@ pub(super) fn destroy<M: Machine>(hyp: &Hypervisor<M>, handle: Handle) -> Result
         if vm.vcpus.any_running() {
             return Err(Error::Busy);
         }
-        memory.teardown(&hyp.machine, &mut vm.memory, abi::MAX_RANGE)
+        vm.memory.begin_dying(&hyp.machine);
+        Ok(memory.teardown(&hyp.machine, &mut vm.memory, abi::MAX_RANGE))
     })?;
     Ok([left, 0, 0])
 }

@@ -46,7 +46,9 @@ pub enum Owner {
 const PARTIES: usize = 3 + MAX_VMS;
 
 impl Owner {
-    const fn code(self) -> u8 {
+    /// Its number in the frame table and in the event log: 0 nobody, 1 EL2,
+    /// 2 the host, 3 + slot a guest.
+    pub const fn code(self) -> u8 {
         match self {
             Owner::None => 0,
             Owner::Hyp => 1,

@@ -53,9 +53,16 @@ fn guest_fields(register: IdRegister) -> &'static [Field] {
     match (register.crm, register.op2) {
         // PFR0: EL0/EL1 AArch64 only, no EL2/EL3, FP, AdvSIMD, GICv3 CPU
         // interface, DIT, CSV2, CSV3. No RAS, SVE, MPAM, AMU.
-        (4, 0) => {
-            &[Set(0, 1), Set(4, 1), Keep(16), Keep(20), Set(24, 1), Keep(48), AtMost(56, 1), Keep(60)]
-        }
+        (4, 0) => &[
+            Set(0, 1),
+            Set(4, 1),
+            Keep(16),
+            Keep(20),
+            Set(24, 1),
+            Keep(48),
+            AtMost(56, 1),
+            Keep(60),
+        ],
         // PFR1: BTI, SSBS. No MTE, SME, NMI, GCS.
         (4, 1) => &[Keep(0), Keep(4)],
         // DFR0: the architecture's least debug (v8.0, two breakpoints, two
@@ -143,7 +150,16 @@ fn host_hidden(register: IdRegister) -> u64 {
         (6, 3..=7) => u64::MAX,
         // FGT and ECV are EL2's; VH, LOR, HCX, TWED too; nested virtualisation.
         (7, 0) => field(56) | field(60),
-        (7, 1) => field(8) | field(16) | field(32) | field(40) | field(48) | field(52) | field(56) | field(60),
+        (7, 1) => {
+            field(8)
+                | field(16)
+                | field(32)
+                | field(40)
+                | field(48)
+                | field(52)
+                | field(56)
+                | field(60)
+        }
         (7, 2) => field(24) | field(40) | field(56),
         (7, 3..=7) => u64::MAX,
         _ => 0,

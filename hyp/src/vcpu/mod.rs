@@ -71,8 +71,7 @@ mod tests {
     #[test]
     fn a_reply_changes_the_destination_register_alone() {
         let mut vcpu = Vcpu { index: 0, state: VcpuState::default(), pending_load: None };
-        vcpu.pending_load =
-            Some(Transfer { size: 1, sign_extend: false, register: 5, wide: true });
+        vcpu.pending_load = Some(Transfer { size: 1, sign_extend: false, register: 5, wide: true });
         vcpu.complete_load(u64::MAX);
         for (index, x) in vcpu.state.frame.x.iter().enumerate() {
             assert_eq!(*x, if index == 5 { 0xff } else { 0 });

@@ -205,6 +205,12 @@ impl PciBus {
         self.devices.iter().all(|device| device.frames.is_complete())
     }
 
+    /// What the host chose for each device, for the VM's measurement:
+    /// type, policy, bounce pages, queues.
+    pub fn descriptions(&self) -> impl Iterator<Item = [u64; 4]> + '_ {
+        self.devices.iter().map(Device::description)
+    }
+
     // ---- the host's calls -----------------------------------------------------
 
     /// The host writes the low `bytes` bytes of `value` into the device's own

@@ -92,6 +92,10 @@ impl Common {
         self.status
     }
 
+    pub(super) fn queue_count(&self) -> u16 {
+        self.queue_count
+    }
+
     pub(super) fn resets(&self) -> u32 {
         self.resets
     }

@@ -332,6 +332,16 @@ impl Device {
         }
     }
 
+    /// See [`super::PciBus::descriptions`].
+    pub(super) fn description(&self) -> [u64; 4] {
+        let policy = match self.policy {
+            Policy::BounceBar => crate::abi::POLICY_BOUNCE_BAR,
+            Policy::SharedPages => crate::abi::POLICY_SHARED_PAGES,
+        };
+        let queues = u64::from(self.common.queue_count());
+        [u64::from(self.device_type.id), policy, self.frames.pages(), queues]
+    }
+
     /// See [`super::PciBus::queue`].
     pub(super) fn queue_info(&self, index: u16) -> Result<QueueInfo, Error> {
         self.common.queue(index).map(|queue| queue.info()).ok_or(Error::NotFound)

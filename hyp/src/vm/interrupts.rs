@@ -20,7 +20,7 @@ impl Vm {
                     self.vgic.set_level(layout::INTX_INTID + u32::from(line & 3), level)
                 }
             };
-            targets.extend(gained);
+            targets = targets.union(gained);
         }
         targets
     }

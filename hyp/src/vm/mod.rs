@@ -119,14 +119,10 @@ impl Vm {
             return Err(Error::BadState);
         }
         let ram = self.memory.ram();
-        self.measurement.extend_fields(
-            *b"BOOT",
-            &[entry, argument, ram.count(), self.vcpus.count() as u64],
-        );
-        for (index, description) in self.bus.descriptions().enumerate() {
-            let [kind, policy, bounce_pages, queues] = description;
-            self.measurement
-                .extend_fields(*b"DEVI", &[index as u64, kind, policy, bounce_pages, queues]);
+        self.measurement
+            .extend_fields(*b"BOOT", &[entry, argument, ram.count(), self.vcpus.count() as u64]);
+        for (index, [kind, policy, pages, queues]) in self.bus.descriptions().enumerate() {
+            self.measurement.extend_fields(*b"DEVI", &[index as u64, kind, policy, pages, queues]);
         }
         self.digest = Some(self.measurement.digest());
         self.counter_offset = now;

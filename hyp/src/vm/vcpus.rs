@@ -61,8 +61,12 @@ impl Vcpus {
         let mut places = [const { None }; MAX_VCPUS];
         for (index, place) in places.iter_mut().enumerate().take(count) {
             let vcpu = try_box(Vcpu::new(machine, index))?;
-            *place =
-                Some(Place { vcpu: Some(vcpu), power: Power::Off, running_on: None, waiting: false });
+            *place = Some(Place {
+                vcpu: Some(vcpu),
+                power: Power::Off,
+                running_on: None,
+                waiting: false,
+            });
         }
         Ok(Self { places, count })
     }
@@ -115,7 +119,12 @@ impl Vcpus {
     ///
     /// # Errors
     /// [`Error::BadState`] if it is on.
-    pub(crate) fn start_boot(&mut self, entry: u64, argument: u64, offset: u64) -> Result<(), Error> {
+    pub(crate) fn start_boot(
+        &mut self,
+        entry: u64,
+        argument: u64,
+        offset: u64,
+    ) -> Result<(), Error> {
         self.start(0, entry, argument, offset).map_err(|_| Error::BadState)
     }
 
@@ -158,14 +167,5 @@ impl Vcpus {
             }
         }
         kick
-    }
-
-    /// The CPU interface of a vCPU that does not run.
-    pub(crate) fn idle_interface(
-        &mut self,
-        index: usize,
-    ) -> Option<&mut crate::vcpu::state::VirtualCpuInterface> {
-        let place = self.place(index as u64)?;
-        place.vcpu.as_mut().map(|vcpu| &mut vcpu[0].state.gic)
     }
 }
