@@ -1,1 +1,70 @@
 //! End-to-end tests on the booted machine.
+//!
+//! `tests/promises.rs` boots the whole story once and looks for each promise
+//! in it; `tests/boot_failures.rs` boots machines on which bouncer must
+//! refuse to start; `tests/emulator.rs` tests the harness itself, so that a
+//! green promise means something. Here is what they share.
+
+pub mod tiny;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use anyhow::Result;
+use xtask::build::{self, Images};
+use xtask::qemu::{Boot, Ended, Qemu};
+use xtask::setup;
+use xtask::transcript::Transcript;
+use xtask::workspace::Workspace;
+
+/// What every boot needs, made ready once per test binary.
+///
+/// # Errors
+/// When something is missing that set-up cannot install, or does not build.
+pub fn ready() -> Result<(Workspace, Images)> {
+    emulator()?;
+    let workspace = Workspace::find()?;
+    let images = build::images(&workspace)?;
+    Ok((workspace, images))
+}
+
+/// Makes sure there is an emulator, once per test binary.
+///
+/// # Errors
+/// When there is none and set-up cannot install it.
+pub fn emulator() -> Result<()> {
+    static READY: OnceLock<Result<(), String>> = OnceLock::new();
+    let ready = READY.get_or_init(|| setup::run().map_err(|error| format!("{error:#}")));
+    ready.clone().map_err(anyhow::Error::msg)
+}
+
+/// One QEMU at a time: two would only slow each other down into a time-out.
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed while it was its turn does not spoil the others'.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Boots and listens to the end.
+///
+/// # Errors
+/// When QEMU cannot be started, or `after` fails.
+pub fn boot(
+    boot: &Boot,
+    after: impl FnOnce(&mut Qemu) -> Result<()>,
+) -> Result<(Ended, Transcript)> {
+    let _turn = one_at_a_time();
+    let mut transcript = Transcript::default();
+    let ended = boot.run(|line| transcript.push(line), after)?;
+    Ok((ended, transcript))
+}
+
+/// A file under target/ for one test.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn file(test: &str, name: &str, contents: &[u8]) -> Result<PathBuf> {
+    let path = Workspace::find()?.folder(&format!("runs/{test}"))?.join(name);
+    std::fs::write(&path, contents)?;
+    Ok(path)
+}

@@ -1,2 +1,45 @@
-//! The one front door.
-fn main() {}
+//! `cargo xtask`: reads the command line and hands over to the library.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use xtask::cli::{Cli, Task};
+use xtask::term::{BAD, paint};
+use xtask::workspace::Workspace;
+use xtask::{Outcome, build, check, qemu, run, setup, test};
+
+/// Exit status when something could not be set up, built or booted.
+const TROUBLE: u8 = 3;
+
+fn main() -> ExitCode {
+    match act(&Cli::parse()) {
+        Ok(outcome) => ExitCode::from(outcome.code()),
+        Err(_) if qemu::interrupted() => ExitCode::from(Outcome::Interrupted.code()),
+        Err(error) => {
+            anstream::eprintln!("{}: {error:#}", paint(BAD, "error"));
+            ExitCode::from(TROUBLE)
+        }
+    }
+}
+
+fn act(cli: &Cli) -> Result<Outcome> {
+    qemu::stop_on_ctrl_c()?;
+    match &cli.command {
+        Task::Setup => setup::run()?,
+        Task::Run(options) => return run::run(&Workspace::find()?, options),
+        Task::Build => {
+            setup::run()?;
+            build::images(&Workspace::find()?)?;
+        }
+        Task::Check => {
+            setup::run()?;
+            return check::run(&Workspace::find()?);
+        }
+        Task::Test => {
+            setup::run()?;
+            return test::run(&Workspace::find()?);
+        }
+    }
+    Ok(Outcome::Pass)
+}

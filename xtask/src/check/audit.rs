@@ -1,0 +1,222 @@
+//! The unsafe audit: how much there is, where it may be, and whether each
+//! use says why it is sound.
+//!
+//! The compiler already denies unsafe code outside modules that allow it.
+//! The audit adds what it cannot say: which modules those may be
+//! (`xtask/unsafe-modules.txt`, so that a new one is a decision somebody
+//! reviews), and that `hyp` has none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::lexer::{Line, lines};
+
+/// The list of files that may contain unsafe code.
+const ALLOWED: &str = "xtask/unsafe-modules.txt";
+/// Packages by folder; the longest prefix wins.
+const PACKAGES: [&str; 8] =
+    ["hyp", "platform", "el2-boot", "xtask", "tests/rt", "tests/host", "tests/guest", "tests"];
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Audit {
+    packages: BTreeMap<&'static str, Count>,
+    /// Each violation as a sentence.
+    pub(super) problems: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    files: usize,
+    lines: usize,
+    with_unsafe: usize,
+    uses: usize,
+}
+
+/// Audits every Rust file of the workspace.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(super) fn audit(root: &Path) -> Result<Audit> {
+    let list = std::fs::read_to_string(root.join(ALLOWED))
+        .with_context(|| format!("cannot read {ALLOWED}"))?;
+    let mut unused: BTreeSet<&str> =
+        list.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
+    let allowed = unused.clone();
+    let mut audit = Audit::default();
+    for package in PACKAGES {
+        audit.packages.insert(package, Count::default());
+    }
+    let mut files = Vec::new();
+    for package in PACKAGES.iter().filter(|package| **package != "tests") {
+        rust_files(&root.join(package), &mut files)?;
+    }
+    rust_files(&root.join("tests/src"), &mut files)?;
+    rust_files(&root.join("tests/tests"), &mut files)?;
+    for path in files {
+        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+        let source = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let uses = audit.file(&name, &source);
+        unused.remove(name.as_str());
+        if uses > 0 && !allowed.contains(name.as_str()) {
+            audit.problems.push(format!("{name}: unsafe code in a file not listed in {ALLOWED}"));
+        }
+        if uses == 0 && allowed.contains(name.as_str()) {
+            audit.problems.push(format!("{name}: listed in {ALLOWED} but has no unsafe code"));
+        }
+    }
+    for name in unused {
+        audit.problems.push(format!("{name}: listed in {ALLOWED} but does not exist"));
+    }
+    Ok(audit)
+}
+
+impl Audit {
+    /// Counts one file; returns its uses of unsafe.
+    fn file(&mut self, name: &str, source: &str) -> usize {
+        let lines = lines(source);
+        let uses: Vec<usize> = lines
+            .iter()
+            .enumerate()
+            .flat_map(|(at, line)| std::iter::repeat_n(at, uses_in(&line.code)))
+            .collect();
+        for &at in &uses {
+            if !is_justified(&lines, at) {
+                let line = at + 1;
+                self.problems.push(format!("{name}:{line}: unsafe without a SAFETY comment"));
+            }
+        }
+        let package = package_of(name);
+        if package == "hyp" && !uses.is_empty() {
+            self.problems.push(format!("{name}: hyp must have no unsafe code"));
+        }
+        let count = self.packages.entry(package).or_default();
+        count.files += 1;
+        count.lines += lines.iter().filter(|line| !line.code.trim().is_empty()).count();
+        count.with_unsafe += usize::from(!uses.is_empty());
+        count.uses += uses.len();
+        uses.len()
+    }
+
+    /// One line per package.
+    pub(super) fn table(&self) -> Vec<String> {
+        let head = format!(
+            "{:<12}{:>7}{:>14}{:>19}{:>13}",
+            "package", "files", "lines of code", "files with unsafe", "unsafe uses"
+        );
+        let rows = self.packages.iter().map(|(package, count)| {
+            let Count { files, lines, with_unsafe, uses } = count;
+            format!("{package:<12}{files:>7}{lines:>14}{with_unsafe:>19}{uses:>13}")
+        });
+        std::iter::once(head).chain(rows).collect()
+    }
+}
+
+fn package_of(name: &str) -> &'static str {
+    let inside =
+        |package: &&&str| name.strip_prefix(**package).is_some_and(|rest| rest.starts_with('/'));
+    PACKAGES.iter().filter(inside).max_by_key(|package| package.len()).copied().unwrap_or("tests")
+}
+
+fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    paths.sort();
+    for path in paths {
+        if path.is_dir() && !path.ends_with("target") {
+            rust_files(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Uses of the keyword on a line of code. `unsafe_code` in an attribute is
+/// another word.
+fn uses_in(code: &str) -> usize {
+    code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| *word == "unsafe").count()
+}
+
+/// A use is justified by `SAFETY:` or a `# Safety` section on its line, or in
+/// the comment right above the statement or item it is part of.
+fn is_justified(lines: &[Line], at: usize) -> bool {
+    let says = |line: &Line| line.comment.contains("SAFETY:") || line.comment.contains("# Safety");
+    let Some((this, above)) = lines.get(..=at).and_then(|lines| lines.split_last()) else {
+        return false;
+    };
+    if says(this) {
+        return true;
+    }
+    let mut above = above.iter().rev().peekable();
+    // Up through the statement this line continues and its attributes.
+    while let Some(line) = above.peek() {
+        let code = line.code.trim();
+        let is_comment = code.is_empty() && !line.comment.is_empty();
+        let ends = code.ends_with([';', '{', '}']) || (code.is_empty() && !is_comment);
+        if is_comment || ends {
+            break;
+        }
+        above.next();
+    }
+    above.take_while(|line| line.code.trim().is_empty() && !line.comment.is_empty()).any(says)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(name: &str, source: &str) -> (usize, Vec<String>) {
+        let mut audit = Audit::default();
+        let uses = audit.file(name, source);
+        (uses, audit.problems)
+    }
+
+    #[test]
+    fn a_reason_above_the_statement_counts() {
+        for source in [
+            "// SAFETY: x\nunsafe { f() }",
+            "// SAFETY: x\n// more\nlet a =\n    unsafe { f() };",
+            "let a = unsafe { f() }; // SAFETY: x",
+            "/// Does.\n///\n/// # Safety\n/// Call once.\n#[inline]\nunsafe fn f() {}",
+            "// SAFETY: one symbol of this name\n#[unsafe(no_mangle)]",
+        ] {
+            assert_eq!(problems("rt/src/a.rs", source), (1, vec![]), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_missing_or_distant_reason_is_found() {
+        for source in [
+            "unsafe { f() }",
+            "// SAFETY: x\nlet a = 1;\nunsafe { f() }",
+            "// SAFETY: x\n\nunsafe { f() }",
+            "// because\nunsafe { f() }",
+            "let s = \"SAFETY: x\"; unsafe { f() }",
+        ] {
+            assert_eq!(problems("rt/src/a.rs", source).1.len(), 1, "{source}");
+        }
+    }
+
+    #[test]
+    fn the_word_in_comments_strings_and_lint_names_is_no_use() {
+        let source = "// unsafe\n#![allow(unsafe_code)]\nlet s = \"unsafe\";";
+        assert_eq!(problems("rt/src/a.rs", source), (0, vec![]));
+    }
+
+    #[test]
+    fn hyp_may_have_none_even_with_a_reason() {
+        assert_eq!(problems("hyp/src/a.rs", "// SAFETY: x\nunsafe {}").1.len(), 1);
+    }
+
+    #[test]
+    fn files_belong_to_the_innermost_package() {
+        assert_eq!(package_of("tests/host/src/main.rs"), "tests/host");
+        assert_eq!(package_of("tests/tests/attacks.rs"), "tests");
+        assert_eq!(package_of("hyp/src/lib.rs"), "hyp");
+    }
+}

@@ -1,0 +1,68 @@
+//! `cargo xtask check`: what must hold of the source before anyone reads it.
+
+mod audit;
+mod lexer;
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::Outcome;
+use crate::setup::rust::TARGET;
+use crate::term::{BAD, GOOD, HEAD, Step, paint, run_quietly};
+use crate::workspace::{Workspace, cargo};
+
+/// Packages that are compiled for the bare machine.
+const BARE: [&str; 6] = ["hyp", "platform", "el2-boot", "rt", "host", "guest"];
+
+/// Runs all checks, each to its end, and tells of every failure.
+///
+/// # Errors
+/// When the source cannot be read.
+pub fn run(workspace: &Workspace) -> Result<Outcome> {
+    let mut held = true;
+    for (name, mut command) in commands(workspace) {
+        let step = Step::new("Checking");
+        step.note(name);
+        match run_quietly(&step, &mut command) {
+            Ok(_) => step.done(&format!("{} {name}", paint(GOOD, "✓"))),
+            Err(error) => {
+                step.done(&format!("{} {name}", paint(BAD, "✗")));
+                anstream::eprintln!("{error:#}\n");
+                held = false;
+            }
+        }
+    }
+    let audit = audit::audit(&workspace.root)?;
+    anstream::println!("\n  {}", paint(HEAD, "unsafe code, by package"));
+    for line in audit.table() {
+        anstream::println!("    {line}");
+    }
+    for problem in &audit.problems {
+        anstream::println!("    {} {problem}", paint(BAD, "✗"));
+    }
+    held &= audit.problems.is_empty();
+    anstream::println!();
+    Ok(if held { Outcome::Pass } else { Outcome::Fail })
+}
+
+fn commands(workspace: &Workspace) -> Vec<(&'static str, Command)> {
+    let new = |words: &[&str]| {
+        let mut command = cargo();
+        command.current_dir(&workspace.root).args(words);
+        command
+    };
+    let mut bare = new(&["clippy", "--release", "--target", TARGET]);
+    for package in BARE {
+        bare.args(["--package", package]);
+    }
+    bare.args(["--", "-D", "warnings"]);
+    let mut documentation = new(&["doc", "--no-deps", "--workspace", "--lib"]);
+    documentation.env("RUSTDOCFLAGS", "-D warnings");
+    vec![
+        ("formatting", new(&["fmt", "--all", "--check"])),
+        ("lints, native", new(&["clippy", "--all-targets", "--", "-D", "warnings"])),
+        ("lints, bare metal", bare),
+        ("documentation", documentation),
+    ]
+}

@@ -1,0 +1,187 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::qemu::Machine;
+use crate::story::Config;
+
+/// bouncer's front door: set up, build, boot, show, test.
+///
+/// bouncer is a small EL2 hypervisor for arm64 that puts the operating system
+/// which used to own the machine behind a stage-2 page table and runs
+/// protected guests whose memory that system cannot see. Everything here runs
+/// on an emulated machine; nothing is written outside the target folder,
+/// except that set-up installs a Rust target through rustup and QEMU through
+/// apt if they are missing.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+#[command(after_help = "Exit status: 0 all held; 1 a promise or a test failed; 2 wrong usage;\n\
+    3 something could not be set up, built or booted; 130 stopped by Ctrl-C.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Task,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Sets up what is missing, builds, boots, and shows the whole story
+    ///
+    /// bouncer boots, the host comes up deprivileged, a protected guest starts
+    /// and works on its disk, and the host's attempts to look inside are
+    /// refused and shown, one by one. Exits 0 only if all of it held.
+    Run(RunOptions),
+    /// Sets up what is missing and runs every test: unit, simulated machine,
+    /// end-to-end on QEMU, lints
+    Test,
+    /// Builds bouncer, the host and the guest into bootable images
+    Build,
+    /// Formatting, lints, documentation, and an audit of all unsafe code
+    Check,
+    /// Installs what is missing: the bare-metal Rust target and QEMU
+    Setup,
+}
+
+/// CPU models that QEMU emulates well enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Cpu {
+    /// Armv8.0
+    CortexA72,
+    /// Armv8.2
+    NeoverseN1,
+    /// Everything QEMU knows
+    Max,
+}
+
+impl Cpu {
+    /// QEMU's name for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CortexA72 => "cortex-a72",
+            Self::NeoverseN1 => "neoverse-n1",
+            Self::Max => "max",
+        }
+    }
+}
+
+/// `run`'s options.
+#[derive(Debug, Clone, Args)]
+pub struct RunOptions {
+    /// CPUs of the machine, 1 to 8
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub cpus: u32,
+    /// Memory of the machine, 512M to 24G
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_memory)]
+    pub memory: u64,
+    /// CPU model
+    #[arg(long, value_name = "MODEL", value_enum, default_value_t = Cpu::CortexA72)]
+    pub cpu: Cpu,
+    /// Any file of yours as the guest's disk
+    ///
+    /// A raw FAT image is listed and its largest file hashed; anything else is
+    /// hashed whole. The guest works on a copy, padded to whole sectors; your
+    /// file is only read. Without this the guest gets a small FAT disk.
+    #[arg(long, value_name = "FILE")]
+    pub disk: Option<PathBuf>,
+    /// Write the result as JSON to FILE
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Give up after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
+    /// Wait for a debugger before the first instruction, and print how to
+    /// attach it
+    #[arg(long)]
+    pub gdb: bool,
+    /// Show the console as it is
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Port of `--gdb`, on the local machine only.
+pub const GDB_PORT: u16 = 1234;
+
+impl RunOptions {
+    /// The run these options describe.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        Config {
+            name: "run".into(),
+            machine: Machine {
+                cpu: self.cpu.name().into(),
+                cpus: self.cpus,
+                memory: self.memory,
+                ..Machine::default()
+            },
+            disk: self.disk.clone(),
+            // Nobody debugs against the clock.
+            timeout: (!self.gdb).then(|| Duration::from_secs(self.timeout)),
+            gdb: self.gdb.then_some(GDB_PORT),
+        }
+    }
+}
+
+/// "512M" or "2G" to MiB.
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let unit = text.chars().last().unwrap_or(' ').to_ascii_uppercase();
+    let shift = match unit {
+        'M' => 0,
+        'G' => 10,
+        _ => return Err("write it with a unit: 512M, 2G".into()),
+    };
+    let digits = text.get(..text.len() - 1).unwrap_or_default();
+    let number: u64 = digits.parse().map_err(|_| format!("{digits:?} is no number"))?;
+    let memory = number.checked_mul(1 << shift).ok_or("too large")?;
+    if (512..=24 << 10).contains(&memory) { Ok(memory) } else { Err("not in 512M to 24G".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(arguments: &[&str]) -> Result<RunOptions, clap::Error> {
+        let words = ["cargo xtask", "run"].iter().chain(arguments);
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Task::Run(options) => options,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_reach_the_machine() {
+        let options = run(&["--cpus", "4", "--memory", "8G", "--cpu", "neoverse-n1"]).unwrap();
+        let config = options.config();
+        assert_eq!((config.machine.cpus, config.machine.memory), (4, 8192));
+        assert_eq!(config.machine.cpu, "neoverse-n1");
+        assert_eq!(config.timeout, Some(Duration::from_secs(300)));
+        assert_eq!(run(&["--gdb"]).unwrap().config().timeout, None);
+    }
+
+    #[test]
+    fn machines_out_of_range_are_refused() {
+        for words in [
+            ["--cpus", "0"],
+            ["--cpus", "9"],
+            ["--memory", "256M"],
+            ["--memory", "25G"],
+            ["--memory", "1024"],
+            ["--memory", "ü"],
+            ["--memory", "99999999999999999999G"],
+            ["--cpu", "host"],
+            ["--timeout", "0"],
+        ] {
+            assert!(run(&words).is_err(), "{words:?}");
+        }
+    }
+}

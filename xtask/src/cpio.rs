@@ -1,0 +1,113 @@
+//! The ramdisk: a cpio archive in "newc" form, each file's bytes on a page
+//! boundary so that the host can hand whole frames to a guest or a device.
+
+/// Alignment of file contents inside the archive.
+const PAGE: usize = 4096;
+/// Bytes of a newc header.
+const HEADER: usize = 110;
+
+/// An archive and where its files' contents begin.
+#[derive(Debug)]
+pub struct Archive {
+    /// The archive.
+    pub bytes: Vec<u8>,
+    /// Offset of each file's first byte, in the order given.
+    pub offsets: Vec<usize>,
+}
+
+/// Packs files (name, contents).
+#[must_use]
+pub fn newc(files: &[(&str, &[u8])]) -> Archive {
+    let mut bytes = Vec::new();
+    let mut offsets = Vec::new();
+    for (name, contents) in files {
+        pad_before(&mut bytes, name);
+        entry(&mut bytes, name, 0o100_644, contents.len());
+        offsets.push(bytes.len());
+        bytes.extend_from_slice(contents);
+        align(&mut bytes, 4);
+    }
+    entry(&mut bytes, "TRAILER!!!", 0, 0);
+    align(&mut bytes, PAGE);
+    Archive { bytes, offsets }
+}
+
+/// Adds a filler file so that the contents of `name` begin on a page.
+fn pad_before(bytes: &mut Vec<u8>, name: &str) {
+    const FILLER: &str = ".pad";
+    let data = bytes.len() + header_size(name);
+    if data.is_multiple_of(PAGE) {
+        return;
+    }
+    let with_filler = data + header_size(FILLER);
+    let gap = with_filler.next_multiple_of(PAGE) - with_filler;
+    entry(bytes, FILLER, 0o100_644, gap);
+    bytes.resize(bytes.len() + gap, 0);
+}
+
+/// Header and name, padded as newc pads them.
+fn header_size(name: &str) -> usize {
+    (HEADER + name.len() + 1).next_multiple_of(4)
+}
+
+fn entry(bytes: &mut Vec<u8>, name: &str, mode: u32, size: usize) {
+    // Fields: ino, mode, uid, gid, nlink, mtime, filesize, devmajor,
+    // devminor, rdevmajor, rdevminor, namesize, check.
+    let fields = [0, mode as usize, 0, 0, 1, 0, size, 0, 0, 0, 0, name.len() + 1, 0];
+    bytes.extend_from_slice(b"070701");
+    for field in fields {
+        bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+    }
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.push(0);
+    align(bytes, 4);
+}
+
+fn align(bytes: &mut Vec<u8>, to: usize) {
+    bytes.resize(bytes.len().next_multiple_of(to), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_begin_on_pages_and_are_intact() {
+        let image = vec![7u8; 5000];
+        let archive = newc(&[("guest.img", &image), ("disk.img", b"blocks"), ("x", b"")]);
+        assert!(archive.offsets.iter().all(|offset| offset % PAGE == 0));
+        assert_eq!(&archive.bytes[archive.offsets[0]..][..5000], image.as_slice());
+        assert_eq!(&archive.bytes[archive.offsets[1]..][..6], b"blocks");
+        assert_eq!(archive.bytes.len() % PAGE, 0);
+    }
+
+    #[test]
+    fn a_reader_that_walks_the_headers_finds_the_files() {
+        let archive = newc(&[("a", b"one"), ("longer-name", b"four"), ("c", &[9; 4096])]);
+        let mut seen = Vec::new();
+        let mut at = 0;
+        loop {
+            assert_eq!(&archive.bytes[at..at + 6], b"070701", "header at {at}");
+            let field = |n: usize| {
+                let text = &archive.bytes[at + 6 + 8 * n..at + 14 + 8 * n];
+                usize::from_str_radix(std::str::from_utf8(text).unwrap(), 16).unwrap()
+            };
+            let (size, name_size) = (field(6), field(11));
+            let name = &archive.bytes[at + HEADER..at + HEADER + name_size - 1];
+            let name = std::str::from_utf8(name).unwrap().to_owned();
+            at = (at + HEADER + name_size).next_multiple_of(4);
+            if name == "TRAILER!!!" {
+                break;
+            }
+            let contents = archive.bytes[at..at + size].to_vec();
+            at = (at + size).next_multiple_of(4);
+            if name != ".pad" {
+                seen.push((name, contents));
+            }
+        }
+        let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a", "longer-name", "c"]);
+        assert_eq!(seen[1].1, b"four");
+        assert_eq!(seen[2].1, vec![9; 4096]);
+    }
+}

@@ -1,0 +1,48 @@
+//! The one front door: sets up, builds, boots, shows, tests and checks
+//! bouncer. `cargo xtask --help` tells what there is; the end-to-end tests
+//! use the same functions.
+//!
+//! Read [`story`] first: it boots the machine once and judges what it saw.
+//! What the payloads say to it is in [`console`], how QEMU is driven in
+//! [`qemu`].
+
+pub mod build;
+pub mod check;
+pub mod cli;
+pub mod console;
+pub mod cpio;
+pub mod disk;
+pub mod image;
+pub mod qemu;
+pub mod report;
+pub mod run;
+pub mod setup;
+pub mod story;
+pub mod term;
+pub mod test;
+pub mod transcript;
+pub mod view;
+pub mod workspace;
+
+/// How a task ended that could be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All held.
+    Pass,
+    /// A promise or a test failed.
+    Fail,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+impl Outcome {
+    /// The exit status for it.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Pass => 0,
+            Self::Fail => 1,
+            Self::Interrupted => 130,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Boots the whole machine once and judges what it showed.
+//!
+//! The judge trusts nobody's word where it can look for itself: the guest's
+//! hash is compared with one made from the image, its write is searched in
+//! the disk's memory after power-off, and a promise that was not put to the
+//! test counts as broken.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::Images;
+use crate::cpio::newc;
+use crate::disk::Disk;
+use crate::qemu::{Boot, End, Machine, Module};
+use crate::report::{Facts, Report};
+use crate::transcript::Transcript;
+use crate::workspace::Workspace;
+
+/// First byte of RAM on QEMU virt.
+const RAM: u64 = 0x4000_0000;
+/// Where the host's kernel is put. QEMU loads bouncer at RAM + 2 MiB and its
+/// device tree at RAM + 128 MiB (RAM + half of it if that is less).
+const HOST: u64 = RAM + (64 << 20);
+/// Where the ramdisk is put: beyond the device tree.
+const RAMDISK: u64 = RAM + (144 << 20);
+/// RAM beyond the ramdisk for bouncer's tables, the host and its guests.
+const ELBOW_ROOM: u64 = 128 << 20;
+/// The disk's name in the ramdisk.
+const DISK_NAME: &str = "disk.img";
+
+/// What to boot.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder name below target/bouncer/runs, and so unique among what may
+    /// run at the same time.
+    pub name: String,
+    /// The machine.
+    pub machine: Machine,
+    /// A user's file as the guest's disk; none makes one.
+    pub disk: Option<PathBuf>,
+    /// Wall-clock limit; none waits for ever.
+    pub timeout: Option<Duration>,
+    /// Wait for a debugger on this local port.
+    pub gdb: Option<u16>,
+}
+
+impl Config {
+    /// The default machine under a name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            machine: Machine::default(),
+            disk: None,
+            timeout: Some(Duration::from_secs(300)),
+            gdb: None,
+        }
+    }
+}
+
+/// A run that came to some end.
+#[derive(Debug)]
+pub struct Run {
+    /// The judgement.
+    pub report: Report,
+    /// Everything the console showed.
+    pub transcript: Transcript,
+    /// How the machine ended.
+    pub end: End,
+    /// Where the console, the disks and the ramdisk are kept.
+    pub folder: PathBuf,
+}
+
+/// Boots, listens to the end, looks at the disk, judges. Each console line
+/// goes to `line` as it comes.
+///
+/// # Errors
+/// When the run cannot be set up: the disk, the memory, QEMU itself. A run
+/// that breaks a promise is no error but a report that says so.
+pub fn tell(
+    workspace: &Workspace,
+    images: &Images,
+    config: &Config,
+    line: &mut dyn FnMut(&str),
+) -> Result<Run> {
+    let folder = workspace.folder(&format!("runs/{}", config.name))?;
+    let disk = match &config.disk {
+        Some(original) => Disk::copy_of(original, &folder)?,
+        None => Disk::make(workspace, &folder)?,
+    };
+    let guest = std::fs::read(&images.guest)?;
+    let disk_bytes = std::fs::read(&disk.path)?;
+    let archive = newc(&[("guest.img", &guest), (DISK_NAME, &disk_bytes)]);
+    let disk_offset = *archive.offsets.get(1).context("the ramdisk has a disk")?;
+    check_memory(config.machine.memory, archive.bytes.len() as u64)?;
+    let ramdisk = folder.join("ramdisk.cpio");
+    std::fs::write(&ramdisk, &archive.bytes)?;
+    drop((guest, disk_bytes, archive));
+
+    let note = note();
+    let bootargs = format!(
+        "scenario=story vcpus={} policy=both attacks=all hash={} note={note}",
+        config.machine.cpus.min(2),
+        disk.hash_name
+    );
+    let boot = Boot {
+        machine: config.machine.clone(),
+        kernel: images.bouncer.clone(),
+        modules: vec![
+            Module { path: images.host.clone(), address: HOST, bootargs: Some(bootargs) },
+            Module { path: ramdisk, address: RAMDISK, bootargs: None },
+        ],
+        blobs: Vec::new(),
+        gdb: config.gdb,
+        timeout: config.timeout,
+    };
+    let after = folder.join("disk-after.img");
+    if after.exists() {
+        std::fs::remove_file(&after)?;
+    }
+    let started = SystemTime::now();
+    let mut transcript = Transcript::default();
+    let ended = boot.run(
+        |text| {
+            line(text);
+            transcript.push(text);
+        },
+        |qemu| qemu.save_memory(RAMDISK + disk_offset as u64, disk.size, &after),
+    )?;
+    std::fs::write(folder.join("console.log"), transcript.lines.join("\n") + "\n")?;
+    let write_seen = ended.end == End::PoweredOff && disk.note_found(&after, &note)?;
+    let facts = Facts {
+        machine: &config.machine,
+        disk: &disk,
+        end: ended.end,
+        orderly: ended.status.success(),
+        write_seen,
+        seconds: started.elapsed().unwrap_or_default().as_secs_f64(),
+    };
+    let report = Report::judge(&facts, &transcript);
+    Ok(Run { report, transcript, end: ended.end, folder })
+}
+
+/// Refuses a ramdisk that does not fit, before QEMU would.
+fn check_memory(memory: u64, ramdisk: u64) -> Result<()> {
+    let needed = ((RAMDISK - RAM + ramdisk + ELBOW_ROOM) >> 20) + 1;
+    if memory < needed {
+        bail!(
+            "a disk of {} MiB does not fit into {memory} MiB of memory: use --memory {}M or a \
+             smaller disk",
+            ramdisk >> 20,
+            needed.next_multiple_of(256)
+        );
+    }
+    Ok(())
+}
+
+/// A word that no earlier run has written to a disk.
+fn note() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("note-{:x}-{:x}", now.as_nanos(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_too_large_for_the_memory_is_refused_with_advice() {
+        assert!(check_memory(512, 4 << 20).is_ok());
+        let advice = check_memory(512, 300 << 20).unwrap_err().to_string();
+        assert!(advice.contains("--memory 768M"), "{advice}");
+        assert!(check_memory(768, 300 << 20).is_ok());
+    }
+
+    #[test]
+    fn two_notes_differ_and_fit_a_command_line() {
+        let (one, two) = (note(), note());
+        assert_ne!(one, two);
+        assert!(one.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
+    }
+}

@@ -1,0 +1,105 @@
+//! `cargo xtask test`: everything, in the order in which a failure says most.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::term::{BAD, DIM, GOOD, HEAD, paint};
+use crate::workspace::{Workspace, cargo};
+use crate::{Outcome, build, check, qemu};
+
+/// Environment variables by which the end-to-end tests learn what to boot.
+pub mod environment {
+    /// Number of CPUs.
+    pub const CPUS: &str = "BOUNCER_CPUS";
+    /// CPU model.
+    pub const CPU: &str = "BOUNCER_CPU";
+    /// MiB of memory.
+    pub const MEMORY: &str = "BOUNCER_MEMORY";
+    /// A user's file as the disk.
+    pub const DISK: &str = "BOUNCER_DISK";
+}
+
+/// Machines on which every promise is tested, beside the default one that
+/// plain `cargo test` boots: (name, CPU model, CPUs, MiB, own disk).
+const MATRIX: [(&str, &str, u32, u64, bool); 4] = [
+    ("one small CPU", "cortex-a72", 1, 512, false),
+    ("four server CPUs, 8 GiB", "neoverse-n1", 4, 8192, false),
+    ("every CPU feature", "max", 4, 1024, false),
+    ("a disk of the user's, no FAT", "cortex-a72", 2, 1024, true),
+];
+
+/// Runs everything; goes on after a failure.
+///
+/// # Errors
+/// When something cannot even be started.
+pub fn run(workspace: &Workspace) -> Result<Outcome> {
+    let start = Instant::now();
+    // Once, with progress: the test binaries then find everything built.
+    build::images(workspace)?;
+    let mut suites: Vec<(String, bool)> = Vec::new();
+    let mut suite = |name: String, command: &mut Command| -> Result<()> {
+        let passed = !qemu::interrupted() && tests(workspace, &name, command)?;
+        suites.push((name, passed));
+        Ok(())
+    };
+    suite(
+        "unit, simulated machine, default boot".into(),
+        cargo().args(["test", "--no-fail-fast"]),
+    )?;
+    for (name, cpu, cpus, memory, own_disk) in MATRIX {
+        let mut command = cargo();
+        command.args(["test", "--no-fail-fast", "--package", "tests", "--test", "promises"]);
+        command.env(environment::CPU, cpu);
+        command.env(environment::CPUS, cpus.to_string());
+        command.env(environment::MEMORY, memory.to_string());
+        if own_disk {
+            command.env(environment::DISK, own_disk_file(workspace)?);
+        }
+        suite(format!("end to end: {name}"), &mut command)?;
+    }
+    anstream::println!("\n  {}", paint(HEAD, "checks"));
+    let checked = check::run(workspace)? == Outcome::Pass;
+    suites.push(("formatting, lints, documentation, unsafe audit".into(), checked));
+    if qemu::interrupted() {
+        return Ok(Outcome::Interrupted);
+    }
+    Ok(summary(&suites, start.elapsed().as_secs()))
+}
+
+/// Runs a test command; its output is the user's.
+fn tests(workspace: &Workspace, name: &str, command: &mut Command) -> Result<bool> {
+    anstream::println!("\n  {}", paint(HEAD, name));
+    let status = command
+        .current_dir(&workspace.root)
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot run the tests of {name}"))?;
+    Ok(status.success())
+}
+
+/// A disk such as a user may bring: neither FAT nor whole sectors.
+fn own_disk_file(workspace: &Workspace) -> Result<std::path::PathBuf> {
+    let path = workspace.folder("runs")?.join("users-file.txt");
+    let text: String = (0..20_000).map(|line| format!("line {line} of a user's file\n")).collect();
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+fn summary(suites: &[(String, bool)], seconds: u64) -> Outcome {
+    anstream::println!("\n  {}", paint(HEAD, "summary"));
+    for (name, passed) in suites {
+        let mark = if *passed { paint(GOOD, "✓") } else { paint(BAD, "✗") };
+        anstream::println!("    {mark} {name}");
+    }
+    let failed = suites.iter().filter(|(_, passed)| !passed).count();
+    let took = paint(DIM, format!("({} min {} s)", seconds / 60, seconds % 60));
+    if failed == 0 {
+        anstream::println!("\n  {} {took}", paint(GOOD, "PASS: all suites"));
+        return Outcome::Pass;
+    }
+    let text = format!("FAIL: {failed} of {} suites", suites.len());
+    anstream::println!("\n  {} {took}", paint(BAD, text));
+    Outcome::Fail
+}

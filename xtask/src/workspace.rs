@@ -1,0 +1,70 @@
+//! Where things are: the checkout, and the one folder xtask may write to.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The checkout and its target folder.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// The folder of the workspace's `Cargo.toml`.
+    pub root: PathBuf,
+    /// Cargo's target folder: everything xtask writes is below it.
+    pub target: PathBuf,
+}
+
+impl Workspace {
+    /// Asks cargo, so that `CARGO_TARGET_DIR` and cargo's own configuration
+    /// are obeyed and a moved checkout is found where it is now.
+    ///
+    /// # Errors
+    /// When cargo cannot be run or does not know the workspace.
+    pub fn find() -> Result<Self> {
+        // Cargo sets this for what it runs; the compiled-in path serves a
+        // binary started by hand.
+        let manifest = std::env::var("CARGO_MANIFEST_DIR")
+            .unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+        let output = cargo()
+            .args(["metadata", "--no-deps", "--format-version", "1"])
+            .current_dir(&manifest)
+            .output()
+            .context("cannot run `cargo metadata`; is cargo on the PATH?")?;
+        if !output.status.success() {
+            bail!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let path = |key: &str| {
+            metadata
+                .get(key)
+                .and_then(|value| value.as_str())
+                .map(PathBuf::from)
+                .with_context(|| format!("cargo metadata does not say {key}"))
+        };
+        Ok(Self { root: path("workspace_root")?, target: path("target_directory")? })
+    }
+
+    /// A folder for xtask's own results, made if it is missing.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.target.join("bouncer").join(name);
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make the folder {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+/// The cargo that runs us, or the one on the PATH.
+#[must_use]
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// A path as short as a person wants to read it: relative to here if below.
+#[must_use]
+pub fn shown(path: &Path) -> String {
+    let short = std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok());
+    short.unwrap_or(path).display().to_string()
+}
