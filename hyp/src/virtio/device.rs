@@ -5,8 +5,7 @@ use super::common::{Common, Outcome};
 use super::config_space::{ConfigSpace, NOTIFY_MULTIPLIER, SIZE, structure};
 use super::device_config::DeviceConfig;
 use super::effects::{Effects, Signal};
-use super::isr::{self, Isr};
-use super::msix::Msix;
+use super::interrupts::Interrupts;
 use super::pci_cfg;
 use super::policy::{DeviceType, Policy};
 use super::queue::{MAX_QUEUES, QueueInfo, Reach};
@@ -31,16 +30,12 @@ pub struct DeviceState {
 /// A function.
 pub(super) struct Device {
     index: usize,
-    /// Interrupt line its INTA is wired to.
-    line: u8,
-    line_level: bool,
     policy: Policy,
     device_type: DeviceType,
     space: ConfigSpace,
     common: Common,
     config: DeviceConfig,
-    msix: Msix,
-    isr: Isr,
+    interrupts: Interrupts,
     notified: u64,
     /// The frames behind the bounce BAR.
     pub(super) frames: BounceFrames,
@@ -69,15 +64,12 @@ impl Device {
         let offered = policy.offered() | device_type.offered;
         Ok(Self {
             index,
-            line,
-            line_level: false,
             policy,
             device_type,
             space: ConfigSpace::new(&device_type, queues, bounce_pages),
             common: Common::new(offered, policy.mandatory(), queues),
             config: DeviceConfig::new(&device_type),
-            msix: Msix::new(queues + 1),
-            isr: Isr::default(),
+            interrupts: Interrupts::new(line, queues + 1),
             notified: 0,
             frames: BounceFrames::new(bounce_pages)?,
         })
@@ -110,7 +102,7 @@ impl Device {
                 None => (all_ones(size), None),
             };
         }
-        let interrupt = self.isr.is_pending() && !self.space.msix_enabled();
+        let interrupt = self.interrupts.is_pending(&self.space);
         (self.space.read(offset, size, interrupt), None)
     }
 
@@ -131,7 +123,7 @@ impl Device {
         if before != self.bounce_window() {
             effects.window_closed = before;
         }
-        self.settle(&mut effects);
+        self.interrupts.settle(&self.space, &mut effects.signals);
         effects
     }
 
@@ -142,13 +134,10 @@ impl Device {
         }
         let value = match Register::at(offset) {
             Register::Common(offset) => self.common.read(offset, size, &mut self.config),
-            Register::Isr if size == 1 => {
-                let bits = self.isr.take();
-                return (u64::from(bits), self.line_change());
-            }
+            Register::Isr if size == 1 => return self.interrupts.read_isr(&self.space),
             Register::Device(offset) => self.config.read(offset, size),
-            Register::MsixTable(offset) => self.msix.read_table(offset, size),
-            Register::MsixPending(offset) => self.msix.read_pending(offset, size),
+            Register::MsixTable(offset) => self.interrupts.msix.read_table(offset, size),
+            Register::MsixPending(offset) => self.interrupts.msix.read_pending(offset, size),
             Register::Notify(_) | Register::Isr | Register::Nothing => all_ones(size),
         };
         (value, None)
@@ -168,13 +157,14 @@ impl Device {
             }
             Register::Common(offset) => {
                 let reach = self.reach();
-                let outcome = self.common.write(offset, size, value, &self.msix, reach);
+                let msix = &self.interrupts.msix;
+                let outcome = self.common.write(offset, size, value, msix, reach);
                 self.follow(outcome, &mut effects);
             }
-            Register::MsixTable(offset) => self.msix.write_table(offset, size, value),
+            Register::MsixTable(offset) => self.interrupts.msix.write_table(offset, size, value),
             Register::Isr | Register::Device(_) | Register::MsixPending(_) | Register::Nothing => {}
         }
-        self.settle(&mut effects);
+        self.interrupts.settle(&self.space, &mut effects.signals);
         effects
     }
 
@@ -211,8 +201,7 @@ impl Device {
             Outcome::StatusChanged => {}
             Outcome::Reset => {
                 self.notified = 0;
-                self.isr = Isr::default();
-                self.msix.clear_pending();
+                self.interrupts.reset();
             }
             Outcome::QueueReset(index) => self.notified &= !(1 << index),
             Outcome::Broken => {
@@ -224,47 +213,13 @@ impl Device {
         effects.status_changed = Some(self.index);
     }
 
-    // ---- interrupts -------------------------------------------------------------
-
-    /// Brings what the guest sees of interrupts up to date after a write:
-    /// messages that may be sent by now, and the level of the line.
-    fn settle(&mut self, effects: &mut Effects) {
-        if self.space.can_send() {
-            self.msix.deliver_pending(&mut effects.signals);
-        } else if !self.space.msix_enabled() {
-            self.msix.clear_pending();
-        }
-        if let Some(signal) = self.line_change() {
-            effects.signals.push(signal);
-        }
-    }
-
-    /// The line's new level, if it has one.
-    fn line_change(&mut self) -> Option<Signal> {
-        let level = self.isr.is_pending() && self.space.intx_allowed();
-        let changed = level != core::mem::replace(&mut self.line_level, level);
-        changed.then_some(Signal::Intx { line: self.line, level })
-    }
-
-    fn queue_interrupt(&mut self, vector: u16) -> Option<Signal> {
-        if self.space.msix_enabled() {
-            return self.msix.raise(vector, self.space.can_send());
-        }
-        self.isr.set(isr::QUEUE);
-        self.line_change()
-    }
-
     /// A change of configuration or status. A driver that is not set up is
     /// not interrupted: it will read what it needs.
     fn config_interrupt(&mut self) -> Option<Signal> {
         if !self.common.driver_ok() {
             return None;
         }
-        self.isr.set(isr::CONFIG);
-        if self.space.msix_enabled() {
-            return self.msix.raise(self.common.config_vector(), self.space.can_send());
-        }
-        self.line_change()
+        self.interrupts.raise_config(self.common.config_vector(), &self.space)
     }
 
     // ---- the host's calls -----------------------------------------------------
@@ -282,7 +237,7 @@ impl Device {
         if !self.queue_is_live(index) {
             return Err(Error::Denied);
         }
-        Ok(self.queue_interrupt(vector))
+        Ok(self.interrupts.raise_queue(vector, &self.space))
     }
 
     /// See [`super::PciBus::fail`].

@@ -20,7 +20,7 @@
 //! ECAM    one      ├─► pci_cfg        the window from config space to BAR 0
 //! BAR     function ├─► common         status, features, queue registers
 //! host    glue     ├─► queue          one virtqueue's registers and checks
-//!                  ├─► msix, isr      interrupts
+//!                  ├─► interrupts     ISR and the line, or messages (msix)
 //!                  ├─► device_config  the device type's own fields
 //!                  └─► bounce         which frame backs which BAR page
 //! ```
@@ -34,11 +34,13 @@ mod config_space;
 mod device;
 mod device_config;
 mod effects;
-mod isr;
+mod interrupts;
 mod msix;
 mod pci_cfg;
 mod policy;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 pub use bus::PciBus;
 pub use config_space::{BOUNCE_BAR, REGISTER_BAR, REGISTER_BAR_SIZE};

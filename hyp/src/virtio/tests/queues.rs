@@ -1,0 +1,195 @@
+//! Queue registers: where rings may be, and when they may change.
+
+use super::*;
+
+/// Tries to enable queue 0 with these rings; a refusal must break the device
+/// and leave the queue off.
+fn accepts(platform: &mut Platform, features: u64, size: u64, rings: [u64; 3]) -> bool {
+    assert!(platform.negotiate(0, features));
+    let enabled = platform.enable_queue(0, 0, size, rings);
+    assert_eq!(platform.status(0) & 64 == 0, enabled, "refused means NEEDS_RESET");
+    assert_eq!(platform.bus.queue(0, 0).unwrap().enabled, enabled);
+    if !enabled {
+        platform.set_status(0, 15);
+        platform.kick(0, 0);
+        assert!(platform.kicks.is_empty(), "and the backend never hears of it");
+        assert_eq!(platform.status(0) & 4, 0);
+    }
+    enabled
+}
+
+#[test]
+fn rings_outside_straddling_or_wrapping_the_bounce_bar_are_refused() {
+    let mut platform = Platform::with_block(Policy::BounceBar);
+    let base = bounce_base(0);
+    let end = base + BOUNCE_BYTES;
+    let good = [base, base + 0x1000, base + 0x2000];
+    assert!(accepts(&mut platform, BOUNCE_FEATURES, 16, good));
+    // The last byte of each ring may be the window's last.
+    assert!(accepts(&mut platform, BOUNCE_FEATURES, 16, [end - 256, good[1], good[2]]));
+    assert!(accepts(&mut platform, BOUNCE_FEATURES, 16, [good[0], end - 38, good[2]]));
+    assert!(accepts(&mut platform, BOUNCE_FEATURES, 16, [good[0], good[1], end - 136]));
+    assert_eq!(platform.bus.queue(0, 0).unwrap().device, BOUNCE_BYTES - 136);
+    let bad = [
+        layout::RAM,           // system memory
+        register_base(0),      // D10: the device's registers
+        bounce_base(1),        // D10: where another device's BAR would be
+        base - 16,             // straddles the start
+        end - 16,              // straddles the end
+        end,                   // beyond
+        0,                     // never set
+        0u64.wrapping_sub(16), // wraps
+        u64::MAX - 0xffff,     // wraps later
+        base & 0xffff_ffff,    // half an address
+        base | 1 << 63,        // one bit too many
+    ];
+    for address in bad {
+        for ring in 0..3 {
+            let mut rings = good;
+            rings[ring] = address;
+            assert!(!accepts(&mut platform, BOUNCE_FEATURES, 16, rings), "{ring} at {address:#x}");
+        }
+    }
+}
+
+/// D10: two devices in one guest do not share their bounce memory.
+#[test]
+fn rings_in_another_devices_bounce_bar_are_refused() {
+    let mut platform = Platform::with_block(Policy::BounceBar);
+    platform.bus.create(4, Policy::BounceBar, PAGES, 1).unwrap();
+    platform.place_bars(1);
+    let other = bounce_base(1);
+    let rings = [other, other + 0x1000, other + 0x2000];
+    assert!(!accepts(&mut platform, BOUNCE_FEATURES, 16, rings));
+    assert!(platform.negotiate(1, BOUNCE_FEATURES));
+    assert!(platform.enable_queue(1, 0, 16, rings), "its own device may");
+}
+
+#[test]
+fn misaligned_rings_are_refused_under_either_policy() {
+    for (policy, features, base) in [
+        (Policy::BounceBar, BOUNCE_FEATURES, bounce_base(0)),
+        (Policy::SharedPages, SHARED_FEATURES, layout::RAM),
+    ] {
+        let mut platform = Platform::with_block(policy);
+        let good = [base, base + 0x1000, base + 0x2000];
+        for (ring, step) in [(0, 8), (1, 1), (2, 2)] {
+            let mut rings = good;
+            rings[ring] += step;
+            assert!(!accepts(&mut platform, features, 16, rings));
+            rings[ring] += step;
+            assert!(accepts(&mut platform, features, 16, rings));
+        }
+    }
+}
+
+#[test]
+fn shared_pages_rings_stay_inside_the_address_space() {
+    let mut platform = Platform::with_block(Policy::SharedPages);
+    let end = 1 << 39;
+    let ram = layout::RAM;
+    assert!(accepts(&mut platform, SHARED_FEATURES, 16, [end - 256, ram, ram]));
+    for address in [end - 16, end, u64::MAX - 15] {
+        assert!(!accepts(&mut platform, SHARED_FEATURES, 16, [address, ram, ram]));
+    }
+}
+
+/// D5.
+#[test]
+fn a_queue_has_a_power_of_two_size_and_no_other() {
+    let mut platform = Platform::with_block(Policy::BounceBar);
+    platform.common_write(0, QUEUE_SELECT, 2, 0);
+    let max = platform.common_read(0, QUEUE_SIZE, 2);
+    for size in [3, 6, 255, max * 2, max + 1, 0x8000, 0xffff] {
+        platform.common_write(0, QUEUE_SIZE, 2, size);
+        assert_eq!(platform.common_read(0, QUEUE_SIZE, 2), max, "{size} changes nothing");
+    }
+    let base = bounce_base(0);
+    let rings = [base, base + 0x1000, base + 0x2000];
+    for size in [1, 2, 128, max] {
+        assert!(accepts(&mut platform, BOUNCE_FEATURES, size, rings));
+        assert_eq!(u64::from(platform.bus.queue(0, 0).unwrap().size), size);
+    }
+    assert!(!accepts(&mut platform, BOUNCE_FEATURES, 0, rings), "size 0 enabled");
+}
+
+/// D5.
+#[test]
+fn an_enabled_queue_is_frozen() {
+    let mut platform = Platform::with_live_block(Policy::BounceBar);
+    let before = platform.bus.queue(0, 0).unwrap();
+    let elsewhere = bounce_base(0) + 0x8000;
+    platform.common_write(0, QUEUE_SELECT, 2, 0);
+    platform.common_write(0, QUEUE_SIZE, 2, 128);
+    platform.common_write(0, QUEUE_SIZE, 2, 0);
+    for field in [QUEUE_DESC, QUEUE_DRIVER, QUEUE_DEVICE] {
+        platform.common_write(0, field, 8, elsewhere);
+        platform.common_write(0, field, 4, layout::RAM);
+    }
+    platform.common_write(0, QUEUE_ENABLE, 2, 1);
+    platform.common_write(0, QUEUE_ENABLE, 2, 0);
+    assert_eq!(platform.common_read(0, QUEUE_ENABLE, 2), 1, "0 is ignored");
+    assert_eq!(platform.bus.queue(0, 0).unwrap(), before);
+    assert_eq!(platform.status(0), 15, "and a second 1 harms nothing");
+}
+
+#[test]
+fn address_halves_arrive_in_any_order() {
+    let mut platform = Platform::with_block(Policy::BounceBar);
+    platform.common_write(0, QUEUE_SELECT, 2, 1);
+    platform.common_write(0, QUEUE_DESC + 4, 4, 0x20);
+    platform.common_write(0, QUEUE_DESC, 4, 0x1234_5000);
+    assert_eq!(platform.common_read(0, QUEUE_DESC, 8), 0x20_1234_5000);
+    platform.common_write(0, QUEUE_DESC, 4, 0x6000);
+    assert_eq!(platform.common_read(0, QUEUE_DESC + 4, 4), 0x20);
+    assert_eq!(platform.common_read(0, QUEUE_DESC, 4), 0x6000);
+}
+
+#[test]
+fn a_queue_that_does_not_exist_is_empty_and_ignores_writes() {
+    let mut platform = Platform::with_block(Policy::BounceBar);
+    assert!(platform.negotiate(0, BOUNCE_FEATURES));
+    for queue in [2, 7, 8, 0xffff] {
+        assert!(!platform.enable_queue(0, queue, 16, [bounce_base(0); 3]));
+        assert_eq!(platform.common_read(0, QUEUE_SIZE, 2), 0);
+        assert_eq!(platform.common_read(0, QUEUE_VECTOR, 2), 0xffff);
+        assert_eq!(platform.common_read(0, QUEUE_DEVICE, 8), 0);
+        assert_eq!(platform.status(0), 11);
+        assert!(platform.bus.queue(0, queue as u16).is_err());
+    }
+}
+
+#[test]
+fn one_queue_can_be_reset_and_set_up_anew() {
+    let mut platform = Platform::with_live_block(Policy::BounceBar);
+    let before = platform.bus.queue(0, 0).unwrap();
+    platform.kick(0, 0);
+    platform.common_write(0, QUEUE_SELECT, 2, 0);
+    let told = platform.status_changes.len();
+    platform.common_write(0, QUEUE_RESET, 2, 1);
+    assert_eq!(platform.common_read(0, QUEUE_RESET, 2), 0, "complete");
+    assert_eq!(platform.common_read(0, QUEUE_ENABLE, 2), 0);
+    assert_eq!(platform.status_changes.len(), told + 1, "the host hears of it");
+    assert_eq!(platform.bus.state(0).unwrap().notified, 0);
+    let info = platform.bus.queue(0, 0).unwrap();
+    assert!(!info.enabled);
+    assert_eq!(info.resets, before.resets + 1);
+    assert!(platform.interrupt(0, 0).is_err());
+    platform.kick(0, 0);
+    assert_eq!(platform.kicks.len(), 1);
+    let base = bounce_base(0) + 0x4000;
+    assert!(platform.enable_queue(0, 0, 32, [base, base + 0x1000, base + 0x2000]));
+    assert_eq!(platform.status(0), 15);
+    platform.kick(0, 0);
+    assert_eq!(platform.kicks.len(), 2);
+}
+
+#[test]
+fn queue_reset_without_its_feature_is_ignored() {
+    let mut platform = Platform::with_block(Policy::BounceBar);
+    assert!(platform.negotiate(0, BOUNCE_FEATURES));
+    let base = bounce_base(0);
+    assert!(platform.enable_queue(0, 0, 16, [base; 3]));
+    platform.common_write(0, QUEUE_RESET, 2, 1);
+    assert!(platform.bus.queue(0, 0).unwrap().enabled);
+}

@@ -1,0 +1,389 @@
+//! Random accesses of a guest and random calls of its host, with the promises
+//! checked after every step. The seed is fixed: a failure repeats.
+
+use super::*;
+use crate::addr::Gfn;
+
+const STEPS: u32 = 300_000;
+const DEVICES: usize = 4;
+
+/// xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn pick<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len() as u64) as usize]
+    }
+
+    /// Numbers that are interesting somewhere.
+    fn value(&mut self) -> u64 {
+        let boundary = self.pick(&[
+            0,
+            1,
+            2,
+            0xffff,
+            0xffff_ffff,
+            u64::MAX,
+            layout::PCI_MEM32,
+            layout::PCI_MEM64,
+            layout::PCI_MEM64 >> 32,
+            layout::RAM,
+        ]);
+        match self.below(4) {
+            0 => boundary,
+            1 => boundary.wrapping_add(self.below(0x4_0000)).wrapping_sub(0x1_0000),
+            2 => 1 << self.below(64),
+            _ => self.next(),
+        }
+    }
+}
+
+/// What a device was created with.
+#[derive(Clone, Copy)]
+struct Contract {
+    policy: Policy,
+    offered: u64,
+    mandatory: u64,
+    pages: u64,
+    queues: u16,
+}
+
+/// How often each thing happened; a test of silence would prove nothing.
+#[derive(Default, Debug)]
+struct Seen {
+    features_ok: u32,
+    driver_ok: u32,
+    enabled: u32,
+    broken: u32,
+    kicks: u32,
+    messages: u32,
+    lines: u32,
+    closed: u32,
+    denied: u32,
+}
+
+struct Fuzz {
+    random: Random,
+    platform: Platform,
+    contracts: [Contract; DEVICES],
+    queues: [[QueueInfo; MAX_QUEUES]; DEVICES],
+    status: [u8; DEVICES],
+    /// Bounce pages in the guest's stage 2: where, and whose.
+    mapped: Vec<(Gfn, usize, u64)>,
+    seen: Seen,
+}
+
+impl Fuzz {
+    fn new(seed: u64) -> Self {
+        let mut platform = Platform::empty();
+        let base = 1 << 28 | 1 << 29 | 1 << 32 | 1 << 33 | 1 << 35 | 1 << 38 | 1 << 40;
+        let contracts = [
+            (2, Policy::BounceBar, 16, 3, base | 1 << 27 | 1 << 9),
+            (1, Policy::BounceBar, 48, 2, base | 1 << 27),
+            (2, Policy::SharedPages, 0, 8, base | 1 << 9),
+            (4, Policy::BounceBar, 256, 1, base | 1 << 27),
+        ]
+        .map(|(device_type, policy, pages, queues, offered)| {
+            let index = platform.bus.create(device_type, policy, pages, queues).unwrap();
+            platform.place_bars(index);
+            let mandatory = match policy {
+                Policy::BounceBar => 1 << 27 | 1 << 32,
+                Policy::SharedPages => SHARED_FEATURES,
+            };
+            Contract { policy, offered, mandatory, pages, queues }
+        });
+        Self {
+            random: Random(seed),
+            platform,
+            contracts,
+            queues: [[QueueInfo::default(); MAX_QUEUES]; DEVICES],
+            status: [0; DEVICES],
+            mapped: Vec::new(),
+            seen: Seen::default(),
+        }
+    }
+
+    // ---- one step -------------------------------------------------------------
+
+    fn step(&mut self) {
+        let device = self.random.below(DEVICES as u64) as usize;
+        match self.random.below(16) {
+            0..4 => self.register_access(device),
+            4 => self.config_access(device),
+            5 => self.place(device),
+            6 => self.messages(device),
+            7 | 8 => self.negotiate(device),
+            9 | 10 => self.enable(device),
+            11 | 12 => self.kick(device),
+            13 => self.touch_bounce(),
+            14 => self.interrupt(device),
+            _ => self.host(device),
+        }
+    }
+
+    fn register_access(&mut self, device: usize) {
+        let page = self.random.pick(&[0, 0, 0x400, 0x800, 0x1000, 0x2000, 0x3000]);
+        let offset = page + self.random.below(80);
+        let size = self.random.pick(&[1, 2, 4, 8]);
+        let offset = if self.random.below(4) == 0 { offset } else { offset & !(size as u64 - 1) };
+        let address = register_base(device) + offset;
+        if self.random.below(2) == 0 {
+            self.platform.read(address, size);
+        } else {
+            let value = self.random.value();
+            self.platform.write(address, size, value);
+        }
+    }
+
+    fn config_access(&mut self, device: usize) {
+        let register = self.random.below(0x110);
+        let size = self.random.pick(&[1, 2, 4, 8]);
+        if self.random.below(2) == 0 {
+            self.platform.config_read(device, register, size);
+        } else {
+            let register = self.random.pick(&[4, 0x10, 0x18, 0x1c, 0x94, 0xa8, register]);
+            let value = self.random.value();
+            self.platform.config_write(device, register, size, value);
+        }
+    }
+
+    /// Puts the BARs where they belong, one of them sometimes elsewhere.
+    fn place(&mut self, device: usize) {
+        let elsewhere = self.random.below(DEVICES as u64) as usize;
+        self.platform.config_write(device, BAR0, 4, register_base(device));
+        self.platform.config_write(device, BAR2, 4, bounce_base(elsewhere));
+        self.platform.config_write(device, BAR2 + 4, 4, bounce_base(0) >> 32);
+        let command = self.random.pick(&[MEMORY | MASTER, MEMORY | MASTER, MEMORY, 7 | 0x400]);
+        self.platform.config_write(device, COMMAND, 2, command);
+    }
+
+    /// MSI-X on, off or masked, and a vector written.
+    fn messages(&mut self, device: usize) {
+        let place = self.platform.msix_place(device);
+        let control = self.random.pick(&[0x8000, 0x8000, 0xc000, 0]);
+        self.platform.config_write(device, place + 2, 2, control);
+        let entry = register_base(device) + 0x2000 + 16 * self.random.below(10);
+        let mask = self.random.pick(&[0, 0, 0, 1]);
+        self.platform.write(entry + 12, 4, mask);
+    }
+
+    fn common_write(&mut self, device: usize, field: u64, size: u8, value: u64) {
+        self.platform.write(register_base(device) + field, size, value);
+    }
+
+    fn negotiate(&mut self, device: usize) {
+        let Contract { offered, mandatory, .. } = self.contracts[device];
+        let noise = 1 << self.random.below(64);
+        let features = self.random.pick(&[mandatory, offered, offered ^ noise, mandatory ^ noise]);
+        let broken = self.status[device] & (64 | 128) != 0;
+        if self.random.below(8) < if broken { 6 } else { 1 } {
+            self.common_write(device, STATUS, 1, 0);
+        }
+        for (select, word) in [(0, features & 0xffff_ffff), (1, features >> 32)] {
+            self.common_write(device, DRIVER_FEATURE_SELECT, 4, select);
+            self.common_write(device, DRIVER_FEATURE, 4, word);
+        }
+        let status = self.random.pick(&[3, 11, 11, 15]);
+        self.common_write(device, STATUS, 1, status);
+        let status = self.random.pick(&[11, 15, 15, 15, 15, 15, 15, 128]);
+        self.common_write(device, STATUS, 1, status);
+    }
+
+    fn enable(&mut self, device: usize) {
+        let Contract { policy, pages, queues, .. } = self.contracts[device];
+        let (base, length) = match policy {
+            Policy::BounceBar => (bounce_base(device), pages * 4096),
+            Policy::SharedPages => (layout::RAM, 1 << 30),
+        };
+        let queue = self.random.below(u64::from(queues) + 1);
+        self.common_write(device, QUEUE_SELECT, 2, queue);
+        let size = self.random.pick(&[1, 16, 64, 256, 256, 3, 0]);
+        self.common_write(device, QUEUE_SIZE, 2, size);
+        for field in [QUEUE_DESC, QUEUE_DRIVER, QUEUE_DEVICE] {
+            let address = match self.random.below(64) {
+                0 => self.random.value(),
+                1 => base + length - 16 * self.random.below(300),
+                _ => base + 16 * self.random.below(length / 32),
+            };
+            self.common_write(device, field, 8, address);
+        }
+        let vector = self.random.below(10);
+        self.common_write(device, QUEUE_VECTOR, 2, vector);
+        self.common_write(device, QUEUE_ENABLE, 2, 1);
+        if self.random.below(8) == 0 {
+            self.common_write(device, QUEUE_RESET, 2, 1);
+        }
+    }
+
+    fn kick(&mut self, device: usize) {
+        let queue = self.random.pick(&[0, 0, 1, 1, 2, 7, 8]);
+        let size = self.random.pick(&[2, 2, 4, 1, 8]);
+        self.platform.write(register_base(device) + 0x1000 + 4 * queue, size, queue);
+    }
+
+    /// The guest touches bounce memory: EL2 maps the page lazily.
+    fn touch_bounce(&mut self) {
+        let elsewhere = self.random.below(DEVICES as u64) as usize;
+        let address = bounce_base(elsewhere) + self.random.below(64) * 4096;
+        let gfn = Gfn::containing(address).unwrap();
+        if self.mapped.iter().any(|(mapped, ..)| *mapped == gfn) {
+            return;
+        }
+        if let Some((device, page)) = self.platform.bus.bounce_page_at(gfn) {
+            self.mapped.push((gfn, device, page));
+        }
+    }
+
+    /// H6: an interrupt is delivered or refused by the rules, never else.
+    fn interrupt(&mut self, device: usize) {
+        let cause = self.random.pick(&[0, 0, 1, 7, 8, crate::abi::CAUSE_CONFIG]);
+        let live = self.status[device] & (4 | 64 | 128) == 4;
+        let allowed = match cause {
+            crate::abi::CAUSE_CONFIG => self.status[device] & 4 != 0,
+            queue if queue < u64::from(self.contracts[device].queues) => {
+                live && self.queues[device][queue as usize].enabled
+            }
+            _ => false,
+        };
+        assert_eq!(self.platform.interrupt(device, cause).is_ok(), allowed);
+        self.seen.denied += u32::from(!allowed);
+    }
+
+    fn host(&mut self, device: usize) {
+        if self.random.below(8) == 0 {
+            let _ = self.platform.fail(device);
+        } else {
+            let (offset, value) = (self.random.below(70), self.random.next());
+            let bytes = self.random.below(10) as u8;
+            if let Ok(effects) = self.platform.bus.config_write(device, offset, value, bytes, true)
+            {
+                self.platform.carry_out(effects);
+            }
+        }
+    }
+
+    // ---- what must hold after it -------------------------------------------------
+
+    fn check(&mut self) {
+        let was_set_up = self.status.iter().any(|status| status & 4 != 0);
+        for device in 0..DEVICES {
+            self.check_device(device);
+        }
+        let messages = self.platform.messages.drain(..).count() as u32;
+        assert!(messages == 0 || was_set_up, "a message before any DRIVER_OK");
+        self.seen.messages += messages;
+        for device in 0..DEVICES {
+            let asserted = self.platform.lines[(device + 1) % 4];
+            assert!(!asserted || self.status[device] & 4 != 0, "a line before DRIVER_OK");
+            self.seen.lines += u32::from(asserted);
+        }
+        for (device, queue) in std::mem::take(&mut self.platform.kicks) {
+            assert_eq!(self.status[device] & (4 | 64 | 128), 4);
+            assert!(self.queues[device][usize::from(queue)].enabled);
+            self.seen.kicks += 1;
+        }
+        self.check_stage2();
+    }
+
+    fn check_device(&mut self, device: usize) {
+        let contract = self.contracts[device];
+        let state = self.platform.bus.state(device).unwrap();
+        if state.status & 8 != 0 {
+            assert_eq!(state.features & !contract.offered, 0);
+            assert_eq!(state.features & contract.mandatory, contract.mandatory);
+            self.seen.features_ok += 1;
+        } else {
+            assert_eq!((state.status & 4, state.features), (0, 0));
+        }
+        self.seen.driver_ok += u32::from(state.status & 4 != 0);
+        self.seen.broken += u32::from(state.status & 64 != 0);
+        for queue in 0..contract.queues {
+            let info = self.platform.bus.queue(device, queue).unwrap();
+            let before = self.queues[device][usize::from(queue)];
+            if before.enabled && info.resets == before.resets {
+                assert_eq!(info, before, "an enabled queue changed");
+            }
+            if info.enabled {
+                assert_ne!(state.status & 8, 0);
+                self.check_rings(contract, info);
+                self.seen.enabled += 1;
+            } else {
+                assert_eq!(state.notified & 1 << queue, 0);
+            }
+            self.queues[device][usize::from(queue)] = info;
+        }
+        assert!(state.notified == 0 || state.status & 4 != 0);
+        assert_eq!(state.notified >> contract.queues, 0);
+        self.status[device] = state.status;
+    }
+
+    fn check_rings(&self, contract: Contract, info: QueueInfo) {
+        let size = u64::from(info.size);
+        assert!(size.is_power_of_two() && size <= 256);
+        let limit = match contract.policy {
+            Policy::BounceBar => contract.pages * 4096,
+            Policy::SharedPages => 1 << 39,
+        };
+        assert_eq!(info.base == 0, contract.policy == Policy::SharedPages);
+        for (offset, length, align) in [
+            (info.descriptor, 16 * size, 16),
+            (info.driver, 6 + 2 * size, 2),
+            (info.device, 6 + 8 * size, 4),
+        ] {
+            assert!(offset < limit && offset + length <= limit && offset % align == 0);
+        }
+    }
+
+    /// A mapping that EL2 made stays only while its window is open there.
+    fn check_stage2(&mut self) {
+        for closed in self.platform.closed.drain(..) {
+            self.mapped.retain(|(gfn, ..)| !closed.contains(*gfn));
+            self.seen.closed += 1;
+        }
+        for (gfn, device, page) in &self.mapped {
+            let window = self.platform.bus.bounce_window(*device).expect("a stale mapping");
+            assert_eq!(gfn.number() - window.start().number(), *page);
+            assert!(window.contains(*gfn));
+        }
+    }
+}
+
+#[test]
+fn no_sequence_of_accesses_breaks_a_promise() {
+    let mut fuzz = Fuzz::new(0x5eed_0fb0_0ce5);
+    let offered: Vec<u64> = (0..DEVICES).map(|device| fuzz.platform.offered(device)).collect();
+    for _ in 0..STEPS {
+        fuzz.step();
+        fuzz.check();
+    }
+    for (device, offered) in offered.into_iter().enumerate() {
+        fuzz.platform.place_bars(device);
+        assert_eq!(offered, fuzz.contracts[device].offered);
+        assert_eq!(fuzz.platform.offered(device), offered, "H8");
+    }
+    let seen = fuzz.seen;
+    for count in [
+        seen.features_ok,
+        seen.driver_ok,
+        seen.enabled,
+        seen.broken,
+        seen.kicks,
+        seen.messages,
+        seen.lines,
+        seen.closed,
+        seen.denied,
+    ] {
+        assert!(count > 100, "the walk missed a part of the device: {seen:?}");
+    }
+}
