@@ -171,7 +171,7 @@ impl PfnRange {
 /// # Errors
 /// [`Error::InvalidParameter`] if it is not aligned or beyond the space.
 pub const fn aligned_frame_number(address: u64) -> Result<u64, Error> {
-    if address % FRAME_SIZE != 0 || address >> ADDRESS_BITS != 0 {
+    if !address.is_multiple_of(FRAME_SIZE) || address >> ADDRESS_BITS != 0 {
         return Err(Error::InvalidParameter);
     }
     Ok(address >> FRAME_SHIFT)

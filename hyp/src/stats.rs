@@ -118,6 +118,13 @@ impl VmStats {
         }
     }
 
+    /// Adds what was counted elsewhere, without the lock.
+    pub(crate) fn merge(&mut self, other: &VmStats) {
+        for (value, more) in self.0.iter_mut().zip(other.0) {
+            *value = value.wrapping_add(more);
+        }
+    }
+
     pub(crate) fn get(&self, index: u64) -> Option<u64> {
         self.0.get(usize::try_from(index).ok()?).copied()
     }

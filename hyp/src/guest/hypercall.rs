@@ -80,22 +80,22 @@ impl<M: Machine> Running<'_, M> {
     fn share(&mut self, ipa: u64, pages: u64, reserved: u64) -> Answer {
         let range = page_range(ipa, pages, reserved)?;
         let machine = &self.hyp.machine;
-        self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
-            let done = memory.guest_share_host(machine, &mut vm.memory, range)?;
-            vm.stats.add(VmCounter::PagesShared, done);
-            Ok([0, done])
-        })
+        let done = self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
+            memory.guest_share_host(machine, &mut vm.memory, range)
+        })?;
+        self.stats.add(VmCounter::PagesShared, done);
+        Ok([0, done])
     }
 
     /// MEM_UNSHARE(ipa, pages or 0, 0) → pages done.
     fn unshare(&mut self, ipa: u64, pages: u64, reserved: u64) -> Answer {
         let range = page_range(ipa, pages, reserved)?;
         let machine = &self.hyp.machine;
-        self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
-            let done = memory.guest_unshare_host(machine, &mut vm.memory, range)?;
-            vm.stats.add(VmCounter::PagesUnshared, done);
-            Ok([0, done])
-        })
+        let done = self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
+            memory.guest_unshare_host(machine, &mut vm.memory, range)
+        })?;
+        self.stats.add(VmCounter::PagesUnshared, done);
+        Ok([0, done])
     }
 
     /// MEM_RELINQUISH(ipa): the page goes back to the host, wiped.

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::hypervisor::Hypervisor;
 use crate::layout::VIRTUAL_TIMER_INTID;
 use crate::machine::Machine;
-use crate::stats::VmCounter;
+use crate::stats::{VmCounter, VmStats};
 use crate::syndrome::{Exception, decode};
 use crate::trap::{Trap, TrapKind};
 use crate::vcpu::Vcpu;
@@ -57,6 +57,8 @@ struct Running<'a, M> {
     took_timer: bool,
     /// Other vCPUs that have gained something to take meanwhile.
     kick: VcpuSet,
+    /// What is counted of this run; the VM gets it at the end.
+    stats: VmStats,
 }
 
 /// VCPU_RUN(handle, vcpu, MMIO reply).
@@ -77,14 +79,22 @@ pub(crate) fn run<M: Machine>(
     let [current] = &mut *vcpu;
     current.complete_load(reply);
     hyp.machine.load_vcpu(&mut current.state, regime);
-    let mut running =
-        Running { hyp, handle, vcpu: current, took_timer: false, kick: VcpuSet::default() };
+    let mut running = Running {
+        hyp,
+        handle,
+        vcpu: current,
+        took_timer: false,
+        kick: VcpuSet::default(),
+        stats: VmStats::default(),
+    };
     let (mut exit, kick) = running.run_until_exit();
+    running.count(VmCounter::HostReturns);
+    let stats = running.stats;
     hyp.machine.unload_vcpu(&mut current.state);
 
     let index = current.index;
     hyp.with_vm(handle, |vm| {
-        vm.stats.add(VmCounter::HostReturns, 1);
+        vm.stats.merge(&stats);
         let waiting = matches!(exit, HostExit::Wait { .. });
         // An interrupt that came between the WFI and here must not be slept
         // through: whoever sent it saw a vCPU that was still running.
@@ -104,6 +114,7 @@ impl<M: Machine> Running<'_, M> {
             if self.prepare_entry().is_err() {
                 return (HostExit::Dead, self.kick);
             }
+            self.count(VmCounter::Entries);
             let trap = self.hyp.machine.run_vcpu(&mut self.vcpu.state);
             self.after_exit();
             match self.handle(&trap) {
@@ -121,7 +132,6 @@ impl<M: Machine> Running<'_, M> {
         let vcpu = &mut *self.vcpu;
         self.hyp.with_vm(self.handle, |vm| {
             vm.expect_stage(Stage::Running)?;
-            vm.stats.add(VmCounter::Entries, 1);
             // Whom it concerns is the vCPU that is about to run.
             let _ = vm.vgic.set_private_level(vcpu.index, VIRTUAL_TIMER_INTID, timer);
             vm.vgic.flush(vcpu.index, &mut vcpu.state.gic, machine.list_registers());
@@ -141,15 +151,8 @@ impl<M: Machine> Running<'_, M> {
         self.kick = self.kick.union(moved.unwrap_or_default());
     }
 
-    fn count(&self, counter: VmCounter) {
-        self.add(counter, 1);
-    }
-
-    fn add(&self, counter: VmCounter, amount: u64) {
-        let _ = self.hyp.with_vm(self.handle, |vm| {
-            vm.stats.add(counter, amount);
-            Ok(())
-        });
+    fn count(&mut self, counter: VmCounter) {
+        self.stats.add(counter, 1);
     }
 
     fn handle(&mut self, trap: &Trap) -> Outcome {

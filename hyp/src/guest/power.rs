@@ -46,7 +46,7 @@ impl<M: Machine> Running<'_, M> {
     /// it. A vCPU's MPIDR affinity is its number.
     fn cpu_on(&mut self, mpidr: u64, entry: u64, context: u64) -> Outcome {
         let started = self.hyp.with_vm(self.handle, |vm| {
-            if !vm.is_ram(entry) || entry % 4 != 0 {
+            if !vm.is_ram(entry) || !entry.is_multiple_of(4) {
                 return Ok(code::INVALID_ADDRESS);
             }
             let offset = vm.counter_offset;

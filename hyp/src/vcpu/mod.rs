@@ -30,8 +30,8 @@ pub(crate) struct Vcpu {
 impl Vcpu {
     /// A vCPU that is off.
     pub(crate) fn new(machine: &impl Machine, index: usize) -> Self {
-        let mut state = VcpuState::default();
-        state.controls = controls::guest(machine, index);
+        let controls = controls::guest(machine, index);
+        let state = VcpuState { controls, ..VcpuState::default() };
         Self { index, state, pending_load: None }
     }
 

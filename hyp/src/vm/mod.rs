@@ -32,7 +32,7 @@ use vcpus::Vcpus;
 /// Names a VM to the host: slot + 1 in bits 7:0, the slot's generation above,
 /// so that a handle of a destroyed VM names nothing. Zero is never a handle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Handle(u64);
+pub(crate) struct Handle(u64);
 
 impl Handle {
     /// The handle of generation `generation` of slot `slot`.
@@ -112,7 +112,7 @@ impl Vm {
     /// frames, [`Error::InvalidParameter`] if the entry is not in RAM.
     pub(crate) fn finalise(&mut self, entry: u64, argument: u64, now: u64) -> Result<(), Error> {
         self.expect_stage(Stage::Building)?;
-        if !self.is_ram(entry) || entry % 4 != 0 {
+        if !self.is_ram(entry) || !entry.is_multiple_of(4) {
             return Err(Error::InvalidParameter);
         }
         if !self.bus.is_complete() {
