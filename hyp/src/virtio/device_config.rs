@@ -1,9 +1,9 @@
 //! The device-specific configuration structure (section 4.1.4.6).
 //!
 //! The host fills it; to the driver it is read-only, because no feature with
-//! a driver-writable field is offered. The generation changes at most once
-//! per read of the driver, so a driver that brackets its reads with the
-//! generation sees every change however often the host makes one.
+//! a driver-writable field is offered. The generation moves when it is read
+//! after a change, by one however many changes there were: 256 of them between
+//! two reads of a driver do not bring the same number back.
 
 use super::all_ones;
 use super::policy::DeviceType;
@@ -12,7 +12,7 @@ use crate::error::Error;
 /// Room for the largest structure of a supported type.
 const MAX_LENGTH: usize = 64;
 
-/// The structure, its generation, and whether it changed since it was read.
+/// The structure, its generation, and whether it changed since that was read.
 pub(super) struct DeviceConfig {
     bytes: [u8; MAX_LENGTH],
     length: usize,
@@ -50,8 +50,7 @@ impl DeviceConfig {
     }
 
     /// The driver reads `size` bytes at the aligned `offset`.
-    pub(super) fn read(&mut self, offset: u64, size: u8) -> u64 {
-        self.settle();
+    pub(super) fn read(&self, offset: u64, size: u8) -> u64 {
         let (offset, size) = (offset as usize, usize::from(size));
         match self.bytes.get(offset..offset + size) {
             Some(bytes) if offset + size <= self.length => {
@@ -63,18 +62,14 @@ impl DeviceConfig {
 
     /// The driver reads the generation.
     pub(super) fn generation(&mut self) -> u8 {
-        self.settle();
+        if core::mem::take(&mut self.changed) {
+            self.generation = self.generation.wrapping_add(1);
+        }
         self.generation
     }
 
     /// Has any byte of a field a value?
     pub(super) fn is_set(&self, offset: usize, count: usize) -> bool {
         self.bytes.iter().skip(offset).take(count).any(|byte| *byte != 0)
-    }
-
-    fn settle(&mut self) {
-        if core::mem::take(&mut self.changed) {
-            self.generation = self.generation.wrapping_add(1);
-        }
     }
 }

@@ -52,13 +52,11 @@ impl Msix {
         if vector < self.vectors { vector } else { NO_VECTOR }
     }
 
-    /// An event for `vector`: the message to send now, or nothing because
-    /// there is no such vector, or it waits in the pending bits.
+    /// An event for `vector`, which [`Self::accept`] has passed: the message
+    /// to send now, or nothing because it is [`NO_VECTOR`], or waits in the
+    /// pending bits.
     pub(super) fn raise(&mut self, vector: u16, can_send: bool) -> Option<Signal> {
         let entry = self.entries.get(usize::from(vector))?;
-        if vector >= self.vectors {
-            return None;
-        }
         if can_send && !entry.is_masked() {
             return Some(entry.signal());
         }

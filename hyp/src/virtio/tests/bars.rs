@@ -19,6 +19,9 @@ fn nothing_is_decoded_before_the_guest_turns_it_on() {
     assert_eq!(window(&platform), None);
     platform.config_write(0, COMMAND, 2, MEMORY);
     assert!(platform.read(register_base(0), 4).is_some());
+    assert!(platform.read(register_base(0) + REGISTER_BAR_SIZE - 4, 4).is_some());
+    assert_eq!(platform.read(register_base(0) + REGISTER_BAR_SIZE, 4), None);
+    assert_eq!(platform.read(register_base(0) - 4, 4), None);
     assert_eq!(window(&platform), Some(bounce_base(0)));
     assert!(platform.closed.is_empty(), "opening closes nothing");
 }

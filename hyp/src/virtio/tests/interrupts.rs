@@ -157,6 +157,23 @@ fn pending_interrupts_do_not_survive_a_reset() {
     assert_eq!(pending(&mut platform), 0);
 }
 
+#[test]
+fn turning_msix_on_takes_the_line_away_and_off_forgets_what_waited() {
+    let mut platform = Platform::with_live_block(Policy::BounceBar);
+    platform.interrupt(0, 0).unwrap();
+    assert!(platform.lines[1]);
+    let table = msix_on(&mut platform);
+    assert_eq!(platform.lines, [false; 4]);
+    assert_eq!(platform.isr(0), 1);
+    platform.interrupt(0, 0).unwrap();
+    assert_eq!(pending(&mut platform), 0b10);
+    let place = platform.msix_place(0);
+    platform.config_write(0, place + 2, 2, 0);
+    platform.config_write(0, place + 2, 2, 0x8000);
+    unmask(&mut platform, table, 1);
+    assert!(platform.messages.is_empty());
+}
+
 /// D9.
 #[test]
 fn a_vector_out_of_range_reads_back_as_none() {

@@ -266,7 +266,12 @@ fn each_bounce_page_gets_one_frame_once() {
     assert_eq!(bus.set_bounce_frame(0, 3, frame), Ok(()));
     assert_eq!(bus.set_bounce_frame(0, 3, frame), Err(BadState));
     assert_eq!((bus.bounce_frame(0, 3), bus.bounce_frame(0, 4)), (Some(frame), None));
+    for page in (0..16).filter(|page| *page != 3) {
+        bus.set_bounce_frame(0, page, frame).unwrap();
+    }
+    assert!(bus.is_complete());
     assert_eq!(bus.take_bounce_frame(0, 3), Some(frame));
+    assert!(!bus.is_complete());
     assert_eq!(bus.take_bounce_frame(0, 3), None);
     assert_eq!(bus.bounce_pages(0), 16);
 }

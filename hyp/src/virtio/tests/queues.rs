@@ -30,6 +30,9 @@ fn rings_outside_straddling_or_wrapping_the_bounce_bar_are_refused() {
     assert!(accepts(&mut platform, BOUNCE_FEATURES, 16, [good[0], end - 38, good[2]]));
     assert!(accepts(&mut platform, BOUNCE_FEATURES, 16, [good[0], good[1], end - 136]));
     assert_eq!(platform.bus.queue(0, 0).unwrap().device, BOUNCE_BYTES - 136);
+    // The event fields at the end of both rings belong to them.
+    assert!(!accepts(&mut platform, BOUNCE_FEATURES, 16, [good[0], end - 36, good[2]]));
+    assert!(!accepts(&mut platform, BOUNCE_FEATURES, 16, [good[0], good[1], end - 132]));
     let bad = [
         layout::RAM,           // system memory
         register_base(0),      // D10: the device's registers
