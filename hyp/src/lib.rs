@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 extern crate std;
 
 pub mod abi;
@@ -25,6 +25,8 @@ pub mod machine;
 mod measurement;
 pub mod memory;
 pub mod psci;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod stage2;
 pub mod stats;
 pub mod syndrome;

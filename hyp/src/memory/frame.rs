@@ -30,7 +30,7 @@ impl GuestId {
 }
 
 /// A party that can own or borrow a frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Owner {
     /// Nobody: there is no RAM at this frame.
     None,

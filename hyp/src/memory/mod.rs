@@ -45,6 +45,9 @@ mod guest;
 mod reclaim;
 mod share;
 
+#[cfg(test)]
+mod tests;
+
 pub use boot::{BootMemory, frames_needed, tables_needed};
 pub use donate::Contents;
 pub use frame::{Counts, FrameEntry, GuestId, Owner, PageState};
@@ -93,6 +96,11 @@ impl HostMemory<'_> {
     /// The frame table's entry; [`FrameEntry::NO_RAM`] where there is none.
     pub fn entry(&self, pfn: Pfn) -> FrameEntry {
         self.frames.get(pfn)
+    }
+
+    /// Every frame of the table with its entry.
+    pub fn entries(&self) -> impl Iterator<Item = (Pfn, FrameEntry)> {
+        self.frames.iter()
     }
 
     /// What a frame is to the host.

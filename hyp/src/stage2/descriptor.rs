@@ -32,6 +32,11 @@ impl Attributes {
     /// MemAttr\[3:0\] = 0b0001: Device-nGnRE.
     const DEVICE_NGNRE: u64 = 0b0001 << 2;
 
+    /// The bits they set in a leaf descriptor.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// RAM with every right: stage 1 decides what the world does with it.
     pub const MEMORY: Self = Self(Self::NORMAL_WRITE_BACK | Self::READ_WRITE | Self::ACCESS_FLAG);
     /// RAM that the host borrows from a guest. The mark (pKVM keeps page

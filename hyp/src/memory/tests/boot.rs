@@ -1,0 +1,145 @@
+use super::*;
+use crate::machine::Vmid;
+use crate::sim::Layout;
+use std::vec;
+
+#[test]
+fn the_host_gets_all_ram_but_bouncers_and_its_devices_in_large_blocks() {
+    let fixture = Fixture::new(64);
+    check(&fixture.machine, &fixture.memory, &[]);
+    let blocks = fixture.machine.leaves(Vmid::HOST).iter().filter(|l| l.frames == 512).count();
+    // 64 MiB are 32 blocks; bouncer sits in the last.
+    assert_eq!(blocks, 31);
+    for device in &fixture.layout.host_mmio {
+        let leaf = fixture.memory.lookup(&fixture.machine, device.start().identity()).unwrap();
+        assert_eq!(leaf.attributes, Attributes::DEVICE);
+    }
+}
+
+#[test]
+fn a_gib_is_one_block() {
+    let fixture = Fixture::with_layout(Layout::of_banks(&[pfns(0x4_0000, 0x4_0000 + 0x1000)]));
+    let leaves = fixture.machine.leaves(Vmid::HOST);
+    assert!(leaves.iter().any(|l| l.frames == 0x4_0000 && l.gfn.number() == 0x4_0000));
+}
+
+#[test]
+fn banks_may_begin_and_end_anywhere() {
+    let banks = [pfns(0x4_0003, 700), pfns(0x4_0400, 1), pfns(0x8_01ff, 1500)];
+    let fixture = Fixture::with_layout(Layout::of_banks(&banks));
+    check(&fixture.machine, &fixture.memory, &[]);
+    // The frames around and between the banks are nobody's.
+    for hole in [0x4_0002, 0x4_0003 + 700, 0x4_0401, 0x8_01fe, 0x8_01ff + 1500] {
+        let pfn = Pfn::new(hole).unwrap();
+        assert_eq!(fixture.memory.entry(pfn), FrameEntry::NO_RAM);
+        assert!(!host_reaches(&fixture, pfn));
+    }
+}
+
+#[test]
+fn a_hole_of_bouncers_in_the_middle_of_a_block_is_kept_out() {
+    let mut layout = Layout::new(8);
+    layout.hyp.push(pfns(0x4_0210, 3));
+    layout.hyp.push(pfns(0x4_0213, 5));
+    let fixture = Fixture::with_layout(layout);
+    check(&fixture.machine, &fixture.memory, &[]);
+    assert!(!host_reaches(&fixture, Pfn::new(0x4_0217).unwrap()));
+    assert!(host_reaches(&fixture, Pfn::new(0x4_0218).unwrap()));
+}
+
+#[test]
+fn a_memory_map_that_contradicts_itself_is_refused() {
+    type Spoil = fn(&mut Layout);
+    let spoils: [Spoil; 5] = [
+        |l| l.ram.push(pfns(0x4_0100, 1)),
+        |l| l.hyp.push(pfns(0x3_ffff, 1)),
+        |l| l.host_mmio.push(pfns(0x4_0000, 1)),
+        |l| l.host_mmio.push(pfns(0x9000, 1)),
+        |l| l.pool = pfns(0x4_0000, 8),
+    ];
+    for spoil in spoils {
+        let mut layout = Layout::new(8);
+        let frames = layout.frame_table();
+        let machine = layout.machine();
+        spoil(&mut layout);
+        let refused = HostMemory::new(&machine, frames, &layout.boot());
+        assert_eq!(refused.err(), Some(Error::InvalidParameter));
+    }
+}
+
+#[test]
+fn too_small_a_pool_or_frame_table_is_an_error_and_no_panic() {
+    let layout = Layout::new(8);
+    let mut short = vec![FrameEntry::NO_RAM; 100];
+    let refused = HostMemory::new(&layout.machine(), &mut short, &layout.boot());
+    assert_eq!(refused.err(), Some(Error::InvalidParameter));
+
+    let mut layout = Layout::new(8);
+    layout.pool = layout.pool.truncate(2);
+    let refused = HostMemory::new(&layout.machine(), layout.frame_table(), &layout.boot());
+    assert_eq!(refused.err(), Some(Error::NoMemory));
+}
+
+#[test]
+fn the_worst_case_pool_survives_the_worst_case() {
+    let mut fixture = Fixture::new(16);
+    let mut guest = fixture.guest(0, 1024);
+    // One frame out of every 2 MiB block.
+    for block in 0..7 {
+        let frame = pfns(0x4_0000 + block * 512 + 100, 1);
+        let at = gfn(RAM + block);
+        done(&mut fixture, 1, |m, memory| {
+            memory.host_donate_guest(m, &mut guest, frame, at, Contents::Zeroed)
+        });
+    }
+    check(&fixture.machine, &fixture.memory, &[&guest]);
+}
+
+#[test]
+fn a_host_fault_says_whose_the_frame_is() {
+    let (mut fixture, _guest, frames) = with_guest(2);
+    let machine = &fixture.machine;
+    let mut fault = |pfn: Pfn| fixture.memory.host_fault(machine, pfn.identity());
+    let id = GuestId::new(0).unwrap();
+    assert_eq!(fault(frames.start()), HostFault::Refused(Owner::Guest(id)));
+    assert_eq!(fault(fixture.layout.pool.start()), HostFault::Refused(Owner::Hyp));
+    assert_eq!(fault(Pfn::new(0xa000).unwrap()), HostFault::Refused(Owner::None));
+    // A neighbour in the block that was split: whoever faulted meanwhile
+    // must simply go on (another CPU has fixed it).
+    assert_eq!(fault(nth(frames, 2)), HostFault::Retry);
+}
+
+#[test]
+fn pins_hold_a_frame_where_it_is() {
+    let (mut fixture, mut guest, own) = with_guest(1);
+    let frames = fixture.host_frames(4);
+    let last = PfnRange::one(nth(frames, 3));
+    done(&mut fixture, 1, |_, memory| memory.pin(last));
+    refused(&mut fixture, Error::Denied, |m, memory| {
+        memory.host_donate_guest(m, &mut guest, frames, gfn(RAM + 1), Contents::Zeroed)
+    });
+    refused(&mut fixture, Error::Denied, |m, memory| {
+        memory.host_donate_hyp(m, frames, guest.memcache())
+    });
+    refused(&mut fixture, Error::Denied, |m, memory| memory.host_share_guest(m, &guest, frames));
+    // Only one of the four is pinned: all or nothing.
+    refused(&mut fixture, Error::Denied, |_, memory| memory.unpin(frames));
+    // What the host cannot access cannot be pinned for it.
+    refused(&mut fixture, Error::Denied, |_, memory| memory.pin(own));
+    let hyp = fixture.layout.pool;
+    refused(&mut fixture, Error::Denied, |_, memory| memory.pin(hyp));
+    done(&mut fixture, 1, |_, memory| memory.unpin(last));
+    done(&mut fixture, 4, |m, memory| {
+        memory.host_donate_guest(m, &mut guest, frames, gfn(RAM + 1), Contents::Zeroed)
+    });
+}
+
+#[test]
+fn the_256th_pin_is_refused() {
+    let mut fixture = Fixture::new(4);
+    let frame = fixture.host_frames(1);
+    for _ in 0..255 {
+        done(&mut fixture, 1, |_, memory| memory.pin(frame));
+    }
+    refused(&mut fixture, Error::Denied, |_, memory| memory.pin(frame));
+}

@@ -1,0 +1,99 @@
+//! What every transition promises, and what it refuses.
+
+mod boot;
+mod bounce;
+mod donate;
+mod model;
+mod reclaim;
+mod share;
+
+use super::*;
+use crate::sim::{Fixture, SimMachine, check};
+use std::vec::Vec;
+
+/// First frame of every guest's RAM.
+const RAM: u64 = crate::layout::RAM >> 12;
+/// A frame of the window for bounce BARs.
+const BAR: u64 = crate::layout::PCI_MEM64 >> 12;
+/// What a guest leaves in its frames.
+const SECRET: u64 = 0x5ec2_e700_5ec2_e700;
+/// What the host leaves in its own.
+const HOST_DATA: u64 = 0x0057_da7a_0057_da7a;
+
+fn gfn(number: u64) -> Gfn {
+    Gfn::new(number).unwrap()
+}
+
+fn pfns(start: u64, count: u64) -> PfnRange {
+    PfnRange::new(start, count).unwrap()
+}
+
+fn gfns(start: u64, count: u64) -> GfnRange {
+    GfnRange::new(start, count).unwrap()
+}
+
+/// Number of the `index`th frame of a range.
+fn nth(range: PfnRange, index: u64) -> Pfn {
+    range.start().checked_add(index).unwrap()
+}
+
+/// The call is refused with `error`, and nothing at all has changed: no word,
+/// no frame, no pool, no counter.
+#[track_caller]
+fn refused(
+    fixture: &mut Fixture,
+    error: Error,
+    call: impl FnOnce(&SimMachine, &mut HostMemory<'static>) -> Result<u64, Error>,
+) {
+    let entries = |fixture: &Fixture| fixture.memory.entries().collect::<Vec<_>>();
+    let before = (entries(fixture), *fixture.memory.counts(), fixture.memory.pool_len());
+    let effects = fixture.machine.effects();
+    assert_eq!(call(&fixture.machine, &mut fixture.memory), Err(error));
+    assert_eq!(fixture.machine.effects(), effects, "a refused call wrote something");
+    let after = (entries(fixture), *fixture.memory.counts(), fixture.memory.pool_len());
+    assert_eq!(before, after);
+    fixture.machine.settle();
+}
+
+/// The call succeeds for `count` frames, breaks no rule on the way, and the
+/// tables are again what the frame table says.
+#[track_caller]
+fn done(
+    fixture: &mut Fixture,
+    count: u64,
+    call: impl FnOnce(&SimMachine, &mut HostMemory<'static>) -> Result<u64, Error>,
+) {
+    assert_eq!(call(&fixture.machine, &mut fixture.memory), Ok(count));
+    fixture.machine.settle();
+}
+
+/// A hostile machine with one guest that has `count` frames at the start of
+/// its RAM, each holding a secret.
+fn with_guest(count: u64) -> (Fixture, GuestMemory, PfnRange) {
+    let mut fixture = Fixture::new(16);
+    fixture.machine.set_hostile(true);
+    let guest = fixture.guest(0, 1024);
+    let (guest, frames) = donate(&mut fixture, guest, RAM, count);
+    check(&fixture.machine, &fixture.memory, &[&guest]);
+    (fixture, guest, frames)
+}
+
+/// Donates fresh frames at `at` and lets the guest put its secret there.
+fn donate(
+    fixture: &mut Fixture,
+    mut guest: GuestMemory,
+    at: u64,
+    count: u64,
+) -> (GuestMemory, PfnRange) {
+    let frames = fixture.host_frames(count);
+    done(fixture, count, |m, memory| {
+        memory.host_donate_guest(m, &mut guest, frames, gfn(at), Contents::Zeroed)
+    });
+    frames.iter().for_each(|pfn| fixture.machine.plant(pfn, SECRET));
+    (guest, frames)
+}
+
+/// Can the host reach the frame, by tables or by any TLB?
+fn host_reaches(fixture: &Fixture, pfn: Pfn) -> bool {
+    !fixture.machine.access(crate::machine::Vmid::HOST, pfn.identity()).is_empty()
+}

@@ -1,0 +1,202 @@
+//! A machine with memory in three lines:
+//!
+//! ```
+//! # use hyp::sim::Fixture;
+//! let mut fixture = Fixture::new(64);
+//! let frames = fixture.host_frames(4);
+//! let guest = fixture.guest(0, 16);
+//! ```
+
+use super::SimMachine;
+use crate::addr::{GfnRange, Pfn, PfnRange};
+use crate::layout;
+use crate::memory::{
+    BootMemory, FrameEntry, GuestId, GuestMemory, HostMemory, frames_needed, tables_needed,
+};
+use crate::stage2::TablePool;
+use std::boxed::Box;
+use std::vec;
+use std::vec::Vec;
+
+/// Frames in a MiB.
+const MIB: u64 = 256;
+/// QEMU virt's RAM begins at 1 GiB.
+const RAM_START: u64 = 0x4_0000;
+/// Frames of bouncer's image and heap in the simulated memory map.
+const IMAGE: u64 = 61;
+
+/// A memory map, owned.
+pub struct Layout {
+    /// Banks of RAM.
+    pub ram: Vec<PfnRange>,
+    /// bouncer's part of it.
+    pub hyp: Vec<PfnRange>,
+    /// Devices for the host.
+    pub host_mmio: Vec<PfnRange>,
+    /// Table frames, inside `hyp`.
+    pub pool: PfnRange,
+}
+
+/// `count` frames from frame number `start`.
+///
+/// # Panics
+/// If there is no such range.
+fn frames(start: u64, count: u64) -> PfnRange {
+    PfnRange::new(start, count).expect("a range inside 39 bits")
+}
+
+impl Layout {
+    /// One bank of `mib` MiB at 1 GiB; bouncer (an odd number of frames, then
+    /// the pool at its worst-case size) at its end; a GIC and a UART.
+    pub fn new(mib: u64) -> Self {
+        Self::of_banks(&[frames(RAM_START, mib * MIB)])
+    }
+
+    /// The same with any banks; bouncer is at the end of the last.
+    ///
+    /// # Panics
+    /// If the last bank is too small for it.
+    pub fn of_banks(ram: &[PfnRange]) -> Self {
+        let host_mmio = vec![frames(0x8000, 16), frames(0x9000, 1)];
+        let tables = tables_needed(ram, &host_mmio);
+        let end = ram.last().expect("at least one bank").end();
+        let pool = frames(end - tables, tables);
+        let hyp = vec![frames(end - tables - IMAGE, tables + IMAGE)];
+        Self { ram: ram.to_vec(), hyp, host_mmio, pool }
+    }
+
+    /// As [`HostMemory::new`] takes it.
+    pub fn boot(&self) -> BootMemory<'_> {
+        BootMemory { ram: &self.ram, hyp: &self.hyp, host_mmio: &self.host_mmio, pool: self.pool }
+    }
+
+    /// The machine before [`HostMemory::new`].
+    pub fn machine(&self) -> SimMachine {
+        SimMachine::new(&self.hyp)
+    }
+
+    /// A frame table of the right length, for ever.
+    pub fn frame_table(&self) -> &'static mut [FrameEntry] {
+        let entries = usize::try_from(frames_needed(&self.ram)).expect("fits this machine");
+        Box::leak(vec![FrameEntry::NO_RAM; entries].into_boxed_slice())
+    }
+}
+
+/// A booted machine: memory and the engine on it, no vCPUs.
+pub struct Fixture {
+    /// The machine.
+    pub machine: SimMachine,
+    /// The engine.
+    pub memory: HostMemory<'static>,
+    /// What it was built from.
+    pub layout: Layout,
+    next: u64,
+}
+
+impl Fixture {
+    /// Boots with `mib` MiB of RAM at 1 GiB (at least 2).
+    pub fn new(mib: u64) -> Self {
+        Self::with_layout(Layout::new(mib))
+    }
+
+    /// Boots with this memory map.
+    ///
+    /// # Panics
+    /// If the memory map is refused.
+    pub fn with_layout(layout: Layout) -> Self {
+        let machine = layout.machine();
+        let memory = HostMemory::new(&machine, layout.frame_table(), &layout.boot());
+        let memory = memory.expect("the memory map is good");
+        machine.attach(memory.regime());
+        machine.settle();
+        let next = layout.ram.first().map_or(0, |bank| bank.start().number());
+        Self { machine, memory, layout, next }
+    }
+
+    /// The next `count` frames of RAM that no test has used yet.
+    ///
+    /// # Panics
+    /// If RAM is used up.
+    pub fn host_frames(&mut self, count: u64) -> PfnRange {
+        let range = frames(self.next, count);
+        assert!(!self.layout.hyp.iter().any(|hyp| hyp.overlaps(range)), "RAM is used up");
+        self.next = range.end();
+        range
+    }
+
+    /// Goes on with the next frame whose number is a multiple of `count`.
+    pub fn align_frames(&mut self, count: u64) {
+        self.next = self.next.next_multiple_of(count);
+    }
+
+    /// A pool of `count` frames that the host has donated.
+    ///
+    /// # Panics
+    /// If the donation is refused.
+    pub fn memcache(&mut self, count: u64) -> TablePool {
+        let range = self.host_frames(count);
+        let mut pool = TablePool::empty();
+        let done = self.memory.host_donate_hyp(&self.machine, range, &mut pool);
+        assert_eq!(done, Ok(count));
+        pool
+    }
+
+    /// A guest in `slot` with room for `ram` frames and a memcache of 16,
+    /// watched. It has no memory yet.
+    ///
+    /// # Panics
+    /// If there is no such slot.
+    pub fn guest(&mut self, slot: usize, ram: u64) -> GuestMemory {
+        self.guest_with_memcache(slot, ram, 16)
+    }
+
+    /// The same with a memcache of this size, its root included.
+    ///
+    /// # Panics
+    /// If there is no such slot, or the memcache is empty.
+    pub fn guest_with_memcache(&mut self, slot: usize, ram: u64, memcache: u64) -> GuestMemory {
+        let id = GuestId::new(slot).expect("a slot below MAX_VMS");
+        let start = layout::RAM >> crate::addr::FRAME_SHIFT;
+        let window = GfnRange::new(start, ram).expect("RAM fits");
+        let pool = self.memcache(memcache);
+        let guest = GuestMemory::new(&self.machine, id, window, pool).expect("a root is there");
+        self.machine.attach(guest.regime());
+        guest
+    }
+
+    /// The frame after `pfn`, for tests that count.
+    ///
+    /// # Panics
+    /// At the end of the address space.
+    pub fn after(pfn: Pfn, count: u64) -> Pfn {
+        pfn.checked_add(count).expect("inside 39 bits")
+    }
+}
+
+/// A small deterministic generator (xorshift64*), for randomised tests.
+pub struct Random(u64);
+
+impl Random {
+    /// The sequence of this seed.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    /// The next 64 bits.
+    pub const fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number below `limit`, which is not zero.
+    pub const fn below(&mut self, limit: u64) -> u64 {
+        (self.bits() >> 11) % limit
+    }
+
+    /// True once in `n` times on average.
+    pub const fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}

@@ -1,0 +1,300 @@
+//! A simulated machine that watches.
+//!
+//! [`SimMachine`] implements [`Machine`] on a PC: sparse memory, one TLB that
+//! remembers whatever the architecture allows it to, a world switch that
+//! plays a script. The policy above it is the very source that runs at EL2.
+//!
+//! While it simulates it watches, and writes down every broken rule:
+//!
+//! - a table word read or written in a frame EL2 has not mapped;
+//! - a live descriptor replaced by another valid one without a break, or made
+//!   valid while a TLB may still hold what was there before;
+//! - a table reused, wiped or unmapped while a walker may still reach it;
+//! - at the end of a call ([`SimMachine::settle`]): a change not published, a
+//!   translation not invalidated;
+//! - a frame measured while the host can write it; with
+//!   [`SimMachine::set_hostile`] also a frame wiped too early, because then
+//!   whoever can reach the frame writes to it right after the wipe.
+//!
+//! Only for tests, the fuzzer and the model checker (feature `sim`).
+
+// A test that sets up nonsense should stop where it does.
+#![allow(clippy::expect_used)]
+
+mod fixture;
+mod memory;
+mod oracle;
+mod tlb;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use fixture::{Fixture, Layout, Random};
+pub use oracle::check;
+pub use tlb::SimLeaf;
+pub use world::{DeviceAccess, Script, World};
+
+use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
+use crate::error::Error;
+use crate::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime, Vmid};
+use crate::trap::Trap;
+use crate::vcpu::state::VcpuState;
+use memory::Memory;
+use std::format;
+use std::string::String;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::vec::Vec;
+
+std::thread_local! {
+    static CPU: core::cell::Cell<CpuId> = const { core::cell::Cell::new(0) };
+}
+
+/// The simulated machine.
+#[derive(Default)]
+pub struct SimMachine {
+    memory: Mutex<Memory>,
+    world: Mutex<World>,
+}
+
+impl SimMachine {
+    /// A machine in which EL2 has mapped `hyp` since boot. Memory anywhere
+    /// reads as zero until it is written.
+    pub fn new(hyp: &[PfnRange]) -> Self {
+        let machine = Self::default();
+        for pfn in hyp.iter().flat_map(|range| range.iter()) {
+            machine.memory().map_hyp(pfn.number());
+        }
+        machine
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The scripted part: CPUs, devices, firmware.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on this thread is the CPU `cpu`.
+    pub fn be_cpu(&self, cpu: CpuId) {
+        CPU.set(cpu);
+    }
+
+    /// Starts watching a regime, as loading it into VTTBR_EL2 does.
+    pub fn attach(&self, regime: Regime) {
+        self.memory().attach(regime.vmid.0, regime.root.number());
+    }
+
+    /// Whoever can reach a frame while it is wiped writes to it just after.
+    pub fn set_hostile(&self, hostile: bool) {
+        self.memory().hostile = hostile;
+    }
+
+    /// Lets `calls` more calls of [`Machine::reserve_hyp`] succeed, then fail.
+    pub fn fail_allocation_after(&self, calls: u64) {
+        self.memory().reserve_left = Some(calls);
+    }
+
+    /// Lets every allocation succeed again.
+    pub fn allow_allocations(&self) {
+        self.memory().reserve_left = None;
+    }
+
+    /// Fills a frame with a tag.
+    pub fn plant(&self, pfn: Pfn, tag: u64) {
+        self.memory().fill(pfn.number(), tag);
+    }
+
+    /// The tag, if the whole frame holds nothing but one (zero: it is wiped).
+    pub fn tag(&self, pfn: Pfn) -> Option<u64> {
+        self.memory().tag(pfn.number())
+    }
+
+    /// One word of a frame, unwatched.
+    pub fn peek(&self, pfn: Pfn, index: usize) -> u64 {
+        self.memory().word(pfn.number(), index)
+    }
+
+    /// Writes one, unwatched: a store of the host's or of a guest's.
+    pub fn poke(&self, pfn: Pfn, index: usize, value: u64) {
+        self.memory().set_word(pfn.number(), index, value);
+    }
+
+    /// Has EL2 mapped the frame?
+    pub fn is_hyp_mapped(&self, pfn: Pfn) -> bool {
+        self.memory().is_hyp_mapped(pfn.number())
+    }
+
+    /// Every frame that an access of the address space `vmid` to `gfn` may
+    /// reach now: what the tables say, and whatever a TLB may remember.
+    pub fn access(&self, vmid: Vmid, gfn: Gfn) -> Vec<Pfn> {
+        let reached = self.memory().access(vmid.0, gfn.number());
+        reached.into_iter().filter_map(Pfn::new).collect()
+    }
+
+    /// Every leaf of an attached address space, in address order.
+    pub fn leaves(&self, vmid: Vmid) -> Vec<SimLeaf> {
+        self.memory().leaves(vmid.0)
+    }
+
+    /// How many stores, wipes and mappings EL2 made so far. A refused call
+    /// makes none.
+    pub fn effects(&self) -> u64 {
+        self.memory().effects
+    }
+
+    /// How often TLBs were invalidated so far.
+    pub fn invalidations(&self) -> u64 {
+        self.memory().invalidations
+    }
+
+    /// The end of a call: takes the list of broken rules. Empty is good.
+    pub fn take_violations(&self) -> Vec<String> {
+        self.memory().settle()
+    }
+
+    /// The end of a call in a test.
+    ///
+    /// # Panics
+    /// If a rule was broken, with the list.
+    #[track_caller]
+    pub fn settle(&self) {
+        let broken = self.take_violations();
+        assert!(broken.is_empty(), "rules broken:\n{}", broken.join("\n"));
+    }
+}
+
+impl Machine for SimMachine {
+    fn cpu(&self) -> CpuId {
+        CPU.get()
+    }
+
+    fn reserve_hyp(&self, _range: PfnRange) -> Result<(), Error> {
+        self.memory().reserve()
+    }
+
+    fn map_hyp(&self, frame: Pfn) {
+        self.memory().map_hyp(frame.number());
+    }
+
+    fn unmap_hyp(&self, frame: Pfn) {
+        if let Some(cpu) = self.world().cpu_with_root(frame) {
+            let violation = format!("{frame:x?} leaves EL2 while it is the root on CPU {cpu}");
+            self.memory().report(violation);
+        }
+        self.memory().unmap_hyp(frame.number());
+    }
+
+    fn read_word(&self, frame: Pfn, index: usize) -> u64 {
+        self.memory().read_table(frame.number(), index)
+    }
+
+    fn write_word(&self, frame: Pfn, index: usize, value: u64) {
+        self.memory().write_table(frame.number(), index, value);
+    }
+
+    fn zero_frame(&self, frame: Pfn) {
+        self.memory().zero(frame.number());
+    }
+
+    fn read_frame(&self, frame: Pfn, visit: &mut dyn FnMut(&[u8])) {
+        let bytes = self.memory().measure(frame.number());
+        // In uneven pieces: nobody may rely on their size.
+        for piece in bytes.chunks(1000) {
+            visit(piece);
+        }
+    }
+
+    fn make_executable(&self, _frame: Pfn) {}
+
+    fn publish(&self) {
+        self.memory().publish();
+    }
+
+    fn invalidate(&self, regime: Regime, range: GfnRange) {
+        self.memory().invalidate(regime.vmid.0, range.start().number(), range.end());
+    }
+
+    fn invalidate_all(&self, regime: Regime) {
+        self.memory().invalidate(regime.vmid.0, 0, u64::MAX);
+    }
+
+    fn load_vcpu(&self, _vcpu: &mut VcpuState, regime: Regime) {
+        self.attach(regime);
+        self.world().load(self.cpu(), regime);
+    }
+
+    fn run_vcpu(&self, vcpu: &mut VcpuState) -> Trap {
+        // The script runs unlocked: it may look at the machine.
+        let step = self.world().next_step(self.cpu());
+        match step {
+            Some(step) => step(vcpu),
+            None => world::INTERRUPT,
+        }
+    }
+
+    fn unload_vcpu(&self, _vcpu: &mut VcpuState) {
+        self.world().unload(self.cpu());
+    }
+
+    fn read_el1(&self, register: El1Register) -> u64 {
+        *self.world().el1(self.cpu(), register)
+    }
+
+    fn write_el1(&self, register: El1Register, value: u64) {
+        *self.world().el1(self.cpu(), register) = value;
+    }
+
+    fn timer_line(&self) -> bool {
+        self.world().timer_line
+    }
+
+    fn timer_deadline(&self) -> Option<u64> {
+        self.world().timer_deadline
+    }
+
+    fn counter(&self) -> u64 {
+        self.world().counter
+    }
+
+    fn id_register(&self, register: IdRegister) -> u64 {
+        world::cortex_a72(register)
+    }
+
+    fn list_registers(&self) -> usize {
+        4
+    }
+
+    fn device_read(&self, address: u64, size: u8) -> u64 {
+        self.world().device_read(address, size)
+    }
+
+    fn device_write(&self, address: u64, size: u8, value: u64) {
+        self.world().device_write(address, size, value);
+    }
+
+    fn firmware_call(&self, arguments: [u64; 4]) -> u64 {
+        self.world().firmware_call(arguments)
+    }
+
+    fn start_cpu(&self, cpu: CpuId, entry: u64, context: u64) -> i64 {
+        self.world().start_cpu(cpu, entry, context)
+    }
+
+    fn cpu_by_mpidr(&self, mpidr: u64) -> Option<CpuId> {
+        let cpu = usize::try_from(mpidr).ok()?;
+        (cpu < self.world().cpus).then_some(cpu)
+    }
+
+    fn stop_cpu(&self) -> i64 {
+        let cpu = self.cpu();
+        self.world().stopped.push(cpu);
+        0
+    }
+
+    fn power(&self, action: PowerAction) {
+        self.world().power.push(action);
+    }
+}

@@ -1,0 +1,141 @@
+//! The watcher must see what it is there to see: each test breaks one rule
+//! of a live table by hand.
+
+use super::*;
+use std::vec;
+
+const ROOT: u64 = 0x100;
+const MIDDLE: u64 = 0x101;
+const PAGES: u64 = 0x102;
+const GUEST: Regime = Regime { vmid: Vmid(2), root: root() };
+
+const fn root() -> Pfn {
+    match Pfn::new(ROOT) {
+        Some(pfn) => pfn,
+        None => unreachable!(),
+    }
+}
+
+fn frame(number: u64) -> Pfn {
+    Pfn::new(number).unwrap()
+}
+
+fn page(number: u64) -> u64 {
+    number << 12 | 0x7ff
+}
+
+/// Three tables; the first page leads to frame 0x555.
+fn machine() -> SimMachine {
+    let machine = SimMachine::new(&[PfnRange::new(ROOT, 4).unwrap()]);
+    machine.write_word(frame(ROOT), 0, MIDDLE << 12 | 3);
+    machine.write_word(frame(MIDDLE), 0, PAGES << 12 | 3);
+    machine.write_word(frame(PAGES), 0, page(0x555));
+    machine.attach(GUEST);
+    machine.publish();
+    machine.settle();
+    machine
+}
+
+fn first_gfn() -> Gfn {
+    Gfn::new(0).unwrap()
+}
+
+#[test]
+fn a_tlb_remembers_what_was_not_invalidated() {
+    let machine = machine();
+    machine.write_word(frame(PAGES), 0, 0);
+    assert_eq!(machine.access(GUEST.vmid, first_gfn()), vec![frame(0x555)]);
+    machine.publish();
+    assert_eq!(machine.take_violations().len(), 1);
+}
+
+#[test]
+fn invalidating_another_vmid_or_another_page_does_not_help() {
+    let machine = machine();
+    machine.write_word(frame(PAGES), 0, 0);
+    machine.invalidate_all(Regime { vmid: Vmid(3), root: GUEST.root });
+    machine.invalidate(GUEST, GfnRange::new(1, 1).unwrap());
+    assert_eq!(machine.access(GUEST.vmid, first_gfn()).len(), 1);
+    machine.invalidate(GUEST, GfnRange::new(0, 1).unwrap());
+    assert_eq!(machine.access(GUEST.vmid, first_gfn()).len(), 0);
+    machine.settle();
+}
+
+#[test]
+fn a_valid_entry_may_not_become_another_without_a_break() {
+    let machine = machine();
+    machine.write_word(frame(PAGES), 0, page(0x556));
+    machine.invalidate_all(GUEST);
+    // No break, and so the old entry was still there when the new one came.
+    assert_eq!(machine.take_violations().len(), 2);
+    // The software bits are not the hardware's business.
+    machine.write_word(frame(PAGES), 0, page(0x556) | 1 << 55);
+    machine.settle();
+}
+
+#[test]
+fn a_break_without_invalidation_does_not_count() {
+    let machine = machine();
+    machine.write_word(frame(PAGES), 0, 0);
+    machine.write_word(frame(PAGES), 0, page(0x556));
+    machine.publish();
+    // Seen twice: when it is made, and as a stale entry at the end.
+    assert_eq!(machine.take_violations().len(), 2);
+}
+
+#[test]
+fn a_change_must_be_published() {
+    let machine = machine();
+    machine.write_word(frame(PAGES), 1, page(0x556));
+    assert_eq!(machine.take_violations().len(), 1);
+}
+
+#[test]
+fn a_table_is_live_until_all_it_translated_is_invalidated() {
+    let machine = machine();
+    machine.write_word(frame(MIDDLE), 0, 0);
+    machine.invalidate(GUEST, GfnRange::new(0, 1).unwrap());
+    machine.zero_frame(frame(PAGES));
+    assert_eq!(machine.take_violations().len(), 2);
+
+    let machine = self::machine();
+    machine.write_word(frame(MIDDLE), 0, 0);
+    machine.invalidate(GUEST, GfnRange::new(0, 512).unwrap());
+    machine.zero_frame(frame(PAGES));
+    machine.settle();
+}
+
+#[test]
+fn el2_touches_only_what_it_has_mapped() {
+    let machine = machine();
+    machine.read_word(frame(0x104), 0);
+    machine.write_word(frame(0x104), 0, 1);
+    assert_eq!(machine.take_violations().len(), 2);
+}
+
+#[test]
+fn a_frame_is_not_measured_while_somebody_can_write_it() {
+    let machine = machine();
+    machine.read_frame(frame(0x555), &mut |_| {});
+    assert_eq!(machine.take_violations().len(), 1);
+}
+
+#[test]
+fn a_hostile_world_writes_into_a_frame_that_is_wiped_too_early() {
+    let machine = machine();
+    machine.set_hostile(true);
+    machine.zero_frame(frame(0x555));
+    assert_eq!(machine.tag(frame(0x555)), Some(0xbad0_0002));
+    machine.write_word(frame(PAGES), 0, 0);
+    machine.invalidate_all(GUEST);
+    machine.zero_frame(frame(0x555));
+    assert_eq!(machine.tag(frame(0x555)), Some(0));
+}
+
+#[test]
+fn a_vmid_is_not_used_again_before_it_is_flushed() {
+    let machine = machine();
+    machine.write_word(frame(PAGES), 0, 0);
+    machine.attach(Regime { vmid: GUEST.vmid, root: frame(0x103) });
+    assert!(machine.take_violations().iter().any(|rule| rule.contains("used again")));
+}

@@ -1,0 +1,382 @@
+//! The TLBs of the simulated machine, at their most forgetful to invalidate
+//! and their best at remembering: a translation that was valid at any moment
+//! since it was last invalidated may still be used, and a table that was
+//! reachable may still be walked (Arm ARM D8.16).
+
+use super::memory::{Frames, pfn};
+use crate::addr::{Gfn, Pfn};
+use std::collections::{BTreeMap, BTreeSet};
+use std::format;
+use std::string::String;
+use std::vec::Vec;
+
+const ENTRIES: usize = 512;
+const ADDRESS: u64 = 0x7f_ffff_f000;
+/// Bits of a leaf that are the software's (58:55).
+const SOFTWARE: u64 = 0xf << 55;
+
+/// A leaf as the hardware finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SimLeaf {
+    /// First input frame.
+    pub gfn: Gfn,
+    /// First output frame.
+    pub pfn: Pfn,
+    /// Frames it maps: 1, 512 or 262,144.
+    pub frames: u64,
+    /// The descriptor.
+    pub word: u64,
+}
+
+/// Written from the architecture, on purpose not shared with `stage2`.
+enum Decoded {
+    Invalid,
+    Table(u64),
+    Leaf { first: u64, attributes: u64 },
+}
+
+fn decode(word: u64, level: u8) -> Decoded {
+    let frame = (word & ADDRESS) >> 12;
+    match (level, word & 0b11) {
+        (1 | 2, 0b11) => Decoded::Table(frame),
+        (1 | 2, 0b01) | (3, 0b11) => {
+            Decoded::Leaf { first: frame, attributes: word & !(ADDRESS | SOFTWARE) }
+        }
+        _ => Decoded::Invalid,
+    }
+}
+
+fn span(level: u8) -> u64 {
+    1 << (9 * (3 - level))
+}
+
+/// Where a table hangs.
+#[derive(Clone, Copy)]
+struct Place {
+    vmid: u8,
+    level: u8,
+    /// First input frame it translates.
+    base: u64,
+    /// Unlinked, but not yet invalidated.
+    ghost: bool,
+}
+
+impl Place {
+    fn entry_base(self, index: usize) -> u64 {
+        self.base + index as u64 * span(self.level)
+    }
+
+    fn end(self) -> u64 {
+        self.base + ENTRIES as u64 * span(self.level)
+    }
+}
+
+/// A translation that is gone from the tables.
+#[derive(Clone, Copy, Debug)]
+struct Stale {
+    vmid: u8,
+    start: u64,
+    end: u64,
+    first: u64,
+    attributes: u64,
+}
+
+impl Stale {
+    fn covers(&self, vmid: u8, gfn: u64) -> bool {
+        self.vmid == vmid && (self.start..self.end).contains(&gfn)
+    }
+
+    fn output(&self, gfn: u64) -> u64 {
+        self.first + (gfn - self.start)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Tlbs {
+    roots: BTreeMap<u8, u64>,
+    tables: BTreeMap<u64, Place>,
+    stale: Vec<Stale>,
+    /// Guests that map a frame, by frame (the host maps by identity).
+    guests_of: BTreeMap<u64, BTreeSet<(u8, u64)>>,
+    unpublished: bool,
+}
+
+const HOST: u8 = 1;
+
+impl Tlbs {
+    pub(super) fn attach(
+        &mut self,
+        frames: &Frames,
+        (vmid, root): (u8, u64),
+        broken: &mut Vec<String>,
+    ) {
+        if self.roots.insert(vmid, root) == Some(root) {
+            return;
+        }
+        // A new address space under this VMID: the old one's tables are
+        // nobody's any more, but its translations may still be cached.
+        let old: Vec<u64> = self
+            .tables
+            .iter()
+            .filter(|(_, place)| place.vmid == vmid)
+            .map(|(pfn, _)| *pfn)
+            .collect();
+        for table in old {
+            self.tables.remove(&table);
+        }
+        if self.stale.iter().any(|stale| stale.vmid == vmid) {
+            broken.push(format!("VMID {vmid} is used again before it is flushed"));
+        }
+        // What was there before VTTBR_EL2 is written is seen with it.
+        let unpublished = self.unpublished;
+        self.link(frames, root, Place { vmid, level: 1, base: 0, ghost: false }, broken);
+        self.unpublished = unpublished;
+    }
+
+    pub(super) fn is_table(&self, pfn: u64) -> bool {
+        self.tables.contains_key(&pfn)
+    }
+
+    /// A word of a table was written.
+    pub(super) fn written(
+        &mut self,
+        frames: &Frames,
+        (table, index): (u64, usize),
+        (old, new): (u64, u64),
+        broken: &mut Vec<String>,
+    ) {
+        let Some(place) = self.tables.get(&table).copied() else { return };
+        let gfn = place.entry_base(index);
+        let before = decode(old, place.level);
+        let after = decode(new, place.level);
+        if place.ghost {
+            if !matches!(after, Decoded::Invalid) {
+                broken.push(format!("table {table:#x} gets an entry while walkers may reach it"));
+            }
+            return;
+        }
+        match (&before, &after) {
+            (Decoded::Table(a), Decoded::Table(b)) if a == b => return,
+            (
+                Decoded::Leaf { first: a, attributes: x },
+                Decoded::Leaf { first: b, attributes: y },
+            ) if a == b && x == y => return,
+            (Decoded::Invalid, _) | (_, Decoded::Invalid) => {}
+            _ => broken.push(format!("{gfn:#x} of VMID {} changed without a break", place.vmid)),
+        }
+        self.remove(frames, place, gfn, before);
+        self.insert(frames, place, gfn, after, broken);
+    }
+
+    /// An entry that was in the tables is gone.
+    fn remove(&mut self, frames: &Frames, place: Place, gfn: u64, entry: Decoded) {
+        match entry {
+            Decoded::Invalid => {}
+            Decoded::Leaf { first, attributes } => {
+                let frames = span(place.level);
+                self.forget_guest(place, gfn, first);
+                let end = gfn + frames;
+                self.stale.push(Stale { vmid: place.vmid, start: gfn, end, first, attributes });
+            }
+            Decoded::Table(table) => {
+                let Some(below) = self.tables.get_mut(&table) else { return };
+                below.ghost = true;
+                let below = *below;
+                for index in 0..ENTRIES {
+                    let entry = decode(frames.word(table, index), below.level);
+                    self.remove(frames, below, below.entry_base(index), entry);
+                }
+            }
+        }
+    }
+
+    /// An entry came into the tables.
+    fn insert(
+        &mut self,
+        frames: &Frames,
+        place: Place,
+        gfn: u64,
+        entry: Decoded,
+        broken: &mut Vec<String>,
+    ) {
+        match entry {
+            Decoded::Invalid => {}
+            Decoded::Leaf { first, attributes } => {
+                self.unpublished = true;
+                let end = gfn + span(place.level);
+                let conflict = self.stale.iter().any(|stale| {
+                    stale.vmid == place.vmid
+                        && stale.start < end
+                        && gfn < stale.end
+                        && !(stale.start == gfn
+                            && stale.end == end
+                            && stale.first == first
+                            && stale.attributes == attributes)
+                });
+                if conflict {
+                    broken.push(format!(
+                        "{gfn:#x} of VMID {} made valid before the old entry is invalidated",
+                        place.vmid
+                    ));
+                }
+                if place.vmid != HOST {
+                    for offset in 0..span(place.level) {
+                        let guests = self.guests_of.entry(first + offset).or_default();
+                        guests.insert((place.vmid, gfn + offset));
+                    }
+                }
+            }
+            Decoded::Table(table) => {
+                self.unpublished = true;
+                let below =
+                    Place { vmid: place.vmid, level: place.level + 1, base: gfn, ghost: false };
+                self.link(frames, table, below, broken);
+            }
+        }
+    }
+
+    fn link(&mut self, frames: &Frames, table: u64, place: Place, broken: &mut Vec<String>) {
+        if self.tables.insert(table, place).is_some() {
+            broken.push(format!("table {table:#x} is linked while walkers may still reach it"));
+        }
+        for index in 0..ENTRIES {
+            let entry = decode(frames.word(table, index), place.level);
+            self.insert(frames, place, place.entry_base(index), entry, broken);
+        }
+    }
+
+    fn forget_guest(&mut self, place: Place, gfn: u64, first: u64) {
+        if place.vmid == HOST {
+            return;
+        }
+        for offset in 0..span(place.level) {
+            if let Some(guests) = self.guests_of.get_mut(&(first + offset)) {
+                guests.remove(&(place.vmid, gfn + offset));
+            }
+        }
+    }
+
+    pub(super) fn publish(&mut self) {
+        self.unpublished = false;
+    }
+
+    pub(super) fn invalidate(&mut self, frames: &Frames, vmid: u8, (start, end): (u64, u64)) {
+        self.unpublished = false;
+        let mut kept = Vec::new();
+        for stale in self.stale.drain(..) {
+            if stale.vmid != vmid || stale.end <= start || end <= stale.start {
+                kept.push(stale);
+                continue;
+            }
+            if stale.start < start {
+                kept.push(Stale { end: start, ..stale });
+            }
+            if end < stale.end {
+                kept.push(Stale { start: end, first: stale.output(end), ..stale });
+            }
+        }
+        self.stale = kept;
+        // What a walker remembers of a table is gone only when everything
+        // the table translated is.
+        self.tables.retain(|_, place| {
+            !(place.ghost && place.vmid == vmid && start <= place.base && place.end() <= end)
+        });
+        // The flush of a whole VMID whose root leads nowhere is its end.
+        if let Some(root) = self.roots.get(&vmid).copied()
+            && (start, end) == (0, u64::MAX)
+            && (0..ENTRIES).all(|index| frames.word(root, index) & 1 == 0)
+        {
+            self.roots.remove(&vmid);
+            self.tables.remove(&root);
+        }
+    }
+
+    fn walk(&self, frames: &Frames, vmid: u8, gfn: u64) -> Option<u64> {
+        let mut table = *self.roots.get(&vmid)?;
+        for level in 1..=3 {
+            let index = (gfn / span(level) % ENTRIES as u64) as usize;
+            match decode(frames.word(table, index), level) {
+                Decoded::Table(next) => table = next,
+                Decoded::Leaf { first, .. } => return Some(first + gfn % span(level)),
+                Decoded::Invalid => return None,
+            }
+        }
+        None
+    }
+
+    pub(super) fn access(&self, frames: &Frames, vmid: u8, gfn: u64) -> Vec<u64> {
+        let stale = self.stale.iter().filter(|stale| stale.covers(vmid, gfn));
+        let mut reached: Vec<u64> = stale.map(|stale| stale.output(gfn)).collect();
+        reached.extend(self.walk(frames, vmid, gfn));
+        reached.sort_unstable();
+        reached.dedup();
+        reached
+    }
+
+    /// VMIDs that may reach a frame, by tables or TLBs.
+    pub(super) fn who_reaches(&self, frames: &Frames, pfn: u64) -> BTreeSet<u8> {
+        let mut who = BTreeSet::new();
+        if self.walk(frames, HOST, pfn) == Some(pfn) {
+            who.insert(HOST);
+        }
+        if let Some(guests) = self.guests_of.get(&pfn) {
+            who.extend(guests.iter().map(|(vmid, _)| *vmid));
+        }
+        for stale in &self.stale {
+            if (stale.first..stale.first + (stale.end - stale.start)).contains(&pfn) {
+                who.insert(stale.vmid);
+            }
+        }
+        who
+    }
+
+    pub(super) fn leaves(&self, frames: &Frames, vmid: u8) -> Vec<SimLeaf> {
+        fn collect(
+            frames: &Frames,
+            (table, level, base): (u64, u8, u64),
+            leaves: &mut Vec<SimLeaf>,
+        ) {
+            for index in 0..ENTRIES {
+                let word = frames.word(table, index);
+                let start = base + index as u64 * span(level);
+                match decode(word, level) {
+                    Decoded::Invalid => {}
+                    Decoded::Table(next) => collect(frames, (next, level + 1, start), leaves),
+                    Decoded::Leaf { first, .. } => leaves.push(SimLeaf {
+                        gfn: pfn(start).identity(),
+                        pfn: pfn(first),
+                        frames: span(level),
+                        word,
+                    }),
+                }
+            }
+        }
+        let mut leaves = Vec::new();
+        if let Some(root) = self.roots.get(&vmid) {
+            collect(frames, (*root, 1, 0), &mut leaves);
+        }
+        leaves
+    }
+
+    /// The end of a call: nothing may be under way any more.
+    pub(super) fn settle(&mut self, frames: &Frames, broken: &mut Vec<String>) {
+        if self.unpublished {
+            broken.push("the call ends with a change that is not published".into());
+            self.unpublished = false;
+        }
+        for stale in &self.stale {
+            let same = (stale.start..stale.end)
+                .all(|gfn| self.walk(frames, stale.vmid, gfn) == Some(stale.output(gfn)));
+            if !same {
+                broken.push(format!("the call ends with a stale translation: {stale:x?}"));
+            }
+        }
+        for (table, place) in &self.tables {
+            if place.ghost {
+                broken.push(format!("the call ends with a table {table:#x} half gone"));
+            }
+        }
+        self.stale.clear();
+        self.tables.retain(|_, place| !place.ghost);
+    }
+}
