@@ -96,15 +96,19 @@ impl Bank {
         self.pending() & self.forwarded(control) & !self.active
     }
 
-    /// Listed interrupts whose list register no longer says what it should
-    /// since the bank was `before`: their vCPU must come out.
+    /// Interrupts that the list registers no longer show as they should since
+    /// the bank was `before`: their vCPU must come out.
     pub(super) fn stale_since(&self, before: &Bank, control: u32) -> u32 {
         let silenced = before.forwarded(control) & !self.forwarded(control);
         let fallen = before.line & !self.line & !self.edge;
+        let relatched = self.latch & !before.latch;
+        let withdrawn = self.withdrawn & !before.withdrawn;
+        let rewritten = self.rewritten & !before.rewritten;
+        let wrong = silenced | fallen | relatched | withdrawn | rewritten;
+        // These also change which ones deserve a list register.
         let redefined = (before.group ^ self.group) | (before.edge ^ self.edge);
-        let overruled = (self.withdrawn & !before.withdrawn) | (self.rewritten & !before.rewritten);
         let reordered = if before.priority == self.priority { 0 } else { !0 };
-        self.listed & (silenced | fallen | redefined | overruled | reordered)
+        self.listed & wrong | (self.listed | self.listable(control)) & (redefined | reordered)
     }
 
     /// Priority of interrupt `bit`.

@@ -5,7 +5,7 @@ use super::{BANKS, Vgic, bits};
 use crate::vcpu::state::VirtualCpuInterface;
 
 /// ICH_VMCR.VENG0, VENG1: the guest's group enables.
-const VENG: [u64; 2] = [1 << 0, 1 << 1];
+pub(super) const VENG: [u64; 2] = [1 << 0, 1 << 1];
 /// ICH_VMCR.VCBPR: Group 1, too, preempts by the binary point of Group 0.
 const VCBPR: u64 = 1 << 4;
 const VBPR1_SHIFT: u32 = 18;
@@ -38,11 +38,15 @@ impl Vgic {
 
 /// Would the CPU interface signal an interrupt of this priority and group?
 fn signals(gic: &VirtualCpuInterface, priority: u8, group1: bool) -> bool {
-    let [group0_enabled, group1_enabled] = VENG.map(|bit| gic.vmcr & bit != 0);
-    let enabled = if group1 { group1_enabled } else { group0_enabled };
     let mask = (gic.vmcr >> VPMR_SHIFT) as u8;
     let preempts = u16::from(priority & preemption_mask(gic, group1)) < running_priority(gic);
-    enabled && priority < mask && preempts
+    group_enabled(gic, group1) && priority < mask && preempts
+}
+
+/// Has the guest enabled the group in its CPU interface?
+pub(super) fn group_enabled(gic: &VirtualCpuInterface, group1: bool) -> bool {
+    let [group0_bit, group1_bit] = VENG;
+    gic.vmcr & (if group1 { group1_bit } else { group0_bit }) != 0
 }
 
 /// The bits of a priority that decide about preemption. Group 1's binary

@@ -13,9 +13,12 @@
 //! - If pending ones are left out, NPIE brings the vCPU back as soon as the
 //!   guest has taken the last of those that were not. (UIE, underflow, would
 //!   wait until the *active* ones are gone, too: too late for an interrupt
-//!   that may preempt them.)
+//!   that may preempt them.) Interrupts of a group the guest has disabled in
+//!   its CPU interface come last, and a change of that brings it back, too.
 
-use super::{BANKS, Claim, VcpuSet, Vgic, bank::Bank, bits, locate};
+use super::bank::Bank;
+use super::deliver::{VENG, group_enabled};
+use super::{BANKS, Claim, VcpuSet, Vgic, bits, locate};
 use crate::layout::VIRTUAL_TIMER_INTID;
 use crate::vcpu::state::{MAX_LIST_REGISTERS, VirtualCpuInterface};
 
@@ -43,6 +46,10 @@ const HCR_EN: u64 = 1 << 0;
 const HCR_LRENPIE: u64 = 1 << 2;
 /// ICH_HCR.NPIE: maintenance interrupt while no list register is pending.
 const HCR_NPIE: u64 = 1 << 3;
+/// ICH_HCR.VGrp0EIE, VGrp1EIE: maintenance interrupt while the group is enabled.
+const HCR_VGRP_EIE: [u64; 2] = [1 << 4, 1 << 6];
+/// ICH_HCR.VGrp0DIE, VGrp1DIE: while it is disabled.
+const HCR_VGRP_DIE: [u64; 2] = [1 << 5, 1 << 7];
 /// ICH_HCR.TDIR: trap writes to ICC_DIR_EL1.
 const HCR_TDIR: u64 = 1 << 14;
 const HCR_EOICOUNT_SHIFT: u32 = 27;
@@ -51,10 +58,13 @@ const HCR_EOICOUNT: u64 = 0x1f << HCR_EOICOUNT_SHIFT;
 /// ICH_VMCR.VEOIM: the guest deactivates through ICC_DIR_EL1.
 const VMCR_VEOIM: u64 = 1 << 9;
 
+/// Added to the priority of what the guest's CPU interface has disabled.
+const DISABLED: u16 = 0x100;
+
 /// The most urgent of the interrupts offered, most urgent first; among equals
 /// the lower id.
 struct Queue {
-    best: [Option<(u8, u32)>; MAX_LIST_REGISTERS],
+    best: [Option<(u16, u32)>; MAX_LIST_REGISTERS],
     offered: usize,
 }
 
@@ -63,7 +73,7 @@ impl Queue {
         Self { best: [None; MAX_LIST_REGISTERS], offered: 0 }
     }
 
-    fn offer(&mut self, priority: u8, intid: u32) {
+    fn offer(&mut self, priority: u16, intid: u32) {
         self.offered += 1;
         let mut carried = Some((priority, intid));
         for slot in &mut self.best {
@@ -92,7 +102,8 @@ impl Vgic {
         }
         gic.lr = [0; MAX_LIST_REGISTERS];
         gic.hcr = HCR_EN;
-        let (active, pending) = self.queues(vcpu);
+        let active = self.active(vcpu);
+        let pending = self.pending(vcpu, gic);
         let slots = list_registers.min(MAX_LIST_REGISTERS);
         let for_active = active.offered.min(slots - pending.offered.min(slots).min(1));
         let for_pending = pending.offered.min(slots - for_active);
@@ -111,25 +122,36 @@ impl Vgic {
         // not get to execute an instruction.
         if pending.offered > for_pending && for_pending > 0 {
             gic.hcr |= HCR_NPIE;
+            for ((enable, disabled), enabled) in VENG.iter().zip(HCR_VGRP_DIE).zip(HCR_VGRP_EIE) {
+                gic.hcr |= if gic.vmcr & enable != 0 { disabled } else { enabled };
+            }
         }
     }
 
-    /// What `vcpu` has active, and what it has pending and not active.
-    fn queues(&self, vcpu: usize) -> (Queue, Queue) {
-        let mut active = Queue::new();
-        let mut pending = Queue::new();
+    /// What `vcpu` has active and not in a list register.
+    fn active(&self, vcpu: usize) -> Queue {
+        let mut queue = Queue::new();
         for number in 0..BANKS {
             let Some((bank, claim)) = self.view(vcpu, number) else { continue };
-            let mine = claim.target(bank) & !bank.listed;
-            let first = number as u32 * 32;
-            for bit in bits(bank.active & mine) {
-                active.offer(bank.priority(bit), first + bit);
-            }
-            for bit in bits(bank.signalable(self.control) & mine) {
-                pending.offer(bank.priority(bit), first + bit);
+            for bit in bits(bank.active & claim.target(bank) & !bank.listed) {
+                queue.offer(bank.priority(bit).into(), number as u32 * 32 + bit);
             }
         }
-        (active, pending)
+        queue
+    }
+
+    /// What `vcpu` has pending, not active and not in a list register.
+    fn pending(&self, vcpu: usize, gic: &VirtualCpuInterface) -> Queue {
+        let mut queue = Queue::new();
+        for number in 0..BANKS {
+            let Some((bank, claim)) = self.view(vcpu, number) else { continue };
+            for bit in bits(bank.signalable(self.control) & claim.target(bank) & !bank.listed) {
+                let enabled = group_enabled(gic, bank.is_group1(bit));
+                let rank = if enabled { 0 } else { DISABLED };
+                queue.offer(rank | u16::from(bank.priority(bit)), number as u32 * 32 + bit);
+            }
+        }
+        queue
     }
 
     fn view(&self, vcpu: usize, number: usize) -> Option<(&Bank, &Claim)> {
@@ -170,15 +192,7 @@ impl Vgic {
     /// its list registers and leaves those empty. Returns *other* vCPUs that
     /// may now take one of them: it was routed elsewhere meanwhile.
     pub fn sync(&mut self, vcpu: usize, gic: &mut VirtualCpuInterface) -> VcpuSet {
-        let completed = (gic.hcr & HCR_EOICOUNT) >> HCR_EOICOUNT_SHIFT;
-        gic.hcr &= !HCR_EOICOUNT;
-        let mut set = VcpuSet::EMPTY;
-        for _ in 0..completed {
-            match self.most_urgent_unlisted(vcpu) {
-                Some(intid) => set = set.union(self.deactivate(vcpu, intid)),
-                None => break,
-            }
-        }
+        let mut set = self.count_completed(vcpu, gic);
         let (pending, active) = fold(&mut gic.lr);
         for (number, (pending, active)) in pending.into_iter().zip(active).enumerate() {
             set = set.union(self.unlist(vcpu, number, pending, active));
@@ -208,12 +222,22 @@ impl Vgic {
         self.targets(vcpu, number, mask & bank.listable(self.control))
     }
 
-    /// The interrupt an EOI that found no list register was for. The guest
-    /// completes in the reverse order of acknowledging, so it is the most
-    /// urgent of those that were left out. (In EOI mode 1 the order is free,
-    /// and ICC_DIR_EL1 traps instead: [`Self::deactivate`].)
-    fn most_urgent_unlisted(&self, vcpu: usize) -> Option<u32> {
-        self.queues(vcpu).0.take(1).next()
+    /// Deactivates what the guest completed without a list register for it.
+    ///
+    /// The hardware only counts. But the guest completes in the reverse order
+    /// of acknowledging, so each was for the most urgent of those left out.
+    /// If none was left out, it was for an interrupt that was not active. (In
+    /// EOI mode 1 the order is free; there, [`Self::deactivate`] is told.)
+    fn count_completed(&mut self, vcpu: usize, gic: &mut VirtualCpuInterface) -> VcpuSet {
+        let count = (gic.hcr & HCR_EOICOUNT) >> HCR_EOICOUNT_SHIFT;
+        let any_left_out = gic.hcr & HCR_LRENPIE != 0;
+        gic.hcr &= !HCR_EOICOUNT;
+        let mut set = VcpuSet::EMPTY;
+        for _ in 0..if any_left_out { count } else { 0 } {
+            let Some(intid) = self.active(vcpu).take(1).next() else { break };
+            set = set.union(self.deactivate(vcpu, intid));
+        }
+        set
     }
 
     /// vCPU `vcpu` deactivates interrupt `intid`: a trapped write to

@@ -171,8 +171,9 @@ impl Vgic {
     }
 
     /// Changes bank `number` (the private one of `vcpu` if it is 0) and
-    /// answers who must look: the vCPUs with something new to take, and those
-    /// that run with a list register that has become wrong.
+    /// answers who must look: the vCPUs with something new to take or to
+    /// complete, and those that run with a list register that has become
+    /// wrong.
     fn change(&mut self, vcpu: usize, number: usize, edit: impl FnOnce(&mut Bank)) -> VcpuSet {
         let control = self.control;
         let Some(bank) = self.bank_mut(vcpu, number) else { return VcpuSet::EMPTY };
@@ -181,10 +182,13 @@ impl Vgic {
         let after = *bank;
         let activated = after.active & !before.active;
         if activated != 0 {
-            self.own(number, activated, &after);
+            self.own(number, activated);
         }
-        let gained = after.listable(control) & !before.listable(control);
-        self.targets(vcpu, number, gained | after.stale_since(&before, control))
+        // An edge that waited for its deactivation was listable all along.
+        let gained = after.listable(control) & !before.listable(control)
+            | after.signalable(control) & !before.signalable(control);
+        let stale = after.stale_since(&before, control);
+        self.targets(vcpu, number, gained | activated | stale)
     }
 
     /// The vCPUs that the interrupts `bits` of bank `number` concern.
@@ -204,17 +208,17 @@ impl Vgic {
         set
     }
 
-    /// The SPIs `bits` of bank `number` have become active: from now on they
-    /// are the business of the vCPU that has them listed or would be sent
-    /// them. Without one, only software can deactivate them.
-    fn own(&mut self, number: usize, bits: u32, bank: &Bank) {
+    /// Software has made the SPIs `bits` of bank `number` active: from now on
+    /// they are the business of the vCPU that would be sent them. (Those that
+    /// are listed become their lister's when they come back.) Without one,
+    /// only software can deactivate them.
+    fn own(&mut self, number: usize, bits: u32) {
         if number == 0 {
             return;
         }
         for cpu in self.live_mut() {
             if let Some(claim) = cpu.claims.get_mut(number) {
-                let mine = claim.listed | claim.routed & !bank.listed;
-                claim.owned = claim.owned & !bits | mine & bits;
+                claim.owned = claim.owned & !bits | claim.routed & bits;
             }
         }
     }

@@ -38,6 +38,11 @@ fn signalled(gic: &VirtualCpuInterface) -> Option<usize> {
     (urgent < mask && urgent < running(gic)).then_some(best)
 }
 
+/// Does the interface signal an interrupt?
+pub(super) fn signals(gic: &VirtualCpuInterface) -> bool {
+    signalled(gic).is_some()
+}
+
 /// ICC_IAR1_EL1 (or ICC_IAR0_EL1, whichever group is signalled).
 pub(super) fn acknowledge(gic: &mut VirtualCpuInterface) -> u32 {
     let Some(n) = signalled(gic) else { return SPURIOUS };
@@ -97,7 +102,12 @@ pub(super) fn maintenance(gic: &VirtualCpuInterface) -> bool {
     let underflow = gic.hcr & 1 << 1 != 0 && valid <= 1;
     let not_present = gic.hcr & 1 << 2 != 0 && gic.hcr >> 27 != 0;
     let no_pending = gic.hcr & 1 << 3 != 0 && gic.lr.iter().all(|&lr| state(lr) != 1);
-    ended || underflow || not_present || no_pending
+    let changed = (0..2).any(|group| {
+        let enabled = gic.vmcr >> group & 1;
+        let (if_enabled, if_disabled) = (gic.hcr >> (4 + 2 * group), gic.hcr >> (5 + 2 * group));
+        if_enabled & enabled == 1 || if_disabled & !enabled & 1 == 1
+    });
+    ended || underflow || not_present || no_pending || changed
 }
 
 /// A CPU interface with everything enabled: both groups, mask 0xff.

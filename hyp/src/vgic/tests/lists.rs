@@ -387,3 +387,119 @@ fn masks_enables_and_active_priorities_decide_what_is_deliverable() {
     );
     assert!(with(&coarse), "with nothing active the binary point does not matter");
 }
+
+#[test]
+fn a_listed_interrupt_reads_as_pending_until_it_is_withdrawn() {
+    let (mut vgic, mut gic) = machine(&[SPI]);
+    make_edge(&mut vgic, SPI);
+    let _ = set(&mut vgic, ISPENDR, SPI);
+    vgic.flush(0, &mut gic, 4);
+    assert!(get(&mut vgic, ISPENDR, SPI));
+    let _ = set(&mut vgic, ICPENDR, SPI);
+    assert!(!get(&mut vgic, ISPENDR, SPI));
+}
+
+#[test]
+fn pending_set_again_on_a_listed_level_brings_its_vcpu_out() {
+    let (mut vgic, mut gic) = machine(&[SPI]);
+    let _ = vgic.set_level(SPI, true);
+    vgic.flush(0, &mut gic, 4);
+    assert!(!set(&mut vgic, ISPENDR, SPI).is_empty(), "taken before or after? Ask the hardware");
+    let _ = vgic.sync(0, &mut gic);
+    run(&mut vgic, &mut gic, |gic| assert_eq!(acknowledge(gic), SPI));
+    let _ = vgic.set_level(SPI, false);
+    run(&mut vgic, &mut gic, |gic| {
+        end(gic, SPI);
+    });
+    assert!(!vgic.deliverable(0, &gic), "one acknowledge served both");
+}
+
+#[test]
+fn an_edge_routed_away_while_active_comes_to_the_other_vcpu_after_the_eoi() {
+    let mut vgic = running(2);
+    let mut gics = [cpu::enabled(), cpu::enabled()];
+    let _ = set(&mut vgic, ISENABLER, SPI);
+    make_edge(&mut vgic, SPI);
+    let _ = set(&mut vgic, ISPENDR, SPI);
+    run(&mut vgic, &mut gics[0], |gic| assert_eq!(acknowledge(gic), SPI));
+    let _ = set(&mut vgic, ISPENDR, SPI);
+    let _ = vgic.distributor_write(IROUTER + 8 * u64::from(SPI), 8, 1);
+    vgic.flush(0, &mut gics[0], 4);
+    assert_eq!(listed(&gics[0]), [(SPI, ACTIVE)]);
+    end(&mut gics[0], SPI);
+    assert!(maintenance(&gics[0]));
+    assert_eq!(vgic.sync(0, &mut gics[0]).bits(), 0b10);
+}
+
+#[test]
+fn activation_by_software_belongs_to_the_vcpu_that_has_the_interrupt_listed() {
+    let mut vgic = running(2);
+    let mut gics = [cpu::enabled(), cpu::enabled()];
+    let _ = set(&mut vgic, ISENABLER, SPI);
+    let _ = vgic.set_level(SPI, true);
+    vgic.flush(0, &mut gics[0], 4);
+    let _ = vgic.distributor_write(IROUTER + 8 * u64::from(SPI), 8, 1);
+    let _ = set(&mut vgic, ISACTIVER, SPI);
+    let _ = vgic.sync(0, &mut gics[0]);
+    vgic.flush(1, &mut gics[1], 4);
+    assert_eq!(listed(&gics[1]), []);
+    vgic.flush(0, &mut gics[0], 4);
+    assert_eq!(listed(&gics[0]), [(SPI, ACTIVE)]);
+}
+
+#[test]
+fn an_interrupt_activated_by_software_brings_its_vcpu_out_to_find_it_listed() {
+    let (mut vgic, mut gic) = machine(&[SPI]);
+    vgic.flush(0, &mut gic, 4);
+    assert!(!set(&mut vgic, ISACTIVER, SPI).is_empty());
+    let _ = vgic.sync(0, &mut gic);
+    vgic.flush(0, &mut gic, 4);
+    assert_eq!(cpu::deactivate_register(&mut gic, SPI), Completed::Inside);
+    let _ = vgic.sync(0, &mut gic);
+    assert!(!get(&mut vgic, ISACTIVER, SPI));
+}
+
+#[test]
+fn completing_what_is_not_active_deactivates_nothing_else() {
+    let (mut vgic, mut gic) = machine(&[SPI]);
+    vgic.flush(0, &mut gic, 4);
+    end(&mut gic, SPI + 1);
+    let _ = set(&mut vgic, ISACTIVER, SPI);
+    let _ = vgic.sync(0, &mut gic);
+    assert!(get(&mut vgic, ISACTIVER, SPI));
+    assert_eq!(gic.hcr >> 27, 0);
+}
+
+#[test]
+fn a_vcpu_cannot_deactivate_what_another_has_taken() {
+    let mut vgic = running(2);
+    let mut gic = cpu::enabled();
+    let _ = set(&mut vgic, ISENABLER, SPI);
+    let _ = vgic.set_level(SPI, true);
+    run(&mut vgic, &mut gic, |gic| assert_eq!(acknowledge(gic), SPI));
+    assert!(vgic.deactivate(1, SPI).is_empty());
+    assert!(get(&mut vgic, ISACTIVER, SPI));
+    assert!(!vgic.deactivate(0, SPI).is_empty(), "still high");
+    assert!(!get(&mut vgic, ISACTIVER, SPI));
+}
+
+#[test]
+fn a_disabled_group_does_not_keep_the_other_from_the_list_registers() {
+    let (mut vgic, mut gic) = machine(&[40, 41, 42]);
+    let _ = vgic.distributor_write(0x080 + 4, 4, !(1 << (42 - 32)));
+    gic.vmcr &= !2;
+    for intid in 40..43 {
+        make_edge(&mut vgic, intid);
+        let _ = set(&mut vgic, ISPENDR, intid);
+    }
+    vgic.flush(0, &mut gic, 2);
+    assert_eq!(listed(&gic), [(42, PENDING), (40, PENDING)], "Group 0 first: it is enabled");
+    assert!(!maintenance(&gic));
+    gic.vmcr |= 2;
+    assert!(maintenance(&gic), "Group 1 enabled: the choice must be made again");
+    let _ = vgic.sync(0, &mut gic);
+    vgic.flush(0, &mut gic, 2);
+    assert_eq!(listed(&gic), [(40, PENDING), (41, PENDING)]);
+    gic.vmcr &= !2;
+    assert!(maintenance(&gic), "and disabled again");
+}

@@ -2,6 +2,8 @@
 
 mod cpu;
 mod lists;
+mod model;
+mod random;
 mod registers;
 
 use super::{VcpuSet, Vgic};

@@ -1,0 +1,390 @@
+//! Random guests against the plain model. All vCPUs run all the time, with
+//! few or many list registers; they come out only when they must: for an
+//! access that traps, a maintenance interrupt, or a kick. After every step
+//! each vCPU must be signalled, and take, exactly what the model says.
+
+use super::cpu::{self, Completed, SPURIOUS};
+use super::model::Model;
+use super::*;
+use crate::layout::{MSI_FRAME, MSI_INTID};
+use crate::vcpu::state::VirtualCpuInterface;
+use std::vec;
+use std::vec::Vec;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+}
+
+const VCPUS: usize = 3;
+/// Few interrupts, so that much happens to each.
+const SPIS: [u32; 8] = [32, 33, 40, 41, 63, MSI_INTID, MSI_INTID + 1, 255];
+const PRIVATE: [u32; 6] = [0, 1, 15, 20, 27, 31];
+const PPIS: [u32; 3] = [20, 27, 31];
+const BITMAPS: [u64; 8] =
+    [0x080, ISENABLER, ISENABLER, ICENABLER, ISPENDR, ICPENDR, ISACTIVER, ICACTIVER];
+
+struct World {
+    random: Random,
+    vgic: Vgic,
+    model: Model,
+    gics: Vec<VirtualCpuInterface>,
+    list_registers: usize,
+    /// Deactivation is separate, and may come in any order. Without that, a
+    /// guest must not meddle with active interrupts, whose count is then all
+    /// that EL2 learns of a completion.
+    eoi_mode_1: bool,
+    /// Taken, priority not yet dropped; the last is the most urgent.
+    taken: Vec<Vec<u32>>,
+    /// Priority dropped, not yet deactivated.
+    dropped: Vec<Vec<u32>>,
+    acknowledged: usize,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let eoi_mode_1 = seed % 2 == 1;
+        let mut gic = cpu::enabled();
+        gic.vmcr |= u64::from(eoi_mode_1) << 9;
+        let list_registers = random.pick(&[1, 2, 3, 4, 16]);
+        let mut world = Self {
+            random,
+            vgic: Vgic::new(VCPUS),
+            model: Model::new(VCPUS),
+            gics: vec![gic; VCPUS],
+            list_registers,
+            eoi_mode_1,
+            taken: vec![vec![]; VCPUS],
+            dropped: vec![vec![]; VCPUS],
+            acknowledged: 0,
+        };
+        for vcpu in 0..VCPUS {
+            world.enter(vcpu);
+        }
+        world.write_distributor(0, CTLR, 4, 3);
+        for _ in 0..200 {
+            let (vcpu, intid) = (world.random.below(3) as usize, world.any_intid());
+            world.write_priority(vcpu, intid);
+        }
+        world
+    }
+
+    fn any_intid(&mut self) -> u32 {
+        if self.random.below(2) == 0 { self.random.pick(&SPIS) } else { self.random.pick(&PRIVATE) }
+    }
+
+    fn enter(&mut self, vcpu: usize) {
+        self.vgic.flush(vcpu, &mut self.gics[vcpu], self.list_registers);
+        assert!(!cpu::maintenance(&self.gics[vcpu]), "it would come straight out again");
+    }
+
+    fn exit(&mut self, vcpu: usize) -> VcpuSet {
+        self.vgic.sync(vcpu, &mut self.gics[vcpu])
+    }
+
+    /// Kicked vCPUs come out and go in again, which may kick others.
+    fn kick(&mut self, mut set: VcpuSet) {
+        for _ in 0..10 {
+            let Some(vcpu) = set.iter().next() else { return };
+            set.remove(vcpu);
+            set = set.union(self.exit(vcpu));
+            self.enter(vcpu);
+        }
+        panic!("kicks do not end");
+    }
+
+    /// vCPU `vcpu` traps; EL2 does `act`.
+    fn trap(&mut self, vcpu: usize, act: impl FnOnce(&mut Vgic) -> VcpuSet) {
+        let released = self.exit(vcpu);
+        let mut set = released.union(act(&mut self.vgic));
+        self.enter(vcpu);
+        set.remove(vcpu);
+        self.kick(set);
+    }
+
+    fn write_distributor(&mut self, vcpu: usize, offset: u64, size: u8, value: u64) {
+        self.trap(vcpu, |vgic| vgic.distributor_write(offset, size, value));
+        self.model.distributor_write(offset, size, value);
+    }
+
+    fn write_redistributor(&mut self, vcpu: usize, offset: u64, size: u8, value: u64) {
+        self.trap(vcpu, |vgic| vgic.redistributor_write(offset, size, value));
+        self.model.redistributor_write(offset, size, value);
+    }
+
+    fn write_priority(&mut self, vcpu: usize, intid: u32) {
+        let (offset, value) = (IPRIORITYR + u64::from(intid), self.random.next());
+        if intid >= 32 {
+            self.write_distributor(vcpu, offset, 1, value);
+        } else {
+            let whose = self.random.below(3) as usize;
+            self.write_redistributor(vcpu, private(whose, offset), 1, value);
+        }
+    }
+
+    /// A write that concerns one of our interrupts.
+    fn write_sensibly(&mut self, vcpu: usize) {
+        let intid = self.any_intid();
+        let at = u64::from(intid);
+        let register = self.random.pick(&BITMAPS);
+        let meddles = matches!(register, ISACTIVER | ICACTIVER) && !self.eoi_mode_1;
+        match self.random.below(12) {
+            0 => self.write_distributor(vcpu, CTLR, 4, 3),
+            1 if self.random.below(4) == 0 => {
+                let control = self.random.next();
+                self.write_distributor(vcpu, CTLR, 4, control);
+            }
+            2 if self.eoi_mode_1 => self.write_priority(vcpu, intid),
+            3 | 4 if intid >= 32 => {
+                let route = self.random.below(VCPUS as u64 + 1);
+                let size = self.random.pick(&[4, 8]);
+                self.write_distributor(vcpu, IROUTER + 8 * at, size, route);
+            }
+            5 if intid >= 32 => {
+                let value = self.random.next();
+                self.write_distributor(vcpu, ICFGR + at / 16 * 4, 4, value);
+            }
+            _ if meddles => {}
+            _ => {
+                let noise = self.random.next() & self.random.next() & self.random.next();
+                let (offset, bit) = bitmap(register, intid);
+                // Most interrupts are to stay in Group 1.
+                let value = if register == 0x080 { !noise } else { bit | noise };
+                if intid >= 32 {
+                    self.write_distributor(vcpu, offset, 4, value);
+                } else {
+                    let whose = self.random.below(3) as usize;
+                    self.write_redistributor(vcpu, private(whose, offset), 4, value);
+                }
+            }
+        }
+    }
+
+    /// A write of anything anywhere.
+    fn write_wildly(&mut self, vcpu: usize) {
+        let size = self.random.pick(&[0, 1, 2, 3, 4, 4, 4, 8, 255]);
+        let mut offset = self.random.below(0x1_0000) >> self.random.below(12);
+        if size != 1 && self.random.below(4) != 0 {
+            offset &= !3;
+        }
+        if !self.eoi_mode_1 && (0x300..0x800).contains(&offset) {
+            return;
+        }
+        let value = self.random.next() & self.random.next();
+        if self.random.below(2) == 0 {
+            self.write_distributor(vcpu, offset, size, value);
+        } else {
+            let whose = self.random.below(4) as usize;
+            let offset = private(whose, offset) & !(self.random.below(2) << 16);
+            self.write_redistributor(vcpu, offset, size, value);
+        }
+    }
+
+    fn acknowledge(&mut self, vcpu: usize) {
+        let intid = cpu::acknowledge(&mut self.gics[vcpu]);
+        assert_eq!(intid, self.model.acknowledge(vcpu), "vCPU {vcpu} took another interrupt");
+        if intid != SPURIOUS {
+            self.taken[vcpu].push(intid);
+            self.acknowledged += 1;
+        }
+    }
+
+    fn complete(&mut self, vcpu: usize) {
+        if let Some(intid) = self.taken[vcpu].pop() {
+            self.model.drop_priority(vcpu);
+            if self.eoi_mode_1 {
+                cpu::drop_priority(&mut self.gics[vcpu]);
+                self.dropped[vcpu].push(intid);
+            } else {
+                let completed = cpu::end(&mut self.gics[vcpu], intid);
+                self.model.deactivate(vcpu, intid);
+                self.completed(vcpu, intid, completed);
+            }
+        }
+    }
+
+    fn deactivate(&mut self, vcpu: usize) {
+        let count = self.dropped[vcpu].len() as u64;
+        if count > 0 {
+            let intid = self.dropped[vcpu].swap_remove(self.random.below(count) as usize);
+            let completed = cpu::deactivate_register(&mut self.gics[vcpu], intid);
+            self.model.deactivate(vcpu, intid);
+            self.completed(vcpu, intid, completed);
+        }
+    }
+
+    fn completed(&mut self, vcpu: usize, intid: u32, completed: Completed) {
+        match completed {
+            Completed::Inside => {}
+            // It fires again if the timer's output is still high.
+            Completed::Physical => self.trap(vcpu, |_| VcpuSet::EMPTY),
+            Completed::Trapped => self.trap(vcpu, |vgic| vgic.deactivate(vcpu, intid)),
+        }
+    }
+
+    /// The guest writes ICC_PMR_EL1, ICC_IGRPEN0_EL1 and ICC_IGRPEN1_EL1.
+    fn set_interface(&mut self, vcpu: usize) {
+        let mask = self.random.pick(&[0xff, 0xff, 0xf0, 0x80, 0x40]);
+        let enables = self.random.pick(&[0b11, 0b11, 0b11, 0b10, 0b01]);
+        let kept = self.gics[vcpu].vmcr & 1 << 9;
+        self.gics[vcpu].vmcr = kept | u64::from(mask) << 24 | enables;
+        self.model.interfaces[vcpu].mask = mask;
+        self.model.interfaces[vcpu].enables = [enables & 1 == 1, enables & 2 == 2];
+    }
+
+    fn devices(&mut self) {
+        let level = self.random.below(2) == 0;
+        let set = match self.random.below(3) {
+            0 => {
+                let intid = self.random.pick(&SPIS);
+                self.model.set_level(intid, level);
+                self.vgic.set_level(intid, level)
+            }
+            1 => {
+                let (vcpu, intid) = (self.random.below(3) as usize, self.random.pick(&PPIS));
+                self.model.set_private_level(vcpu, intid, level);
+                let mut set = VcpuSet::EMPTY;
+                if self.vgic.set_private_level(vcpu, intid, level) {
+                    set.insert(vcpu);
+                }
+                set
+            }
+            _ => {
+                let data = MSI_INTID + self.random.below(2) as u32 - self.random.below(2) as u32;
+                let address = MSI_FRAME + self.random.pick(&[0x40, 0x40, 0x40, 0x44]);
+                self.model.msi(address, data);
+                self.vgic.msi(address, data)
+            }
+        };
+        self.kick(set);
+    }
+
+    fn send_sgi(&mut self, vcpu: usize) {
+        let foreign = self.random.pick(&[0, 0, 0, 0, 1 << 16, 1 << 32, 1 << 44, 1 << 48, 1 << 40]);
+        let intid = self.random.pick(&[0u64, 1, 15]);
+        let value = foreign | intid << 24 | self.random.below(0x1_0000);
+        self.trap(vcpu, |vgic| vgic.send_sgi(vcpu, value));
+        self.model.send_sgi(vcpu, value);
+    }
+
+    fn step(&mut self) {
+        let vcpu = self.random.below(VCPUS as u64) as usize;
+        match self.random.below(16) {
+            0..=3 => self.write_sensibly(vcpu),
+            4 if self.random.below(4) == 0 => self.write_wildly(vcpu),
+            5 => self.devices(),
+            6 => self.send_sgi(vcpu),
+            7 if self.random.below(3) == 0 => self.set_interface(vcpu),
+            8 if self.random.below(16) == 0 => self.compare_registers(),
+            9..=11 => self.acknowledge(vcpu),
+            12 | 13 => self.complete(vcpu),
+            14 | 15 => self.deactivate(vcpu),
+            _ => self.trap(vcpu, |_| VcpuSet::EMPTY),
+        }
+        if cpu::maintenance(&self.gics[vcpu]) {
+            self.trap(vcpu, |_| VcpuSet::EMPTY);
+        }
+        for vcpu in 0..VCPUS {
+            let expected = self.model.signals(vcpu);
+            let gic = &self.gics[vcpu];
+            assert_eq!(self.vgic.deliverable(vcpu, gic), expected, "vCPU {vcpu} deliverable");
+            assert_eq!(cpu::signals(gic), expected, "vCPU {vcpu} signalled");
+        }
+    }
+
+    /// With everybody out, the registers say what the model says.
+    fn compare_registers(&mut self) {
+        for vcpu in 0..VCPUS {
+            let set = self.exit(vcpu);
+            assert!(set.is_empty(), "kicks were obeyed before");
+        }
+        for vcpu in 0..VCPUS {
+            for intid in 0..32 {
+                let mut read =
+                    |offset, size| self.vgic.redistributor_read(private(vcpu, offset), size);
+                let found = describe(intid, &mut read);
+                assert_eq!(found, self.model.describe(vcpu, intid), "vCPU {vcpu} id {intid}");
+            }
+        }
+        for intid in 32..256 {
+            let mut read = |offset, size| self.vgic.distributor_read(offset, size);
+            assert_eq!(describe(intid, &mut read), self.model.describe(0, intid), "id {intid}");
+        }
+        for vcpu in 0..VCPUS {
+            self.enter(vcpu);
+        }
+    }
+}
+
+/// What the registers say about an interrupt, as [`Model::describe`].
+fn describe(intid: u32, read: &mut dyn FnMut(u64, u8) -> u64) -> [u64; 7] {
+    let mut flag = |base| {
+        let (offset, bit) = bitmap(base, intid);
+        u64::from(read(offset, 4) & bit != 0)
+    };
+    let [group1, enabled, pending, active] = [0x080, ISENABLER, ISPENDR, ISACTIVER].map(&mut flag);
+    let also = [0x080, ICENABLER, ICPENDR, ICACTIVER].map(&mut flag);
+    assert_eq!(also, [group1, enabled, pending, active], "set and clear registers read the same");
+    let edge = read(ICFGR + u64::from(intid / 16 * 4), 4) >> (2 * (intid % 16) + 1) & 1;
+    let priority = read(IPRIORITYR + u64::from(intid), 1);
+    let route = if intid < 32 { 0 } else { read(IROUTER + 8 * u64::from(intid), 8) };
+    [group1, enabled, pending, active, edge, priority, route]
+}
+
+#[test]
+fn random_guests_get_exactly_the_interrupts_that_the_rules_say() {
+    let mut acknowledged = 0;
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        for _ in 0..2_000 {
+            world.step();
+        }
+        world.compare_registers();
+        acknowledged += world.acknowledged;
+    }
+    assert!(acknowledged > 1_000, "the test must exercise something: {acknowledged}");
+}
+
+#[test]
+fn no_access_panics_or_touches_another_redistributor() {
+    let mut random = Random(7);
+    let mut vgic = running(VCPUS);
+    for _ in 0..20_000 {
+        let (offset, size) = (random.next() >> random.below(64), random.next() as u8);
+        let size = if random.below(4) == 0 { size } else { random.pick(&[1, 2, 4, 8]) };
+        let value = random.next();
+        let _ = vgic.distributor_read(offset, size);
+        let _ = vgic.distributor_write(offset, size, value);
+        let _ = vgic.msi_frame_read(offset, size);
+        let _ = vgic.msi_frame_write(offset, size, value);
+        let _ = vgic.send_sgi(random.below(9) as usize, random.next());
+        let _ = vgic.msi(offset, value as u32);
+        let _ = vgic.redistributor_read(offset, size);
+        let before = vgic.clone();
+        let kicked = vgic.redistributor_write(offset, size, value);
+        let accessed = (offset / GICR_STRIDE) as usize;
+        assert!(kicked.iter().all(|vcpu| vcpu == accessed));
+        for vcpu in (0..VCPUS).filter(|&vcpu| vcpu != accessed) {
+            let state = |vgic: &Vgic| std::format!("{:?}", vgic.cpus[vcpu]);
+            if random.below(16) == 0 {
+                assert_eq!(state(&vgic), state(&before), "offset {offset:#x} is not vCPU {vcpu}'s");
+            }
+        }
+    }
+}
