@@ -137,7 +137,8 @@ impl Model {
     }
 
     pub(super) fn msi(&mut self, address: u64, data: u32) {
-        if address == MSI_FRAME + 0x40 && data >= MSI_INTID && data < MSI_INTID + MSI_COUNT {
+        let last = MSI_INTID + MSI_COUNT - 1;
+        if address == MSI_FRAME + 0x40 && (MSI_INTID..=last).contains(&data) {
             self.interrupt(0, data).unwrap().latch = true;
         }
     }
