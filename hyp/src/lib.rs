@@ -15,7 +15,7 @@ extern crate std;
 pub mod abi;
 pub mod addr;
 pub mod error;
-mod event;
+pub mod event;
 pub mod exception;
 mod guest;
 mod host;

@@ -1,0 +1,96 @@
+//! The command line: words `name=value`, separated by spaces.
+
+/// What a run should do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options<'a> {
+    /// `scenario=`: `story` runs all acts; any other word is the guest's
+    /// scenario, run alone.
+    pub scenario: &'a str,
+    /// `policy=`: whether to run guests with a bounce BAR, with shared pages.
+    pub bounce: bool,
+    /// See [`Self::bounce`].
+    pub shared: bool,
+    /// `vcpus=`: of the guest that runs the disk story, 1 to 8.
+    pub vcpus: u64,
+    /// `attacks=`: `all`, `none`, or rows separated by commas.
+    pub attacks: &'a str,
+    /// `hash=`, passed to the guest.
+    pub hash: Option<&'a str>,
+    /// `note=`, passed to the guest.
+    pub note: Option<&'a str>,
+}
+
+impl<'a> Options<'a> {
+    /// Reads a command line; words it does not know are other people's.
+    ///
+    /// # Errors
+    /// The word whose value makes no sense.
+    pub fn parse(line: &'a str) -> Result<Self, &'a str> {
+        let mut options = Options {
+            scenario: "story",
+            bounce: true,
+            shared: true,
+            vcpus: 2,
+            attacks: "all",
+            hash: None,
+            note: None,
+        };
+        for word in line.split_whitespace() {
+            let Some((name, value)) = word.split_once('=') else { continue };
+            match name {
+                "scenario" => options.scenario = value,
+                "policy" => {
+                    options.bounce = matches!(value, "bounce-bar" | "both");
+                    options.shared = matches!(value, "shared-pages" | "both");
+                    if !options.bounce && !options.shared {
+                        return Err(word);
+                    }
+                }
+                "vcpus" => {
+                    let vcpus = value.parse().map_err(|_| word)?;
+                    options.vcpus = vcpus;
+                    if !(1..=8).contains(&vcpus) {
+                        return Err(word);
+                    }
+                }
+                "attacks" => options.attacks = value,
+                "hash" => options.hash = Some(value),
+                "note" => options.note = Some(value),
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+
+    /// Should the attacks of this row be made?
+    pub fn attacks(&self, row: &str) -> bool {
+        self.attacks == "all" || self.attacks.split(',').any(|name| name == row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_line_is_the_whole_story() {
+        let options = Options::parse("").unwrap();
+        assert_eq!((options.scenario, options.vcpus), ("story", 2));
+        assert!(options.bounce && options.shared && options.attacks("C1"));
+    }
+
+    #[test]
+    fn words_choose() {
+        let line = "quiet policy=bounce-bar vcpus=8 attacks=C1,M3 note=hi";
+        let options = Options::parse(line).unwrap();
+        assert!(options.bounce && !options.shared);
+        assert!(options.attacks("M3") && !options.attacks("C10"));
+        assert_eq!((options.vcpus, options.note), (8, Some("hi")));
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        assert_eq!(Options::parse("vcpus=9"), Err("vcpus=9"));
+        assert_eq!(Options::parse("policy=none"), Err("policy=none"));
+    }
+}

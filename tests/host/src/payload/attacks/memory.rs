@@ -1,0 +1,140 @@
+//! C1 and C2: the host's CPU reaches for frames that are not the host's, with
+//! every instruction that touches memory.
+
+#![allow(unsafe_code)]
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use rt::attempt::{self, Fault};
+
+use super::{Finding, Owner, drain_events, judge_access};
+use crate::payload::calls::BOUNCER;
+use crate::payload::report::GOOD;
+
+/// An instruction that touches memory at an address.
+struct Tool {
+    id: [&'static str; 2],
+    name: &'static str,
+    apply: fn(u64) -> Result<u64, Fault>,
+}
+
+/// What a write would leave behind.
+const FOOTPRINT: u64 = 0x6861_636b_6564_2121;
+/// RET.
+const RET: u64 = 0xd65f_03c0;
+
+const TOOLS: [Tool; 8] = [
+    Tool { id: ["C1.read", "C2.read"], name: "read", apply: attempt::try_read_u64 },
+    Tool { id: ["C1.write", "C2.write"], name: "write", apply: write },
+    Tool { id: ["C1.exec", "C2.exec"], name: "execute", apply: execute },
+    Tool { id: ["C1.atomic", "C2.atomic"], name: "atomically add to", apply: add },
+    Tool { id: ["C1.zva", "C2.zva"], name: "DC ZVA", apply: zva },
+    Tool { id: ["C1.ivac", "C2.ivac"], name: "DC IVAC", apply: ivac },
+    Tool { id: ["C1.civac", "C2.civac"], name: "DC CIVAC", apply: attempt::try_dc_civac },
+    Tool { id: ["C1.ivau", "C2.ivau"], name: "IC IVAU", apply: attempt::try_ic_ivau },
+];
+
+// The addresses these are applied to are frames taken from the free list, or
+// frames that are not the host's, where no Rust object can be.
+
+fn write(address: u64) -> Result<u64, Fault> {
+    // SAFETY: see above.
+    unsafe { attempt::try_write_u64(address, FOOTPRINT) }.map(|()| 0)
+}
+
+fn execute(address: u64) -> Result<u64, Fault> {
+    // SAFETY: the host's own scratch frame holds RET; anything else is not
+    // executable for the host, and that is what is being tested.
+    unsafe { attempt::try_exec(address) }.map(|()| 0)
+}
+
+fn add(address: u64) -> Result<u64, Fault> {
+    // SAFETY: see above.
+    unsafe { attempt::try_atomic_add(address, 0) }
+}
+
+fn zva(address: u64) -> Result<u64, Fault> {
+    // SAFETY: see above.
+    unsafe { attempt::try_dc_zva(address) }.map(|()| 0)
+}
+
+fn ivac(address: u64) -> Result<u64, Fault> {
+    // SAFETY: see above.
+    unsafe { attempt::try_dc_ivac(address) }.map(|()| 0)
+}
+
+/// Does the CPU check this instruction's address at all? Some emulators treat
+/// cache maintenance as a no-op; aimed at an address without a stage-1
+/// mapping it must fault, or there is nothing to refuse.
+fn is_real(tool: &Tool) -> bool {
+    const UNMAPPED: u64 = 0x7f_f000_0000;
+    (tool.apply)(UNMAPPED).is_err()
+}
+
+/// Do all tools work on `scratch`, a frame of the host's own? Names the first
+/// that does not.
+pub(in crate::payload) fn broken_tool(scratch: u64) -> Option<&'static str> {
+    TOOLS.iter().find_map(|tool| {
+        // SAFETY: a frame from the free list.
+        unsafe {
+            core::ptr::write_bytes(scratch as *mut u8, 0, 4096);
+            (scratch as *mut u64).write_volatile(RET);
+        }
+        let made_visible = attempt::try_dc_civac(scratch).and(attempt::try_ic_ivau(scratch));
+        // SAFETY: barriers only: the instruction just written is fetched.
+        unsafe { core::arch::asm!("dsb ish", "isb", options(nostack)) };
+        (made_visible.is_err() || (tool.apply)(scratch).is_err()).then_some(tool.name)
+    })
+}
+
+/// C1: a guest's private frame. C2: one of bouncer's. Expected: a synchronous
+/// external abort at the instruction, and an event that names it.
+pub(in crate::payload) fn reach(pfn: u64, owner: Owner, place: &str) -> Vec<Finding> {
+    let row = usize::from(owner != Owner::Guest);
+    let address = (pfn << 12) + 0x40;
+    let mut findings = Vec::new();
+    for tool in TOOLS.iter().filter(|tool| is_real(tool)) {
+        drain_events();
+        let before = BOUNCER.frame_state(pfn);
+        let result = (tool.apply)(address);
+        let Some(id) = tool.id.get(row) else { continue };
+        let what = format!("{} {place}", tool.name);
+        let mut finding = judge_access(id, what, address, owner, result);
+        if BOUNCER.frame_state(pfn) != before && finding.outcome == GOOD {
+            finding.outcome = "state-changed";
+        }
+        findings.push(finding);
+    }
+    findings
+}
+
+/// C1, C2: names of instructions that this CPU does not check, which were
+/// therefore not tried.
+pub(in crate::payload) fn not_tried() -> Vec<&'static str> {
+    TOOLS.iter().filter(|tool| !is_real(tool)).map(|tool| tool.name).collect()
+}
+
+/// C1: ask the MMU instead. AT S1E1R answers from the host's own stage 1
+/// alone, whoever owns the frame; AT S12E1R, which would tell of stage 2, must
+/// be undefined at EL1.
+pub(in crate::payload) fn translate(pfn: u64) -> Finding {
+    let address = pfn << 12;
+    let (outcome, detail) = match attempt::try_at_s12e1r(address) {
+        Ok(_) => ("succeeded", format!("PAR {:#x}", attempt::par())),
+        Err(fault) if !fault.is_undefined() => {
+            ("wrong-fault", format!("AT S12E1R: ESR {:#x}", fault.esr))
+        }
+        Err(_) => match attempt::try_at_s1e1r(address) {
+            Ok(_) if attempt::par() & 0xff_ffff_f001 == address => (
+                GOOD,
+                format!("AT S12E1R is undefined; AT S1E1R gives the host's own {address:#x}"),
+            ),
+            Ok(_) => ("odd-answer", format!("PAR {:#x} for {address:#x}", attempt::par())),
+            Err(fault) => {
+                (GOOD, format!("AT S12E1R undefined, AT S1E1R refused: ESR {:#x}", fault.esr))
+            }
+        },
+    };
+    Finding { id: "C1.at", what: "translate a guest's frame".into(), outcome, detail }
+}

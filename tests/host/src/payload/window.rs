@@ -1,0 +1,112 @@
+//! The guest memory a backend may touch: a run of the host's address space
+//! that the guest sees somewhere else.
+//!
+//! With a bounce BAR it is the host's own frames behind the BAR: every access
+//! succeeds, and nothing else is in range. With shared pages it is the guest's
+//! whole RAM: the host's mapping has holes wherever the guest did not share,
+//! and an access there is a fault that this module survives and counts.
+
+#![allow(unsafe_code)]
+
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+use host::memory::{Fault, Memory};
+use rt::attempt;
+
+/// Accesses by backends that the hardware refused.
+pub(super) static REFUSED: AtomicU64 = AtomicU64::new(0);
+
+/// `bytes` bytes that the guest knows at `guest` and the host at `host`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    pub(super) guest: u64,
+    pub(super) host: u64,
+    pub(super) bytes: u64,
+}
+
+impl Window {
+    /// The host's address of `length` bytes at guest address `address`.
+    fn translate(&self, address: u64, length: u64) -> Result<u64, Fault> {
+        let fault = Fault { address };
+        let offset = address.checked_sub(self.guest).ok_or(fault)?;
+        let end = offset.checked_add(length).ok_or(fault)?;
+        if end > self.bytes { Err(fault) } else { Ok(self.host + offset) }
+    }
+
+    /// An access at host address `at` was refused by the hardware.
+    fn refused(&self, at: u64) -> Fault {
+        REFUSED.fetch_add(1, Ordering::Relaxed);
+        Fault { address: at - self.host + self.guest }
+    }
+}
+
+impl Memory for Window {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let mut at = self.translate(address, into.len() as u64)?;
+        let mut rest = into;
+        while !rest.is_empty() {
+            let step = step(at, rest.len());
+            let value = match step {
+                8 => attempt::try_read_u64(at),
+                _ => attempt::try_read_u8(at),
+            };
+            let value = value.map_err(|_| self.refused(at))?;
+            let Some((piece, tail)) = rest.split_at_mut_checked(step) else { break };
+            piece.copy_from_slice(value.to_le_bytes().get(..step).unwrap_or_default());
+            rest = tail;
+            at += step as u64;
+        }
+        Ok(())
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), Fault> {
+        let mut at = self.translate(address, from.len() as u64)?;
+        let mut rest = from;
+        while !rest.is_empty() {
+            let step = step(at, rest.len());
+            let Some((piece, tail)) = rest.split_at_checked(step) else { break };
+            let value = piece.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+            // SAFETY: the window covers frames that were taken from the free
+            // frames for this guest; no Rust object is there.
+            let done = unsafe {
+                match step {
+                    8 => attempt::try_write_u64(at, value),
+                    _ => attempt::try_write_u8(at, value),
+                }
+            };
+            done.map_err(|_| self.refused(at))?;
+            rest = tail;
+            at += step as u64;
+        }
+        Ok(())
+    }
+
+    fn load_index(&self, address: u64) -> Result<u16, Fault> {
+        if !address.is_multiple_of(2) {
+            return Err(Fault { address });
+        }
+        let at = self.translate(address, 2)?;
+        let value = attempt::try_read_u16(at).map_err(|_| self.refused(at))?;
+        // DMB: what the index announces is read after the index.
+        fence(Ordering::SeqCst);
+        Ok(value as u16)
+    }
+
+    fn store_index(&self, address: u64, value: u16) -> Result<(), Fault> {
+        if !address.is_multiple_of(2) {
+            return Err(Fault { address });
+        }
+        let at = self.translate(address, 2)?;
+        fence(Ordering::SeqCst);
+        // SAFETY: as in `write`.
+        let done = unsafe { attempt::try_write_u16(at, value.into()) };
+        done.map_err(|_| self.refused(at))?;
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Bytes the next access moves: eight where aligned, else one.
+fn step(at: u64, left: usize) -> usize {
+    if at.is_multiple_of(8) && left >= 8 { 8 } else { 1 }
+}
