@@ -30,6 +30,8 @@ pub mod sim;
 pub mod stage2;
 pub mod stats;
 pub mod syndrome;
+#[cfg(test)]
+mod tests;
 pub mod trap;
 pub mod vcpu;
 pub mod vgic;

@@ -137,7 +137,8 @@ fn cpu_on<M: Machine>(hyp: &Hypervisor<M>, mpidr: u64, entry: u64, context: u64)
 fn host_may_run<M: Machine>(hyp: &Hypervisor<M>, entry: u64) -> bool {
     let page = entry & !(crate::addr::FRAME_SIZE - 1);
     let Some(pfn) = aligned_frame_number(page).ok().and_then(Pfn::new) else { return false };
-    entry.is_multiple_of(4) && hyp.with_memory(|memory| memory.state_for_host(pfn)) != PageState::NoPage
+    entry.is_multiple_of(4)
+        && hyp.with_memory(|memory| memory.state_for_host(pfn)) != PageState::NoPage
 }
 
 /// CPU_OFF. No vCPU can be loaded here: VCPU_RUN has returned.

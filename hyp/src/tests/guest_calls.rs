@@ -1,0 +1,158 @@
+//! The guest's hypercalls (attack rows G2, I4).
+
+use super::rig::{PAGES, RAM_GFN, Rig, sync};
+use crate::abi::{exit, guest as id, host};
+use crate::error::Error;
+use crate::layout;
+use crate::psci::{code, function};
+
+fn ipa(page: u64) -> u64 {
+    (RAM_GFN + page) << 12
+}
+
+#[test]
+fn linux_finds_its_hypervisor() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    rig.script_hvc(u64::from(id::UID), &[]);
+    rig.script_check(|vcpu| {
+        assert_eq!(vcpu.frame.x[..4], [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d]);
+    });
+    rig.run(handle);
+    let (features, _) = rig.guest_hvc(handle, u64::from(id::FEATURES), &[]);
+    assert_eq!(features & 0b1_1100, 0b1_1100, "meminfo, share, unshare");
+    assert_eq!(rig.guest_hvc(handle, u64::from(id::HYP_MEMINFO), &[0, 0, 0]), (4096, 1));
+}
+
+#[test]
+fn unknown_calls_dirty_ids_and_smcs_of_a_guest_are_not_supported() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    for unknown in [0, u64::from(id::UID) | 1 << 32, u64::from(host::VM_CREATE), 0xC400_0190] {
+        assert_eq!(rig.guest_hvc(handle, unknown, &[]).0, -1, "{unknown:#x}");
+    }
+    rig.script(|vcpu| {
+        vcpu.frame.pc = 0x4000_0000;
+        vcpu.frame.x[0] = u64::from(function::SYSTEM_OFF);
+        sync(0x17 << 26)
+    });
+    rig.script_check(|vcpu| {
+        assert_eq!(vcpu.frame.x[0] as i64, -1);
+        assert_eq!(vcpu.frame.pc, 0x4000_0004);
+    });
+    assert_eq!(rig.run(handle)[0], exit::INTERRUPT, "there is no firmware behind an SMC");
+}
+
+#[test]
+fn a_page_is_the_hosts_to_read_exactly_while_it_is_shared() {
+    let mut rig = Rig::new();
+    let (handle, ram) = rig.vm(1);
+    let share = |pages| rig.guest_hvc(handle, u64::from(id::MEM_SHARE), &[ipa(1), pages, 0]);
+    let unshare = |pages| rig.guest_hvc(handle, u64::from(id::MEM_UNSHARE), &[ipa(1), pages, 0]);
+    assert_eq!(rig.frame_state(ram + 1), 3);
+    assert_eq!(share(0), (0, 1), "Linux passes 0 and means 1");
+    assert_eq!(rig.frame_state(ram + 1), 2);
+    assert_eq!(rig.frame_state(ram + 2), 3, "the neighbour is not");
+    assert_eq!(unshare(1), (0, 1));
+    assert_eq!(rig.frame_state(ram + 1), 3);
+    assert_eq!(share(2), (0, 2), "a range");
+    assert_eq!(unshare(2), (0, 2));
+}
+
+#[test]
+fn g2_only_private_ram_of_its_own_can_be_shared_and_only_once() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    let before = rig.ownership();
+    let share = |ipa, pages, reserved| {
+        rig.guest_hvc(handle, u64::from(id::MEM_SHARE), &[ipa, pages, reserved]).0
+    };
+    for nowhere in [layout::UART, layout::GICD, layout::PCI_MEM64, ipa(PAGES), ipa(64), 0] {
+        assert!(share(nowhere, 1, 0) < 0, "{nowhere:#x}");
+    }
+    assert!(share(ipa(0) + 1, 1, 0) < 0, "misaligned");
+    assert!(share(ipa(0), u64::MAX, 0) < 0, "wrapping");
+    assert!(share(1 << 40, 1, 0) < 0, "out of its space");
+    assert!(share(ipa(0), 1, 1) < 0, "reserved argument");
+    assert!(share(ipa(PAGES - 1), 2, 0) < 0, "a range with a hole");
+    assert_eq!(rig.ownership(), before);
+    assert_eq!(share(ipa(0), 1, 0), 0);
+    assert_eq!(share(ipa(0), 1, 0), Error::Denied.code(), "twice");
+    let unshare = |ipa| rig.guest_hvc(handle, u64::from(id::MEM_UNSHARE), &[ipa, 1, 0]).0;
+    assert_eq!(unshare(ipa(1)), Error::Denied.code(), "what was not shared");
+    assert_eq!(unshare(ipa(0)), 0);
+}
+
+#[test]
+fn a_relinquished_page_is_the_hosts_and_wiped() {
+    let mut rig = Rig::new();
+    let (handle, ram) = rig.vm(1);
+    rig.hyp.machine().poke(super::rig::pfn(ram + 2), 1, 0x5ec2e7);
+    let relinquish = |ipa| rig.guest_hvc(handle, u64::from(id::MEM_RELINQUISH), &[ipa]).0;
+    assert_eq!(relinquish(ipa(2)), 0);
+    assert_eq!(rig.frame_state(ram + 2), 0);
+    assert_eq!(rig.hyp.machine().peek(super::rig::pfn(ram + 2), 1), 0);
+    assert!(relinquish(ipa(2)) < 0, "it is gone");
+}
+
+#[test]
+fn a_guest_starts_its_other_vcpus_and_the_host_is_told_to_run_them() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(2);
+    let on = u64::from(function::CPU_ON_64);
+    for (target, entry, answer) in [
+        (2, ipa(0), code::INVALID_PARAMETERS),
+        (u64::MAX, ipa(0), code::INVALID_PARAMETERS),
+        (1, 0x1000, code::INVALID_ADDRESS),
+        (0, ipa(0), code::ALREADY_ON),
+    ] {
+        assert_eq!(rig.guest_hvc(handle, on, &[target, entry, 7]).0, answer);
+    }
+    let info = u64::from(function::AFFINITY_INFO_64);
+    assert_eq!(rig.guest_hvc(handle, info, &[1, 0]).0, 1, "off");
+    rig.script_hvc(on, &[1, ipa(0), 7]);
+    assert_eq!(rig.run(handle)[..2], [exit::CPU_ON, 1]);
+    rig.script_check(|vcpu| assert_eq!(vcpu.frame.x[0], 0, "success"));
+    rig.run(handle);
+    assert_eq!(rig.guest_hvc(handle, info, &[1, 0]).0, 0, "on");
+    rig.script_check(|vcpu| {
+        assert_eq!(vcpu.frame.pc, layout::RAM);
+        assert_eq!(vcpu.frame.x[0], 7);
+        assert!(vcpu.frame.x[1..].iter().all(|x| *x == 0));
+    });
+    rig.hvc(host::VCPU_RUN, &[handle, 1, 0]).unwrap();
+
+    rig.script_hvc(u64::from(function::CPU_OFF), &[]);
+    let [reason, ..] = rig.hvc(host::VCPU_RUN, &[handle, 1, 0]).unwrap();
+    assert_eq!(reason, exit::CPU_OFF);
+    assert!(rig.hvc(host::VCPU_RUN, &[handle, 1, 0]).is_err(), "only the guest turns it on");
+    rig.script_hvc(on, &[1, ipa(1), 8]);
+    assert_eq!(rig.run(handle)[..2], [exit::CPU_ON, 1]);
+}
+
+#[test]
+fn a_guest_that_powers_off_is_dying() {
+    for (call, reset) in [(function::SYSTEM_OFF, 0), (function::SYSTEM_RESET, 1)] {
+        let mut rig = Rig::new();
+        let (handle, _) = rig.vm(1);
+        rig.script_hvc(u64::from(call), &[]);
+        assert_eq!(rig.run(handle)[..2], [exit::SHUTDOWN, reset]);
+        assert!(rig.hvc(host::VCPU_RUN, &[handle, 0, 0]).is_err());
+    }
+}
+
+#[test]
+fn i4_identity_and_power_are_answered_without_the_host() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    for (call, answer) in [
+        (function::PSCI_VERSION, 0x1_0001),
+        (function::SMCCC_VERSION, 0x1_0001),
+        (function::MIGRATE_INFO_TYPE, 2),
+    ] {
+        assert_eq!(rig.guest_hvc(handle, u64::from(call), &[]).0, answer);
+    }
+    let features = u64::from(function::PSCI_FEATURES);
+    assert_eq!(rig.guest_hvc(handle, features, &[u64::from(function::SMCCC_VERSION)]).0, 0);
+    assert_eq!(rig.guest_hvc(handle, features, &[0x8400_000E]).0, -1);
+}

@@ -1,0 +1,150 @@
+//! A virtio device between guest and host, registers only (attack rows I1,
+//! D8, H6, and the bounce window in stage 2).
+
+use super::rig::{Rig, interrupt};
+use crate::abi::{self, exit, host as id};
+use crate::error::Error;
+use crate::layout;
+use crate::memory::Owner;
+use crate::virtio::BOUNCE_BAR;
+
+/// Configuration space of slot 1.
+const SLOT1: u64 = layout::ECAM + (1 << 15);
+/// Bounce pages: 64 KiB.
+const BOUNCE: u64 = 16;
+
+/// A VM with a block device that has a bounce BAR, not finalised; the handle
+/// and the first bounce frame.
+fn with_device(rig: &mut Rig) -> (u64, u64) {
+    let (handle, _) = rig.building(1);
+    let create = [handle, 2, abi::POLICY_BOUNCE_BAR, BOUNCE, 1];
+    assert_eq!(rig.hvc(id::DEVICE_CREATE, &create), Ok([0, 0, 0]));
+    let bounce = rig.frames(BOUNCE);
+    let early = rig.hvc(id::VM_FINALISE, &[handle, layout::RAM, 0]);
+    assert_eq!(early, Err(Error::BadState.code()), "a BAR without frames");
+    let share = rig.hvc(id::FRAME_SHARE, &[handle, 0, 0, bounce, BOUNCE]);
+    assert_eq!(share, Ok([BOUNCE, 0, 0]));
+    rig.hvc(id::VM_FINALISE, &[handle, layout::RAM, 0]).unwrap();
+    (handle, bounce)
+}
+
+/// The guest opens the bounce BAR at `address`.
+fn open(rig: &Rig, handle: u64, address: u64) {
+    let bar = 0x10 + 4 * BOUNCE_BAR as u64;
+    rig.script_store(SLOT1 + bar, 4, address & 0xffff_ffff);
+    rig.script_store(SLOT1 + bar + 4, 4, address >> 32);
+    rig.script_store(SLOT1 + 4, 2, 0x6);
+    rig.script_check(|_| ());
+    assert_eq!(rig.run(handle)[0], exit::INTERRUPT);
+}
+
+/// What the guest's stage 2 has at an address.
+fn mapped(rig: &Rig, handle: u64, address: u64) -> Option<u64> {
+    let gfn = crate::addr::Gfn::containing(address).unwrap();
+    let handle = crate::vm::Handle::from_raw(handle);
+    let machine = rig.hyp.machine();
+    let leaf = rig.hyp.with_vm(handle, |vm| Ok(vm.memory.lookup(machine, gfn))).unwrap();
+    leaf.map(|leaf| leaf.pfn.number())
+}
+
+#[test]
+fn the_bounce_window_follows_the_bar_and_leaves_nothing_behind() {
+    let mut rig = Rig::new();
+    let (handle, bounce) = with_device(&mut rig);
+    let (here, there) = (layout::PCI_MEM64, layout::PCI_MEM64 + (1 << 30));
+    open(&rig, handle, here);
+    assert_eq!(mapped(&rig, handle, here), None, "mapped when it is touched");
+    rig.script_load(here + 0x3008, 8, 3);
+    rig.script_check(|_| ());
+    rig.run(handle);
+    assert_eq!(mapped(&rig, handle, here + 0x3000), Some(bounce + 3));
+    assert_eq!(mapped(&rig, handle, here + 0x2000), None, "only from there on");
+    assert_eq!(mapped(&rig, handle, here + 0xf000), Some(bounce + 15));
+    assert_eq!(mapped(&rig, handle, here + 0x1_0000), None, "and not beyond its end");
+
+    open(&rig, handle, there);
+    rig.hyp.machine().settle();
+    assert_eq!(mapped(&rig, handle, here + 0x3000), None, "it has moved");
+    rig.script_load(there, 8, 3);
+    rig.script_check(|_| ());
+    rig.run(handle);
+    assert_eq!(mapped(&rig, handle, there), Some(bounce));
+
+    rig.script_store(SLOT1 + 4, 2, 0);
+    rig.script_check(|_| ());
+    rig.run(handle);
+    assert_eq!(mapped(&rig, handle, there), None, "decoding is off");
+}
+
+#[test]
+fn bounce_frames_stay_the_hosts_and_end_with_the_vm() {
+    let mut rig = Rig::new();
+    let (handle, bounce) = with_device(&mut rig);
+    assert_eq!(rig.frame_state(bounce), 1, "own, and lent");
+    let other = rig.building(1).0;
+    let twice = rig.hvc(id::FRAME_DONATE, &[other, bounce, super::rig::RAM_GFN + 9, 1, 0]);
+    assert_eq!(twice, Err(Error::Denied.code()), "C6: a frame that is lent cannot be donated");
+    open(&rig, handle, layout::PCI_MEM64);
+    rig.script_load(layout::PCI_MEM64, 8, 3);
+    rig.script_check(|_| ());
+    rig.run(handle);
+    rig.hvc(id::VM_STOP, &[handle]).unwrap();
+    assert_eq!(rig.hvc(id::FRAME_RECLAIM, &[handle, bounce, BOUNCE]), Ok([BOUNCE, 0, 0]));
+    assert_eq!(rig.frame_state(bounce), 0);
+    let entry = rig.hyp.with_memory(|memory| memory.entry(super::rig::pfn(bounce)));
+    assert_eq!((entry.owner(), entry.pins()), (Owner::Host, 0));
+}
+
+#[test]
+fn frame_share_takes_free_pages_of_its_own_device_only() {
+    let mut rig = Rig::new();
+    let (handle, ram) = rig.building(1);
+    rig.hvc(id::DEVICE_CREATE, &[handle, 2, abi::POLICY_BOUNCE_BAR, BOUNCE, 1]).unwrap();
+    let frames = rig.frames(BOUNCE + 1);
+    let before = rig.ownership();
+    let share = |device, page, pfn, count| {
+        rig.hvc(id::FRAME_SHARE, &[handle, device, page, pfn, count]).unwrap_err()
+    };
+    assert_eq!(share(1, 0, frames, 1), Error::NotFound.code());
+    assert_eq!(share(u64::MAX, 0, frames, 1), Error::NotFound.code());
+    assert_eq!(share(0, 1, frames, BOUNCE), Error::NotFound.code(), "beyond the BAR");
+    assert_eq!(share(0, u64::MAX, frames, 1), Error::InvalidParameter.code());
+    assert_eq!(share(0, 0, ram, 1), Error::Denied.code(), "the guest's own");
+    assert_eq!(share(0, 0, rig.layout.hyp[0].start().number(), 1), Error::Denied.code());
+    assert_eq!(rig.ownership(), before);
+    rig.hvc(id::FRAME_SHARE, &[handle, 0, 3, frames, 1]).unwrap();
+    assert_eq!(share(0, 3, frames + 1, 1), Error::BadState.code(), "the page has its frame");
+    assert_eq!(share(0, 4, frames, 1), Error::Denied.code(), "the frame is lent");
+}
+
+#[test]
+fn i1_no_interrupt_before_the_driver_is_ready_or_for_what_is_not_there() {
+    let mut rig = Rig::new();
+    let (handle, _) = with_device(&mut rig);
+    let raise = |device, cause| rig.hvc(id::DEVICE_INTERRUPT, &[handle, device, cause]);
+    assert_eq!(raise(0, 0), Err(Error::Denied.code()));
+    assert_eq!(raise(0, abi::CAUSE_CONFIG), Err(Error::Denied.code()));
+    for (device, cause) in [(1, 0), (0, 1), (0, 27), (0, u64::MAX), (u64::MAX, 0)] {
+        assert!(raise(device, cause).is_err(), "device {device}, cause {cause}");
+    }
+    rig.script(|vcpu| {
+        assert!(vcpu.gic.lr.iter().all(|lr| *lr == 0), "nothing was injected");
+        interrupt()
+    });
+    rig.run(handle);
+}
+
+#[test]
+fn a_status_write_is_seen_by_the_host_before_the_guest_goes_on() {
+    let mut rig = Rig::new();
+    let (handle, _) = with_device(&mut rig);
+    let registers = layout::PCI_MEM32;
+    rig.script_store(SLOT1 + 0x10, 4, registers);
+    rig.script_store(SLOT1 + 4, 2, 0x6);
+    // device_status of the common configuration (virtio 1.4, 4.1.4.3).
+    rig.script_store(registers + 0x14, 1, 1);
+    assert_eq!(rig.run(handle)[..2], [exit::DEVICE, 0]);
+    let [state, ..] = rig.hvc(id::DEVICE_STATE, &[handle, 0]).unwrap();
+    assert_eq!(state & 0xff, 1);
+    assert!(rig.hvc(id::DEVICE_STATE, &[handle, 1]).is_err());
+}

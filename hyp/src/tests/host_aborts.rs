@@ -1,0 +1,111 @@
+//! The host reaches for what is not its own (attack rows C1, C2, M5, M7).
+
+use super::rig::{RD_BASE, Rig, abort, sync};
+use crate::abi::host as id;
+use crate::event::EventKind;
+use crate::machine::{El1Register, Machine};
+use crate::vcpu::state::Frame;
+
+/// EL1h, interrupts open.
+const EL1H: u64 = 5;
+
+fn touch(rig: &Rig, address: u64, write: bool) -> Frame {
+    let mut frame = Frame { pc: 0x4100_0000, pstate: EL1H, ..Frame::default() };
+    frame.x[3] = 0xe1;
+    rig.hyp.machine().write_el1(El1Register::Vbar, 0x4800_0000);
+    rig.hyp.handle_host_trap(&mut frame, abort(address, 8, 3, write));
+    frame
+}
+
+fn expect_refused(rig: &Rig, address: u64, owner: u64) {
+    for write in [false, true] {
+        let frame = touch(rig, address, write);
+        let machine = rig.hyp.machine();
+        assert_eq!(frame.pc, 0x4800_0200, "the host's own vector, current EL with SPx");
+        assert_eq!(frame.x[3], 0xe1, "nothing was read");
+        assert_eq!(machine.read_el1(El1Register::Elr), 0x4100_0000);
+        let esr = machine.read_el1(El1Register::Esr);
+        assert_eq!((esr >> 26, esr & 0x3f), (0x25, 0x10), "synchronous external abort");
+        assert_eq!(esr >> 6 & 1, u64::from(write), "WnR");
+        assert_eq!(machine.read_el1(El1Register::Far), address);
+        let [what, where_, pc] = rig.hvc(id::EVENT_NEXT, &[]).unwrap();
+        assert_eq!(what & 0xff, EventKind::HostAbort as u64);
+        assert_eq!(what >> 16 & 0xff, owner, "the event names the owner");
+        assert_eq!((where_, pc), (address, 0x4100_0000));
+        assert!(rig.hvc(id::EVENT_NEXT, &[]).is_err(), "one event per refusal");
+    }
+}
+
+#[test]
+fn c1_a_guests_private_frame() {
+    let mut rig = Rig::new();
+    let (_, ram) = rig.vm(1);
+    expect_refused(&rig, (ram << 12) + 0x128, 3);
+}
+
+#[test]
+fn c2_el2_memory_and_a_vms_page_tables() {
+    let mut rig = Rig::new();
+    let image = rig.layout.hyp[0].start().base();
+    expect_refused(&rig, image, 1);
+    let memcache = rig.frames(16);
+    rig.hvc(id::VM_CREATE, &[memcache, 16, 64, 1]).unwrap();
+    expect_refused(&rig, memcache << 12, 1);
+}
+
+#[test]
+fn m7_devices_off_the_list_and_the_end_of_the_address_space() {
+    let rig = Rig::new();
+    for address in [0, 0x0902_0010, 0x0a00_0000, 0x40_1000_0000, 0x7f_ffff_fff8, 1 << 39, 1 << 46] {
+        expect_refused(&rig, address, 0);
+    }
+}
+
+#[test]
+fn a_fault_that_another_cpu_has_fixed_is_repeated_not_refused() {
+    let mut rig = Rig::new();
+    let own = rig.frames(1) << 12;
+    let frame = touch(&rig, own, false);
+    assert_eq!(frame.pc, 0x4100_0000);
+    assert!(rig.hvc(id::EVENT_NEXT, &[]).is_err());
+}
+
+#[test]
+fn m5_the_redistributor_never_learns_an_lpi_table() {
+    let rig = Rig::new();
+    // GICR_PROPBASER, GICR_PENDBASER, GICR_SETLPIR, GICR_INVLPIR.
+    for offset in [0x70, 0x78, 0x40, 0xa0] {
+        let frame = touch(&rig, RD_BASE + offset, true);
+        assert_eq!(frame.pc, 0x4100_0004, "stepped over");
+        assert!(rig.hvc(id::EVENT_NEXT, &[]).is_ok());
+    }
+    assert!(rig.hyp.machine().world().device_log.is_empty());
+}
+
+#[test]
+fn m5_enable_lpis_is_masked_and_typer_does_not_offer_them() {
+    let rig = Rig::new();
+    let mut frame = Frame { pc: 0x4100_0000, pstate: EL1H, ..Frame::default() };
+    frame.x[3] = 1 | 1 << 24;
+    rig.hyp.handle_host_trap(&mut frame, abort(RD_BASE, 4, 3, true));
+    let written: std::vec::Vec<_> =
+        rig.hyp.machine().world().device_log.iter().filter_map(|access| access.written).collect();
+    assert_eq!(written, [1 << 24]);
+    rig.hyp.machine().world().device_values.insert(RD_BASE + 8, 0xb | 7 << 8);
+    rig.hyp.handle_host_trap(&mut frame, abort(RD_BASE + 8, 8, 3, false));
+    assert_eq!(frame.x[3], 7 << 8);
+}
+
+#[test]
+fn withheld_instructions_are_undefined_to_the_host() {
+    let rig = Rig::new();
+    // SVE access (EC 0x19), and a trace register.
+    for esr in [0x19 << 26, 0x18 << 26 | 2 << 20 | 1 << 14] {
+        let mut frame = Frame { pc: 0x4100_0000, pstate: EL1H, ..Frame::default() };
+        rig.hyp.machine().write_el1(El1Register::Vbar, 0x4800_0000);
+        rig.hyp.handle_host_trap(&mut frame, sync(esr));
+        assert_eq!(frame.pc, 0x4800_0200);
+        assert_eq!(rig.hyp.machine().read_el1(El1Register::Esr) >> 26, 0);
+        assert!(rig.hvc(id::EVENT_NEXT, &[]).is_ok());
+    }
+}

@@ -1,0 +1,10 @@
+//! The whole policy on the simulated machine: what a host or guest sends as
+//! a trap, and what comes of it. Each test is a promise or an attack.
+
+mod guest_calls;
+mod guest_devices;
+mod guest_run;
+mod host_aborts;
+mod host_calls;
+mod host_power;
+mod rig;
