@@ -61,8 +61,8 @@ impl Memory {
     }
 
     pub(super) fn tag(&self, pfn: u64) -> Option<u64> {
-        let first = self.frames.word(pfn, 0);
-        (1..WORDS).all(|index| self.frames.word(pfn, index) == first).then_some(first)
+        let Some(words) = self.frames.0.get(&pfn) else { return Some(0) };
+        words.iter().all(|word| *word == words[0]).then_some(words[0])
     }
 
     pub(super) fn reserve(&mut self) -> Result<(), Error> {
