@@ -34,14 +34,16 @@ const ON_DEMAND: u64 = 64;
 /// Virtio device types.
 const TYPE_BLOCK: u64 = 2;
 const TYPE_CONSOLE: u64 = 3;
+/// Pages of a console's bounce memory: 64 KiB.
+const CONSOLE_PAGES: u64 = 16;
 /// Most VM_DESTROY calls until its frames must be back.
 const DESTROY_CALLS: usize = 4096;
 
 /// A device to be made.
 pub(super) enum DevicePlan {
-    /// A disk over these bytes.
-    Disk(&'static mut [u8]),
-    /// A console.
+    /// A disk over these bytes, with so many pages of bounce memory.
+    Disk(&'static mut [u8], u64),
+    /// A console with the least bounce memory there is.
     Console,
 }
 
@@ -52,7 +54,6 @@ pub(super) struct Plan<'a> {
     pub(super) ram_mib: u64,
     pub(super) bootargs: String,
     pub(super) policy: u64,
-    pub(super) bounce_pages: u64,
     pub(super) devices: Vec<DevicePlan>,
 }
 
@@ -174,7 +175,7 @@ impl Vm {
         };
         vm.load(free, &plan, keep)?;
         for device in plan.devices {
-            vm.add_device(free, device, plan.policy, plan.bounce_pages)?;
+            vm.add_device(free, device, plan.policy)?;
         }
         Ok(vm)
     }
@@ -263,11 +264,10 @@ impl Vm {
         free: &Mutex<FreeFrames>,
         plan: DevicePlan,
         policy: u64,
-        bounce_pages: u64,
     ) -> Result<(), Problem> {
-        let (kind, queues) = match plan {
-            DevicePlan::Disk(_) => (TYPE_BLOCK, 1),
-            DevicePlan::Console => (TYPE_CONSOLE, 2),
+        let (kind, queues, bounce_pages) = match plan {
+            DevicePlan::Disk(_, pages) => (TYPE_BLOCK, 1, pages),
+            DevicePlan::Console => (TYPE_CONSOLE, 2, CONSOLE_PAGES),
         };
         let pages = if policy == abi::POLICY_BOUNCE_BAR { bounce_pages } else { 0 };
         let index = BOUNCER
@@ -279,7 +279,7 @@ impl Vm {
             Place::Bounce(self.share_bounce(free, index, pages)?)
         };
         let backend = match plan {
-            DevicePlan::Disk(disk) => {
+            DevicePlan::Disk(disk, _) => {
                 let block = Block::new(disk, "bouncer-disk");
                 let configure = |offset, value, bytes| {
                     BOUNCER

@@ -11,6 +11,7 @@ pub(super) mod devices;
 pub(super) mod donation;
 pub(super) mod exhaustion;
 pub(super) mod interrupts;
+pub(super) mod lent;
 pub(super) mod memory;
 pub(super) mod power;
 pub(super) mod race;
