@@ -166,9 +166,11 @@ pub struct QueueInfo {
     pub driver: u64,
     /// Used ring.
     pub device: u64,
-    /// Current guest address of the bounce BAR; `None` while the driver has
-    /// not placed it, and with shared pages.
-    pub window: Option<u64>,
+    /// Guest address of the bounce BAR when the queue was enabled; no use with
+    /// shared pages.
+    pub window: u64,
+    /// How often the driver reset this queue.
+    pub resets: u32,
 }
 
 /// A VM's handle.
@@ -323,9 +325,9 @@ impl<C: Conduit> Bouncer<C> {
     /// QUEUE_INFO, all parts.
     pub fn queue_info(&self, vm: Handle, device: u64, queue: u16) -> Result<QueueInfo, Refusal> {
         let part = |part| self.call(host::QUEUE_INFO, [vm.0, device, queue.into(), part, 0]);
-        let [shape, descriptors, _] = part(0)?;
+        let [shape, descriptors, resets] = part(0)?;
         let [driver, used, _] = part(1)?;
-        let window = part(2).ok().map(|[window, ..]| window);
+        let [window, ..] = part(2)?;
         Ok(QueueInfo {
             size: shape as u16,
             enabled: shape >> 16 & 1 == 1,
@@ -333,6 +335,7 @@ impl<C: Conduit> Bouncer<C> {
             driver,
             device: used,
             window,
+            resets: resets as u32,
         })
     }
 

@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use host::block::{Block, Traffic};
-use host::bouncer::Handle;
+use host::bouncer::{Handle, QueueInfo};
 use host::console::{self, Console};
 use host::frames::Run;
 use host::queue::{Hostile, Queue, Rings};
@@ -51,12 +51,20 @@ impl Served {
     const NOTHING: Self = Self { all: true, kick: 0 };
 }
 
+/// A queue the driver enabled.
+struct Open {
+    queue: Queue,
+    window: Window,
+    /// Its reset count at that time.
+    resets: u32,
+}
+
 /// One device.
 pub(super) struct Device {
     index: u64,
     backend: Backend,
     place: Place,
-    queues: Vec<Option<(Queue, Window)>>,
+    queues: Vec<Option<Open>>,
     /// Reset count the queues belong to.
     resets: u32,
     features: u64,
@@ -109,9 +117,10 @@ impl Device {
         let reset = state.resets != self.resets;
         self.resets = state.resets;
         for (number, slot) in (0u16..).zip(self.queues.iter_mut()) {
-            let enabled =
-                || BOUNCER.queue_info(vm, self.index, number).is_ok_and(|queue| queue.enabled);
-            if slot.is_some() && (reset || !self.live || !enabled()) {
+            let Some(open) = slot else { continue };
+            let same = |info: &QueueInfo| info.enabled && info.resets == open.resets;
+            let info = BOUNCER.queue_info(vm, self.index, number);
+            if reset || !self.live || !info.as_ref().is_ok_and(same) {
                 *slot = None;
             }
         }
@@ -167,7 +176,7 @@ impl Device {
         if slot.is_none() {
             *slot = open(vm, index, number, place, features)?;
         }
-        let Some((queue, window)) = slot else { return Ok(Served::NOTHING) };
+        let Some(Open { queue, window, .. }) = slot else { return Ok(Served::NOTHING) };
         if matches!(self.backend, Backend::Console(_)) && number == console::RECEIVE {
             return Ok(Served::NOTHING);
         }
@@ -203,7 +212,7 @@ fn open(
     number: u16,
     place: Place,
     features: u64,
-) -> Result<Option<(Queue, Window)>, Hostile> {
+) -> Result<Option<Open>, Hostile> {
     let Ok(info) = BOUNCER.queue_info(vm, device, number) else { return Ok(None) };
     if !info.enabled {
         return Ok(None);
@@ -212,7 +221,7 @@ fn open(
     // guest addresses in both cases.
     let (window, base) = match place {
         Place::Bounce(run) => {
-            let Some(guest) = info.window else { return Ok(None) };
+            let guest = info.window;
             (Window { guest, host: run.base(), bytes: run.bytes() }, guest)
         }
         Place::Shared(run) => {
@@ -227,5 +236,5 @@ fn open(
         device: at(info.device)?,
     };
     let queue = Queue::new(rings, features & EVENT_IDX != 0, features & INDIRECT_DESC != 0)?;
-    Ok(Some((queue, window)))
+    Ok(Some(Open { queue, window, resets: info.resets }))
 }
