@@ -1,2 +1,28 @@
-//! Placeholder until its author commits.
+//! bouncer's EL2 binary.
+//!
+//! What runs at EL2 and touches hardware: entry and MMU (`entry.S`), the world
+//! switch (`vectors.S`, `world`), EL2's own address space (`mmu`) and the
+//! implementation of `hyp`'s `Machine` (`machine`). What is decided is decided
+//! in `hyp`; what a board looks like is in `platform`.
+//!
+//! Reading order: `entry.S`, `boot`, `vectors.S`, `world`, `machine`.
+//!
+//! Built for anything but bare metal this is an empty program, so that the
+//! workspace can be checked as a whole.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+macro_rules! bare_metal {
+    ($($module:ident),* $(,)?) => { $( #[cfg(target_os = "none")] mod $module; )* };
+}
+
+bare_metal! {
+    boot, console, cpu, entry, features, firmware, fixmap, gic, heap, host, layout, machine, mmu,
+    panic, percpu, sysreg, tlb, world,
+}
+
+#[cfg(not(target_os = "none"))]
 fn main() {}

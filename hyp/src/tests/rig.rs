@@ -165,7 +165,8 @@ impl Rig {
             *sink.lock().unwrap() = (vcpu.frame.x[0] as i64, vcpu.frame.x[1]);
         });
         assert_eq!(self.run(handle)[0], abi::exit::INTERRUPT);
-        *results.lock().unwrap()
+        let results = *results.lock().unwrap();
+        results
     }
 
     pub(super) fn frame_state(&self, pfn: u64) -> u64 {

@@ -1,0 +1,253 @@
+//! From the first Rust instruction to the host's first instruction.
+//!
+//! The boot CPU runs here alone, on the early map, until [`finish`]. Whatever
+//! is wrong with the machine or with what was loaded ends as a [`BootError`]:
+//! one line on the UART, and the machine is switched off.
+#![allow(unsafe_code)]
+
+use crate::layout::{Layout, Sizes};
+use crate::machine::{AFFINITY, Cpus};
+use crate::mmu::{self, Stage1};
+use crate::{console, cpu, entry, fixmap, firmware, gic, heap, host, percpu, sysreg};
+use alloc::boxed::Box;
+use arrayvec::ArrayVec;
+use core::convert::Infallible;
+use hyp::addr::{ADDRESS_BITS, FRAME_SIZE, PfnRange};
+use hyp::machine::MAX_CPUS;
+use hyp::memory::{BootMemory, FrameEntry};
+use hyp::{HostPlatform, Hypervisor};
+use log::{debug, error, info, warn};
+use platform::carve::{carve, place};
+use platform::command_line::{Word, verbosity, words};
+use platform::qemu_virt::QemuVirt;
+use platform::{
+    BootError, BootInfo, ByteRange, Conduit, MAX_BANKS, MAX_HOST_WINDOWS, Platform, host_tree,
+    image, parse,
+};
+
+/// Everything [`finish`] needs; it lives on the heap because the stack is
+/// exchanged in between.
+struct Prepared {
+    ram: ArrayVec<PfnRange, MAX_BANKS>,
+    host_mmio: ArrayVec<PfnRange, MAX_HOST_WINDOWS>,
+    own: [PfnRange; 2],
+    pool: PfnRange,
+    layout: Layout,
+    redistributors: ArrayVec<u64, MAX_CPUS>,
+    stage1: Stage1,
+    kernel: u64,
+    tree: u64,
+}
+
+/// Called by `entry.S` with the address of the device tree.
+pub(crate) extern "C" fn boot_main(tree: u64) -> ! {
+    console::initialise();
+    match prepare(tree) {
+        Ok(never) => match never {},
+        Err(error) => {
+            error!("{error}");
+            firmware::stop()
+        }
+    }
+}
+
+fn prepare(tree: u64) -> Result<Infallible, BootError> {
+    let tree_bytes = host::tree(tree)?;
+    let info = parse::parse(tree_bytes)?;
+    read_command_line(&info);
+    if info.conduit != Conduit::Smc {
+        return Err(BootError::WrongConduit);
+    }
+    report(&info);
+
+    let tree_range = ByteRange::between(tree, tree + tree_bytes.len() as u64);
+    let kernel_size = image::memory_size(&host::image_header(info.kernel.range)?);
+    let placed = place(&info, entry::image(), tree_range, kernel_size)?;
+    for (range, name) in &placed {
+        debug!("{name} at {:#x} to {:#x}", range.start(), range.end());
+    }
+
+    let redistributors = find_redistributors(&info)?;
+    let ram = frames("memory bank", &info.memory)?;
+    let host_mmio = frames("device", &QemuVirt::host_windows(&info, &redistributors))?;
+    let sizes = Sizes::new(&ram, &host_mmio, info.cpus.len());
+    let own = carve(&info, &placed, sizes.total(), FRAME_SIZE, fixmap::BASE)?;
+    let layout = Layout::new(own, &sizes);
+    (own.start()..own.end()).step_by(1 << 30).chain([own.end() - 1]).for_each(entry::map_early);
+    // SAFETY: carved from free RAM and mapped; nothing else uses it.
+    unsafe { heap::initialise(layout.heap) }
+
+    let kept = [own, entry::image()];
+    let host_tree = host_tree::write::<QemuVirt>(tree_bytes, &info, &kept)?;
+    let stage1 = build_stage1(&info, &layout, &redistributors)?;
+    describe_cpus(&info, &layout, &redistributors, stage1.root());
+    info!(
+        "EL2 keeps {} KiB: {} KiB image at {:#x}, {} KiB tables and heap at {:#x}",
+        (entry::image().size() + own.size()) / 1024,
+        entry::image().size() / 1024,
+        entry::image().start(),
+        own.size() / 1024,
+        own.start(),
+    );
+    host::replace_tree(tree, tree_bytes.len(), &host_tree)?;
+
+    let prepared = Box::new(Prepared {
+        own: [frame_range("bouncer's memory", own)?, frame_range("bouncer's image", kept[1])?],
+        pool: frame_range("bouncer's tables", layout.host_tables)?,
+        ram,
+        host_mmio,
+        layout,
+        redistributors,
+        kernel: info.kernel.range.start(),
+        tree,
+        stage1,
+    });
+    let root = prepared.stage1.root();
+    let [stack, _] = layout.stacks(0);
+    if let Some(cpu) = percpu::of(0) {
+        percpu::become_cpu(cpu);
+    }
+    // SAFETY: `root` maps everything EL2 uses from here on, where it is; the
+    // stack is CPU 0's and fresh; the box is passed on to `finish`.
+    unsafe { entry::switch_map(root, stack.end(), Box::into_raw(prepared) as u64, finish) }
+}
+
+/// On the final map and the CPU's own stack: builds the policy's state and
+/// starts the host.
+extern "C" fn finish(prepared: u64) -> ! {
+    // SAFETY: `prepare` passes the box it gave up.
+    let prepared = unsafe { Box::from_raw(prepared as *mut Prepared) };
+    let Prepared { ram, host_mmio, own, pool, layout, redistributors, stage1, kernel, tree } =
+        *prepared;
+    let mut rd_frames = [None; MAX_CPUS];
+    for (slot, &frame) in rd_frames.iter_mut().zip(&redistributors) {
+        *slot = PfnRange::new(frame / FRAME_SIZE, platform::gicv3::FRAME_SIZE / FRAME_SIZE).ok();
+    }
+    let count = layout.frame_table.size() as usize / size_of::<FrameEntry>();
+    // SAFETY: this part of EL2's memory is mapped, nobody else uses it, and
+    // every bit pattern is a FrameEntry (a transparent u32).
+    let frames = unsafe {
+        core::slice::from_raw_parts_mut(layout.frame_table.start() as *mut FrameEntry, count)
+    };
+    let memory = BootMemory { ram: &ram, hyp: &own, host_mmio: &host_mmio, pool };
+    let machine = Cpus::new(stage1, redistributors.len());
+    let platform = HostPlatform { redistributors: rd_frames };
+    match Hypervisor::new(machine, frames, &memory, platform) {
+        Ok(hypervisor) => cpu::HYPERVISOR.call_once(|| hypervisor),
+        Err(error) => {
+            error!("the memory map contradicts itself ({error:?}): move the boot modules");
+            firmware::stop()
+        }
+    };
+    info!("starting the host at {kernel:#x}, device tree at {tree:#x}");
+    console::hand_over();
+    cpu::run_host(kernel, tree)
+}
+
+fn read_command_line(info: &BootInfo) {
+    console::set_verbosity(verbosity(&info.command_line));
+    for word in words(&info.command_line) {
+        if let Word::Unknown(word) = word {
+            warn!("unknown word \"{word}\" on the command line: only log=error|warn|info|debug");
+        }
+    }
+}
+
+fn report(info: &BootInfo) {
+    info!("version {} on {}", env!("CARGO_PKG_VERSION"), QemuVirt::NAME);
+    let midr = sysreg::midr_el1::read();
+    info!("{} CPUs, {}", info.cpus.len(), cpu::model(midr));
+    if info.cpus_left_off > 0 {
+        warn!("{} more CPUs stay off: bouncer drives {MAX_CPUS}", info.cpus_left_off);
+    }
+    for bank in &info.memory {
+        info!("{} MiB of memory at {:#x}", bank.size() >> 20, bank.start());
+    }
+}
+
+/// Whole frames of the address space, or the message why not.
+fn frame_range(what: &'static str, range: ByteRange) -> Result<PfnRange, BootError> {
+    PfnRange::new(range.start() / FRAME_SIZE, range.size() / FRAME_SIZE)
+        .ok()
+        .filter(|_| range.start().is_multiple_of(FRAME_SIZE))
+        .filter(|_| range.size().is_multiple_of(FRAME_SIZE))
+        .filter(|_| range.end() <= 1 << ADDRESS_BITS)
+        .ok_or(BootError::BadProperty(what))
+}
+
+fn frames<const N: usize>(
+    what: &'static str,
+    ranges: &[ByteRange],
+) -> Result<ArrayVec<PfnRange, N>, BootError> {
+    let mut all = ArrayVec::new();
+    for &range in ranges {
+        all.try_push(frame_range(what, range)?).map_err(|_| BootError::TooMany(what))?;
+    }
+    Ok(all)
+}
+
+/// The RD frame of each CPU, in the order of the CPUs.
+fn find_redistributors(info: &BootInfo) -> Result<ArrayVec<u64, MAX_CPUS>, BootError> {
+    // The early map has devices in the first GiB only.
+    if info.redistributors.end() > 1 << 30 {
+        return Err(BootError::BadProperty("GIC reg"));
+    }
+    let mut frames = ArrayVec::new();
+    for &mpidr in &info.cpus {
+        let frame = gic::find_redistributor(info.redistributors, mpidr)
+            .ok_or(BootError::Missing("redistributor for one of the CPUs"))?;
+        frames.push(frame);
+    }
+    Ok(frames)
+}
+
+/// EL2's address space, complete but not yet in use.
+fn build_stage1(
+    info: &BootInfo,
+    layout: &Layout,
+    redistributors: &[u64],
+) -> Result<Stage1, BootError> {
+    let out_of_tables = |_| BootError::TooLittleMemory(layout.own_tables.size());
+    let stage1 = Stage1::new(layout.own_tables).map_err(out_of_tables)?;
+    let map = |range, attributes| stage1.map_at_boot(range, attributes).map_err(out_of_tables);
+    map(entry::text(), mmu::TEXT)?;
+    map(entry::rodata(), mmu::RODATA)?;
+    map(entry::data(), mmu::NORMAL_DATA)?;
+    map(layout.data(), mmu::NORMAL_DATA)?;
+    for index in 0..info.cpus.len() {
+        for stack in layout.stacks(index) {
+            map(stack, mmu::NORMAL_DATA)?;
+        }
+    }
+    map(ByteRange::between(info.uart.start(), info.uart.start() + FRAME_SIZE), mmu::DEVICE_DATA)?;
+    for &frame in redistributors {
+        let frames = 2 * platform::gicv3::FRAME_SIZE;
+        map(ByteRange::between(frame, frame + frames), mmu::DEVICE_DATA)?;
+    }
+    // The tables must be in memory before a walker looks.
+    sysreg::dsb_ish();
+    Ok(stage1)
+}
+
+/// Fills in what each CPU needs to come up. CPU 0 is the one that runs now.
+fn describe_cpus(info: &BootInfo, layout: &Layout, redistributors: &[u64], root: u64) {
+    let own = sysreg::mpidr_el1::read() & AFFINITY;
+    let boot = info.cpus.iter().position(|&mpidr| mpidr == own).unwrap_or(0);
+    let order = core::iter::once(boot).chain((0..info.cpus.len()).filter(|&cpu| cpu != boot));
+    for (index, in_tree) in order.enumerate() {
+        let (Some(cpu), Some(&mpidr), Some(&redistributor)) =
+            (percpu::of(index), info.cpus.get(in_tree), redistributors.get(in_tree))
+        else {
+            continue;
+        };
+        let [stack, panic_stack] = layout.stacks(index);
+        cpu.index.set(index);
+        cpu.mpidr.set(mpidr);
+        cpu.redistributor.set(redistributor);
+        cpu.panic_stack.set(panic_stack.end());
+        cpu.start.root.set(root);
+        cpu.start.stack.set(stack.end());
+        cpu.start.per_cpu.set(&raw const *cpu as u64);
+        host::clean(&raw const cpu.start as u64, size_of::<percpu::Start>());
+    }
+}

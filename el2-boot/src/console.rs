@@ -1,0 +1,69 @@
+//! Boot messages on the UART.
+//!
+//! The UART becomes the host's when the host starts; from then on only a
+//! panic prints.
+#![allow(unsafe_code)]
+
+use core::fmt::Write;
+use core::sync::atomic::{AtomicBool, Ordering};
+use log::{LevelFilter, Metadata, Record};
+use platform::command_line::Verbosity;
+use platform::pl011::Pl011;
+use platform::{Platform, qemu_virt::QemuVirt};
+
+/// The UART of the board.
+pub(crate) fn uart() -> Pl011 {
+    // SAFETY: every map bouncer runs on, early and final, maps this page of
+    // the board as device memory.
+    unsafe { Pl011::new(QemuVirt::EARLY_UART as usize) }
+}
+
+struct Console;
+
+static CONSOLE: Console = Console;
+static HOST_OWNS_UART: AtomicBool = AtomicBool::new(false);
+
+impl log::Log for Console {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        !HOST_OWNS_UART.load(Ordering::Relaxed)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let level = match record.level() {
+            log::Level::Error => "error: ",
+            log::Level::Warn => "warning: ",
+            log::Level::Info => "",
+            log::Level::Debug | log::Level::Trace => "debug: ",
+        };
+        // The UART's `write_str` cannot fail.
+        let _ = writeln!(uart(), "bouncer: {level}{}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Sends `log`'s messages to the UART.
+pub(crate) fn initialise() {
+    uart().enable();
+    // A second logger is impossible: this runs once.
+    let _ = log::set_logger(&CONSOLE);
+    set_verbosity(Verbosity::default());
+}
+
+/// Shows only messages of `verbosity` and more serious ones.
+pub(crate) fn set_verbosity(verbosity: Verbosity) {
+    log::set_max_level(match verbosity {
+        Verbosity::Error => LevelFilter::Error,
+        Verbosity::Warn => LevelFilter::Warn,
+        Verbosity::Info => LevelFilter::Info,
+        Verbosity::Debug => LevelFilter::Debug,
+    });
+}
+
+/// From now on the UART is the host's.
+pub(crate) fn hand_over() {
+    HOST_OWNS_UART.store(true, Ordering::Relaxed);
+}

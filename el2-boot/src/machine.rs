@@ -1,0 +1,191 @@
+//! `hyp`'s machine, implemented by the CPU: each method is one call into the
+//! module that knows how.
+#![allow(unsafe_code)]
+
+use crate::mmu::{self, Stage1};
+use crate::{cpu, firmware, fixmap, gic, percpu, sysreg, tlb, world};
+use core::sync::atomic::Ordering;
+use hyp::addr::{GfnRange, Pfn, PfnRange};
+use hyp::error::Error;
+use hyp::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime};
+use hyp::trap::Trap;
+use hyp::vcpu::state::VcpuState;
+
+/// Aff3..Aff0 of an MPIDR.
+pub(crate) const AFFINITY: u64 = 0xff_00ff_ffff;
+
+/// CNTV_CTL_EL0.
+mod timer {
+    pub(super) const ENABLE: u64 = 1 << 0;
+    pub(super) const IMASK: u64 = 1 << 1;
+    pub(super) const ISTATUS: u64 = 1 << 2;
+}
+
+/// The machine bouncer runs on.
+pub(crate) struct Cpus {
+    stage1: Stage1,
+    count: usize,
+}
+
+impl Cpus {
+    /// A machine with CPUs 0 to `count` - 1, described by `percpu`, and EL2's
+    /// address space, which is in use.
+    pub(crate) fn new(stage1: Stage1, count: usize) -> Self {
+        Self { stage1, count }
+    }
+}
+
+impl Machine for Cpus {
+    #[inline(always)]
+    fn cpu(&self) -> CpuId {
+        percpu::this().index.get()
+    }
+
+    fn reserve_hyp(&self, range: PfnRange) -> Result<(), Error> {
+        self.stage1.reserve(range)
+    }
+
+    fn map_hyp(&self, frame: Pfn) {
+        self.stage1.map(frame);
+    }
+
+    fn unmap_hyp(&self, frame: Pfn) {
+        self.stage1.unmap(frame);
+    }
+
+    #[inline(always)]
+    fn read_word(&self, frame: Pfn, index: usize) -> u64 {
+        mmu::word(frame.base(), index).load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn write_word(&self, frame: Pfn, index: usize, value: u64) {
+        mmu::word(frame.base(), index).store(value, Ordering::Relaxed);
+    }
+
+    fn zero_frame(&self, frame: Pfn) {
+        fixmap::zero(&self.stage1, frame);
+    }
+
+    fn read_frame(&self, frame: Pfn, visit: &mut dyn FnMut(&[u8])) {
+        fixmap::read(&self.stage1, frame, visit);
+    }
+
+    fn make_executable(&self, frame: Pfn) {
+        fixmap::make_executable(&self.stage1, frame);
+    }
+
+    fn publish(&self) {
+        sysreg::dsb_ishst();
+        sysreg::isb();
+    }
+
+    fn invalidate(&self, regime: Regime, range: GfnRange) {
+        tlb::invalidate(regime, range);
+    }
+
+    fn invalidate_all(&self, regime: Regime) {
+        tlb::invalidate_all(regime);
+    }
+
+    fn load_vcpu(&self, vcpu: &mut VcpuState, regime: Regime) {
+        world::load(vcpu, regime);
+    }
+
+    fn run_vcpu(&self, vcpu: &mut VcpuState) -> Trap {
+        world::run_guest(vcpu)
+    }
+
+    fn unload_vcpu(&self, vcpu: &mut VcpuState) {
+        world::unload(vcpu);
+    }
+
+    fn read_el1(&self, register: El1Register) -> u64 {
+        match register {
+            El1Register::Vbar => sysreg::vbar_el1::read(),
+            El1Register::Elr => sysreg::elr_el1::read(),
+            El1Register::Spsr => sysreg::spsr_el1::read(),
+            El1Register::Esr => sysreg::esr_el1::read(),
+            El1Register::Far => sysreg::far_el1::read(),
+            El1Register::Sctlr => sysreg::sctlr_el1::read(),
+        }
+    }
+
+    fn write_el1(&self, register: El1Register, value: u64) {
+        // SAFETY: registers of the current world; EL2 does not execute by
+        // them.
+        unsafe {
+            match register {
+                El1Register::Vbar => sysreg::vbar_el1::write(value),
+                El1Register::Elr => sysreg::elr_el1::write(value),
+                El1Register::Spsr => sysreg::spsr_el1::write(value),
+                El1Register::Esr => sysreg::esr_el1::write(value),
+                El1Register::Far => sysreg::far_el1::write(value),
+                El1Register::Sctlr => sysreg::sctlr_el1::write(value),
+            }
+        }
+    }
+
+    fn timer_line(&self) -> bool {
+        let control = sysreg::cntv_ctl_el0::read();
+        control & (timer::ENABLE | timer::IMASK | timer::ISTATUS) == timer::ENABLE | timer::ISTATUS
+    }
+
+    fn timer_deadline(&self) -> Option<u64> {
+        let control = sysreg::cntv_ctl_el0::read();
+        let fires = control & (timer::ENABLE | timer::IMASK) == timer::ENABLE;
+        // CNTVCT = CNTPCT - CNTVOFF.
+        fires.then(|| sysreg::cntv_cval_el0::read().saturating_add(sysreg::cntvoff_el2::read()))
+    }
+
+    fn counter(&self) -> u64 {
+        // The counter may be read ahead of time without it.
+        sysreg::isb();
+        sysreg::cntpct_el0::read()
+    }
+
+    fn id_register(&self, register: IdRegister) -> u64 {
+        match (register.crm, register.op2) {
+            (0, 0) => sysreg::midr_el1::read(),
+            (crm, op2) => sysreg::read_identification(crm, op2),
+        }
+    }
+
+    fn list_registers(&self) -> usize {
+        world::list_registers()
+    }
+
+    fn device_read(&self, address: u64, size: u8) -> u64 {
+        // SAFETY: the policy asks only for aligned registers of the
+        // redistributor frames it was told of, all mapped as device memory.
+        unsafe { gic::read(address, size) }
+    }
+
+    fn device_write(&self, address: u64, size: u8, value: u64) {
+        // SAFETY: as above; which values are harmless is the policy's filter.
+        unsafe { gic::write(address, size, value) }
+    }
+
+    fn firmware_call(&self, arguments: [u64; 4]) -> u64 {
+        firmware::call(arguments)
+    }
+
+    fn start_cpu(&self, cpu: CpuId, entry: u64, context: u64) -> i64 {
+        cpu::start(cpu, entry, context)
+    }
+
+    fn cpu_by_mpidr(&self, mpidr: u64) -> Option<CpuId> {
+        (0..self.count).find(|&cpu| percpu::of(cpu).is_some_and(|it| it.mpidr.get() == mpidr))
+    }
+
+    fn stop_cpu(&self) -> i64 {
+        firmware::cpu_off()
+    }
+
+    fn power(&self, action: PowerAction) {
+        match action {
+            PowerAction::Off => firmware::system_off(),
+            PowerAction::Reset => firmware::system_reset(),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The virtual CPU interface, ICH_*_EL2 (Arm IHI 0069, 12.4).
+//!
+//! A list register with HW = 1 stands for a physical interrupt: when the
+//! guest deactivates it, the hardware deactivates the physical one. For that
+//! to be right the physical one must be active while it is in a list
+//! register, as if somebody had acknowledged it; it does not interrupt again
+//! until then. bouncer uses this for the virtual timer, a PPI.
+#![allow(unsafe_code)]
+
+use crate::{gic, percpu, sysreg};
+use hyp::vcpu::state::VirtualCpuInterface;
+
+/// Fields of a list register.
+const STATE: u64 = 0b11 << 62;
+const HARDWARE: u64 = 1 << 61;
+const PHYSICAL_ID_SHIFT: u32 = 32;
+
+/// List registers of this CPU (ICH_VTR_EL2.ListRegs + 1).
+#[inline(always)]
+pub(crate) fn list_registers() -> usize {
+    (sysreg::ich_vtr_el2::read() & 0x1f) as usize + 1
+}
+
+/// Active-priority registers per group: 1, 2 or 4 (ICH_VTR_EL2.PREbits).
+fn active_priority_registers() -> usize {
+    match sysreg::ich_vtr_el2::read() >> 26 & 7 {
+        0..=4 => 1,
+        5 => 2,
+        _ => 4,
+    }
+}
+
+/// The private interrupt that `lr` stands for, as a bit; 0 if none.
+fn private_interrupt(lr: u64) -> u32 {
+    let id = (lr >> PHYSICAL_ID_SHIFT & 0x1fff) as u32;
+    if lr & STATE != 0 && lr & HARDWARE != 0 && id < 32 { 1 << id } else { 0 }
+}
+
+/// Loads what only the guest changes.
+pub(super) fn load(state: &VirtualCpuInterface) {
+    // SAFETY: they decide which virtual interrupts the guest takes.
+    unsafe {
+        // System registers, no bypass: the only way a guest knows.
+        sysreg::icc_sre_el1::write(7);
+        sysreg::ich_vmcr_el2::write(state.vmcr);
+        sysreg::ich_ap0r0_el2::write(state.ap0r[0]);
+        sysreg::ich_ap1r0_el2::write(state.ap1r[0]);
+        if active_priority_registers() >= 2 {
+            sysreg::ich_ap0r1_el2::write(state.ap0r[1]);
+            sysreg::ich_ap1r1_el2::write(state.ap1r[1]);
+        }
+        if active_priority_registers() >= 4 {
+            sysreg::ich_ap0r2_el2::write(state.ap0r[2]);
+            sysreg::ich_ap0r3_el2::write(state.ap0r[3]);
+            sysreg::ich_ap1r2_el2::write(state.ap1r[2]);
+            sysreg::ich_ap1r3_el2::write(state.ap1r[3]);
+        }
+    }
+}
+
+/// Writes what the policy has changed since the last exit.
+pub(super) fn before_entry(state: &VirtualCpuInterface) {
+    let cpu = percpu::this();
+    let mut active = 0;
+    for (index, &lr) in state.lr.iter().take(list_registers()).enumerate() {
+        sysreg::write_list_register(index, lr);
+        active |= private_interrupt(lr);
+    }
+    let fresh = active & !cpu.active_ppis.get();
+    if fresh != 0 {
+        gic::set_active(fresh);
+        cpu.active_ppis.set(cpu.active_ppis.get() | fresh);
+    }
+    // SAFETY: switches the virtual interface as the policy wants it.
+    unsafe { sysreg::ich_hcr_el2::write(state.hcr) }
+}
+
+/// Reads what the guest has changed.
+pub(super) fn after_exit(state: &mut VirtualCpuInterface) {
+    let mut active = 0;
+    for (index, lr) in state.lr.iter_mut().take(list_registers()).enumerate() {
+        *lr = sysreg::read_list_register(index);
+        active |= private_interrupt(*lr);
+    }
+    // What is gone from the list registers the hardware has deactivated.
+    let cpu = percpu::this();
+    cpu.active_ppis.set(cpu.active_ppis.get() & active);
+    state.vmcr = sysreg::ich_vmcr_el2::read();
+}
+
+/// Takes the guest's interface away: no virtual and no maintenance interrupt
+/// afterwards, and its physical interrupts are the host's again.
+pub(super) fn unload(state: &mut VirtualCpuInterface) {
+    // SAFETY: switches the virtual interface off.
+    unsafe { sysreg::ich_hcr_el2::write(0) }
+    state.ap0r[0] = sysreg::ich_ap0r0_el2::read();
+    state.ap1r[0] = sysreg::ich_ap1r0_el2::read();
+    if active_priority_registers() >= 2 {
+        state.ap0r[1] = sysreg::ich_ap0r1_el2::read();
+        state.ap1r[1] = sysreg::ich_ap1r1_el2::read();
+    }
+    if active_priority_registers() >= 4 {
+        state.ap0r[2] = sysreg::ich_ap0r2_el2::read();
+        state.ap0r[3] = sysreg::ich_ap0r3_el2::read();
+        state.ap1r[2] = sysreg::ich_ap1r2_el2::read();
+        state.ap1r[3] = sysreg::ich_ap1r3_el2::read();
+    }
+    let active = percpu::this().active_ppis.replace(0);
+    if active != 0 {
+        gic::clear_active(active);
+    }
+}

@@ -1,0 +1,134 @@
+//! What the device tree says, as plain values, and why it may be refused.
+
+use crate::range::ByteRange;
+use crate::{MAX_BANKS, MAX_CPUS};
+use arrayvec::{ArrayString, ArrayVec};
+use core::fmt;
+use dtoolkit::error::FdtParseError;
+
+/// Longest kernel command line (Linux arm64's COMMAND_LINE_SIZE).
+pub const COMMAND_LINE_SIZE: usize = 2048;
+
+/// How PSCI is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Conduit {
+    /// Secure monitor call: firmware is at EL3.
+    Smc,
+    /// Hypervisor call: firmware would be where bouncer is.
+    Hvc,
+}
+
+/// A boot module: an image the loader has put into RAM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Module {
+    /// Where its bytes are.
+    pub range: ByteRange,
+    /// Its command line, empty if it has none.
+    pub command_line: ArrayString<COMMAND_LINE_SIZE>,
+}
+
+/// Everything bouncer takes from the firmware's device tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BootInfo {
+    /// Banks of RAM, ascending, page-aligned, disjoint.
+    pub memory: ArrayVec<ByteRange, MAX_BANKS>,
+    /// RAM that the firmware keeps for itself, inside the banks.
+    pub reserved: ArrayVec<ByteRange, MAX_BANKS>,
+    /// MPIDR affinity of each CPU, in the order of the tree.
+    pub cpus: ArrayVec<u64, MAX_CPUS>,
+    /// CPUs beyond [`MAX_CPUS`], which stay off.
+    pub cpus_left_off: usize,
+    /// How to call the firmware.
+    pub conduit: Conduit,
+    /// GICv3 distributor.
+    pub distributor: ByteRange,
+    /// GICv3 redistributors, one contiguous region.
+    pub redistributors: ByteRange,
+    /// PL011.
+    pub uart: ByteRange,
+    /// The host's kernel.
+    pub kernel: Module,
+    /// The host's initial ramdisk, if there is one.
+    pub ramdisk: Option<Module>,
+    /// bouncer's own command line.
+    pub command_line: ArrayString<COMMAND_LINE_SIZE>,
+}
+
+/// Why bouncer cannot start on this machine. The text says what to do.
+#[derive(PartialEq, Eq, Debug)]
+pub enum BootError {
+    /// x0 does not point at a device tree.
+    NoTree,
+    /// The tree is malformed.
+    BrokenTree(FdtParseError),
+    /// A node or property bouncer needs is missing.
+    Missing(&'static str),
+    /// A property has a value bouncer cannot use.
+    BadProperty(&'static str),
+    /// More of something than bouncer has room for.
+    TooMany(&'static str),
+    /// Firmware is not above bouncer.
+    WrongConduit,
+    /// The interrupt controller is not a GICv3.
+    NoGicV3,
+    /// The loader handed over no kernel for the host.
+    NoKernel,
+    /// Two things that must be apart share memory.
+    Overlap(&'static str, &'static str),
+    /// Something is (partly) outside RAM.
+    OutsideRam(&'static str),
+    /// The host kernel is not on a 2 MiB boundary.
+    MisalignedKernel(u64),
+    /// No room for bouncer's own memory, of this many bytes.
+    TooLittleMemory(u64),
+    /// The tree cannot be rewritten for the host.
+    HostTree(vm_fdt::Error),
+    /// The host's tree is longer than the firmware's was.
+    HostTreeTooLong,
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTree => f.write_str(
+                "no device tree in x0: boot bouncer as a flat Image (-kernel bouncer.img), not as ELF",
+            ),
+            Self::BrokenTree(error) => {
+                write!(f, "the device tree is malformed ({error}): rebuild it with dtc")
+            }
+            Self::Missing(what) => write!(f, "the device tree has no {what}"),
+            Self::BadProperty(what) => write!(f, "the device tree's {what} makes no sense"),
+            Self::TooMany(what) => write!(f, "the device tree has too many {what}"),
+            Self::WrongConduit => f.write_str(
+                "PSCI's method is not smc: start QEMU with -machine virt,virtualization=on",
+            ),
+            Self::NoGicV3 => {
+                f.write_str("no GICv3: start QEMU with -machine virt,gic-version=3")
+            }
+            Self::NoKernel => f.write_str(
+                "no host kernel: add -device guest-loader,addr=0x50000000,kernel=host.img",
+            ),
+            Self::Overlap(a, b) => {
+                write!(f, "{a} and {b} overlap: give the boot modules other addresses")
+            }
+            Self::OutsideRam(what) => {
+                write!(f, "{what} lies outside RAM: give it another address or the machine more memory (-m)")
+            }
+            Self::MisalignedKernel(at) => write!(
+                f,
+                "the host kernel at {at:#x} is not on a 2 MiB boundary: give guest-loader another addr"
+            ),
+            Self::TooLittleMemory(bytes) => write!(
+                f,
+                "too little memory: no free {} KiB in one piece for bouncer; give the machine more (-m)",
+                bytes / 1024
+            ),
+            Self::HostTree(error) => {
+                write!(f, "the device tree cannot be rewritten for the host: {error}")
+            }
+            Self::HostTreeTooLong => f.write_str(
+                "no room in the device tree for the host's command line: pad it (dtc -p 4096)",
+            ),
+        }
+    }
+}

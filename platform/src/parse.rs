@@ -1,0 +1,223 @@
+//! From the firmware's device tree to a [`BootInfo`].
+//!
+//! The tree comes from outside and may be anything. `dtoolkit` validates the
+//! whole structure before the first property is read; values are then taken
+//! apart here with bounds checked, so that no tree ends in a panic.
+
+use crate::boot_info::{BootError, BootInfo, COMMAND_LINE_SIZE, Conduit, Module};
+use crate::range::ByteRange;
+use crate::{MAX_BANKS, MAX_CPUS};
+use arrayvec::{ArrayString, ArrayVec};
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
+
+/// Bytes before the fields bouncer reads of the header: magic and total size.
+pub const TREE_HEADER_SIZE: usize = 8;
+/// Largest tree the boot protocol allows (2 MiB), so that a wrong size field
+/// cannot make bouncer read beyond it.
+pub const MAX_TREE_SIZE: u32 = 0x20_0000;
+const TREE_MAGIC: [u8; 4] = [0xd0, 0x0d, 0xfe, 0xed];
+const PAGE: u64 = 4096;
+
+/// Size of the tree that starts with `header`.
+///
+/// # Errors
+/// [`BootError::NoTree`] if it is none.
+pub fn tree_size(header: [u8; TREE_HEADER_SIZE]) -> Result<u32, BootError> {
+    let [a, b, c, d, size @ ..] = header;
+    let size = u32::from_be_bytes(size);
+    if [a, b, c, d] != TREE_MAGIC || size > MAX_TREE_SIZE {
+        return Err(BootError::NoTree);
+    }
+    Ok(size)
+}
+
+/// Reads what bouncer needs out of `tree`, exactly its total size long.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn parse(tree: &[u8]) -> Result<BootInfo, BootError> {
+    let tree = Fdt::new(tree).map_err(BootError::BrokenTree)?;
+    let root = tree.root();
+    let chosen = root.child("chosen").ok_or(BootError::Missing("/chosen"))?;
+    let (cpus, cpus_left_off) = cpus(root)?;
+    let (distributor, redistributors) = interrupt_controller(root)?;
+    Ok(BootInfo {
+        memory: memory(root)?,
+        reserved: reserved(tree)?,
+        cpus,
+        cpus_left_off,
+        conduit: conduit(root)?,
+        distributor,
+        redistributors,
+        uart: uart(root)?,
+        kernel: module(chosen, "multiboot,kernel")?.ok_or(BootError::NoKernel)?,
+        ramdisk: module(chosen, "multiboot,ramdisk")?,
+        command_line: text(chosen, "bootargs")?,
+    })
+}
+
+/// A bus's `#address-cells` and `#size-cells`, each 1 or 2 (DTSpec 2.3.5).
+fn cells(bus: FdtNode<'_>) -> Result<(usize, usize), BootError> {
+    let count = |name, default| match bus.property(name).map(|cells| cells.value_as::<u32>()) {
+        None => Ok(default),
+        Some(Ok(count @ 0..=2)) => Ok(count as usize),
+        Some(_) => Err(BootError::BadProperty(name)),
+    };
+    Ok((count("#address-cells", 2)?, count("#size-cells", 1)?))
+}
+
+/// Takes a big-endian number of `cells` 32-bit cells off the front.
+fn take(bytes: &mut &[u8], cells: usize) -> Option<u64> {
+    let (value, rest) = bytes.split_at_checked(cells * 4)?;
+    *bytes = rest;
+    Some(value.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+}
+
+/// The entries of a `reg` value.
+fn ranges(
+    mut value: &[u8],
+    (address_cells, size_cells): (usize, usize),
+) -> impl Iterator<Item = Result<ByteRange, BootError>> {
+    core::iter::from_fn(move || {
+        if value.is_empty() {
+            return None;
+        }
+        // A bus without address cells has no addresses; it would not advance.
+        let range = take(&mut value, address_cells.max(1))
+            .zip(take(&mut value, size_cells))
+            .and_then(|(start, size)| ByteRange::new(start, size));
+        if range.is_none() {
+            value = &[];
+        }
+        Some(range.ok_or(BootError::BadProperty("reg")))
+    })
+}
+
+fn text(
+    node: FdtNode<'_>,
+    name: &'static str,
+) -> Result<ArrayString<COMMAND_LINE_SIZE>, BootError> {
+    let Some(property) = node.property(name) else { return Ok(ArrayString::new()) };
+    let text = property.value_as::<&str>().map_err(|_| BootError::BadProperty(name))?;
+    ArrayString::from(text).map_err(|_| BootError::TooMany("characters in a command line"))
+}
+
+fn is_device_type(node: FdtNode<'_>, kind: &str) -> bool {
+    node.property("device_type").is_some_and(|value| value.value_as::<&str>() == Ok(kind))
+}
+
+fn is_enabled(node: FdtNode<'_>) -> bool {
+    match node.property("status") {
+        None => true,
+        Some(status) => matches!(status.value_as::<&str>(), Ok("okay" | "ok")),
+    }
+}
+
+fn memory(root: FdtNode<'_>) -> Result<ArrayVec<ByteRange, MAX_BANKS>, BootError> {
+    let cells = cells(root)?;
+    let mut banks = ArrayVec::new();
+    for node in root.children().filter(|&node| is_device_type(node, "memory") && is_enabled(node)) {
+        let reg = node.property("reg").ok_or(BootError::Missing("memory reg"))?;
+        for bank in ranges(reg.value(), cells) {
+            let bank = bank?.shrunk_to(PAGE);
+            if !bank.is_empty() {
+                banks.try_push(bank).map_err(|_| BootError::TooMany("memory banks"))?;
+            }
+        }
+    }
+    banks.sort_unstable_by_key(|bank: &ByteRange| bank.start());
+    if banks.is_empty() {
+        return Err(BootError::Missing("memory"));
+    }
+    let pairs = banks.iter().zip(banks.iter().skip(1));
+    if pairs.into_iter().any(|(a, b)| a.overlaps(*b)) {
+        return Err(BootError::Overlap("two memory banks", "each other"));
+    }
+    Ok(banks)
+}
+
+fn reserved(tree: Fdt<'_>) -> Result<ArrayVec<ByteRange, MAX_BANKS>, BootError> {
+    const TOO_MANY: BootError = BootError::TooMany("memory reservations");
+    let mut reserved = ArrayVec::new();
+    for entry in tree.memory_reservations() {
+        let range = ByteRange::new(entry.address(), entry.size())
+            .ok_or(BootError::BadProperty("memory reservation"))?;
+        reserved.try_push(range).map_err(|_| TOO_MANY)?;
+    }
+    if let Some(node) = tree.root().child("reserved-memory") {
+        let cells = cells(node)?;
+        for reg in node.children().filter(|&child| is_enabled(child)) {
+            let Some(reg) = reg.property("reg") else { continue };
+            for range in ranges(reg.value(), cells) {
+                reserved.try_push(range?).map_err(|_| TOO_MANY)?;
+            }
+        }
+    }
+    Ok(reserved)
+}
+
+fn cpus(root: FdtNode<'_>) -> Result<(ArrayVec<u64, MAX_CPUS>, usize), BootError> {
+    const NO_CPUS: BootError = BootError::Missing("CPU under /cpus");
+    let node = root.child("cpus").ok_or(NO_CPUS)?;
+    let (address_cells, _) = cells(node)?;
+    let (mut cpus, mut left_off) = (ArrayVec::new(), 0);
+    for cpu in node.children().filter(|&cpu| is_device_type(cpu, "cpu") && is_enabled(cpu)) {
+        let reg = cpu.property("reg").ok_or(BootError::Missing("cpu reg"))?;
+        let affinity = take(&mut reg.value(), address_cells.max(1))
+            .ok_or(BootError::BadProperty("cpu reg"))?;
+        if cpus.try_push(affinity).is_err() {
+            left_off += 1;
+        }
+    }
+    if cpus.is_empty() { Err(NO_CPUS) } else { Ok((cpus, left_off)) }
+}
+
+fn conduit(root: FdtNode<'_>) -> Result<Conduit, BootError> {
+    const NO_PSCI: BootError = BootError::Missing("psci node");
+    let psci = find(root, "arm,psci-1.0").or_else(|| find(root, "arm,psci-0.2")).ok_or(NO_PSCI)?;
+    match psci.property("method").map(|method| method.value_as::<&str>()) {
+        Some(Ok("smc")) => Ok(Conduit::Smc),
+        Some(Ok("hvc")) => Ok(Conduit::Hvc),
+        _ => Err(BootError::BadProperty("psci method")),
+    }
+}
+
+fn find<'a>(root: FdtNode<'a>, compatible: &str) -> Option<FdtNode<'a>> {
+    root.children().find(|&node| {
+        is_enabled(node)
+            && node.compatible().is_some_and(|mut names| names.any(|n| n == compatible))
+    })
+}
+
+fn interrupt_controller(root: FdtNode<'_>) -> Result<(ByteRange, ByteRange), BootError> {
+    let gic = find(root, "arm,gic-v3").ok_or(BootError::NoGicV3)?;
+    let reg = gic.property("reg").ok_or(BootError::Missing("GIC reg"))?;
+    let mut regions = ranges(reg.value(), cells(root)?);
+    let mut next = || regions.next().unwrap_or(Err(BootError::BadProperty("GIC reg")));
+    Ok((next()?, next()?))
+}
+
+fn uart(root: FdtNode<'_>) -> Result<ByteRange, BootError> {
+    let uart = find(root, "arm,pl011").ok_or(BootError::Missing("PL011"))?;
+    let reg = uart.property("reg").ok_or(BootError::Missing("PL011 reg"))?;
+    ranges(reg.value(), cells(root)?).next().unwrap_or(Err(BootError::BadProperty("PL011 reg")))
+}
+
+/// The module the loader has marked `kind`. Its `reg` is a 64-bit address and
+/// a 64-bit size, whatever `/chosen` says about cells: that is what loaders
+/// write (QEMU's guest-loader, U-Boot for Xen).
+fn module(chosen: FdtNode<'_>, kind: &str) -> Result<Option<Module>, BootError> {
+    let Some(node) = find(chosen, kind) else { return Ok(None) };
+    let reg = node.property("reg").ok_or(BootError::Missing("boot module's reg"))?;
+    let range = ranges(reg.value(), (2, 2))
+        .next()
+        .unwrap_or(Err(BootError::BadProperty("boot module's reg")))?;
+    if range.is_empty() {
+        return Err(BootError::BadProperty("boot module's reg"));
+    }
+    Ok(Some(Module { range, command_line: text(node, "bootargs")? }))
+}
+
+#[cfg(test)]
+mod tests;

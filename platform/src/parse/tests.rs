@@ -1,0 +1,80 @@
+use super::*;
+use crate::test_trees::{TestTree, virt};
+use std::vec::Vec;
+
+#[test]
+fn a_virt_machine_is_understood() {
+    let info = parse(&virt().build()).unwrap();
+    assert_eq!(info.memory.as_slice(), [ByteRange::between(0x4000_0000, 0x8000_0000)]);
+    assert_eq!(info.cpus.as_slice(), [0, 1]);
+    assert_eq!(info.conduit, Conduit::Smc);
+    assert_eq!(info.distributor, ByteRange::between(0x800_0000, 0x801_0000));
+    assert_eq!(info.redistributors, ByteRange::between(0x80a_0000, 0x900_0000));
+    assert_eq!(info.uart.start(), 0x900_0000);
+    assert_eq!(info.kernel.range, ByteRange::between(0x4800_0000, 0x4810_0000));
+    assert_eq!(&info.kernel.command_line, "console=ttyAMA0 quiet");
+    assert_eq!(info.ramdisk.unwrap().range.end(), 0x5123_4567);
+    assert_eq!(&info.command_line, "log=debug");
+}
+
+#[test]
+fn a_machine_bouncer_cannot_run_on_is_refused_by_name() {
+    let refused = |tree: TestTree| parse(&tree.build()).unwrap_err();
+    assert_eq!(refused(TestTree { gic: "arm,cortex-a15-gic", ..virt() }), BootError::NoGicV3);
+    assert_eq!(refused(TestTree { kernel: None, ..virt() }), BootError::NoKernel);
+    assert_eq!(
+        refused(TestTree { conduit: "smoke", ..virt() }),
+        BootError::BadProperty("psci method")
+    );
+    assert_eq!(refused(TestTree { banks: Vec::new(), ..virt() }), BootError::Missing("memory"));
+    assert_eq!(refused(TestTree { cpus: 0, ..virt() }), BootError::Missing("CPU under /cpus"));
+    let bank = ByteRange::between(0x4000_0000, 0x5000_0000);
+    assert!(matches!(
+        refused(TestTree { banks: std::vec![bank, bank], ..virt() }),
+        BootError::Overlap(..)
+    ));
+}
+
+#[test]
+fn cpus_beyond_the_limit_stay_off_and_are_counted() {
+    let info = parse(&TestTree { cpus: 11, ..virt() }.build()).unwrap();
+    assert_eq!((info.cpus.len(), info.cpus_left_off), (MAX_CPUS, 11 - MAX_CPUS));
+}
+
+#[test]
+fn a_header_without_the_magic_or_with_an_absurd_size_is_no_tree() {
+    assert_eq!(tree_size([0; 8]), Err(BootError::NoTree));
+    assert_eq!(tree_size([0xd0, 0x0d, 0xfe, 0xed, 0xff, 0, 0, 0]), Err(BootError::NoTree));
+    assert_eq!(tree_size([0xd0, 0x0d, 0xfe, 0xed, 0, 0, 0x20, 0]), Ok(0x2000));
+}
+
+#[test]
+fn truncated_trees_are_refused_at_every_length() {
+    let tree = virt().build();
+    for length in 0..tree.len() {
+        assert!(parse(&tree[..length]).is_err(), "{length} bytes were enough");
+    }
+}
+
+/// Every single byte set to each of a few values that make lengths, offsets
+/// and tokens wrong: whatever the answer is, it is an answer.
+#[test]
+fn mutated_trees_never_panic() {
+    let tree = virt().build();
+    let mut refused = 0;
+    for at in 0..tree.len() {
+        for value in [0x00, 0x01, 0x02, 0x03, 0x04, 0x09, 0x7f, 0x80, 0xff] {
+            let mut mutant = tree.clone();
+            mutant[at] = value;
+            match parse(&mutant) {
+                Err(_) => refused += 1,
+                // What is accepted must also survive being rewritten.
+                Ok(info) => {
+                    let _ =
+                        crate::host_tree::write::<crate::qemu_virt::QemuVirt>(&mutant, &info, &[]);
+                }
+            }
+        }
+    }
+    assert!(refused > 1000, "only {refused} mutants were refused");
+}

@@ -1,0 +1,70 @@
+//! QEMU's `virt` machine.
+//!
+//! What the host may touch of it is a list of what is safe, not of what is
+//! dangerous: the UART, the interrupt distributor, and of each redistributor
+//! the frame that has no base registers in it. Everything else could move
+//! memory around stage 2: fw_cfg's DMA register, the virtio-mmio transports,
+//! PCIe functions, the ITS and the LPI tables of the RD frames. The flash,
+//! the RTC and the GPIO block are left out because nobody needs them.
+
+use crate::boot_info::BootInfo;
+use crate::gicv3;
+use crate::range::ByteRange;
+use crate::{Platform, Windows};
+
+/// The machine.
+#[derive(Clone, Copy, Debug)]
+pub struct QemuVirt;
+
+impl Platform for QemuVirt {
+    const NAME: &'static str = "QEMU virt";
+    const EARLY_UART: u64 = 0x0900_0000;
+
+    fn host_may_see(node: &str) -> bool {
+        matches!(node, "psci" | "cpus" | "timer" | "pmu" | "pl011" | "apb-pclk" | "aliases")
+    }
+
+    fn host_windows(info: &BootInfo, redistributors: &[u64]) -> Windows {
+        let mut windows = Windows::new();
+        windows.extend([info.uart, info.distributor]);
+        for frame in redistributors {
+            windows.extend(
+                frame
+                    .checked_add(gicv3::SGI_FRAME)
+                    .and_then(|sgi| ByteRange::new(sgi, gicv3::FRAME_SIZE)),
+            );
+        }
+        windows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::parse;
+    use crate::test_trees;
+
+    #[test]
+    fn the_host_gets_no_register_that_can_start_dma() {
+        let info = parse(&test_trees::virt().build()).unwrap();
+        let frames = [0x80a_0000, 0x80c_0000];
+        let windows = QemuVirt::host_windows(&info, &frames);
+        let forbidden = [
+            (0x0902_0000, 0x1000, "fw_cfg"),
+            (0x0a00_0000, 0x4000, "virtio-mmio"),
+            (0x0808_0000, 0x2_0000, "ITS"),
+            (0x080a_0000, 0x1_0000, "RD frame of CPU 0"),
+            (0x080c_0000, 0x1_0000, "RD frame of CPU 1"),
+            (0x080e_0000, 0x2_0000, "redistributor without a CPU"),
+            (0x0000_0000, 0x0800_0000, "flash"),
+            (0x0901_0000, 0x1000, "RTC"),
+            (0x0903_0000, 0x1000, "GPIO"),
+            (0x1000_0000, 0x3000_0000, "PCIe windows"),
+        ];
+        for (start, size, what) in forbidden {
+            let range = ByteRange::new(start, size).unwrap();
+            assert!(!windows.iter().any(|window| window.overlaps(range)), "{what}");
+        }
+        assert!(windows.contains(&info.uart) && windows.contains(&info.distributor));
+    }
+}

@@ -1,0 +1,115 @@
+//! Device trees like QEMU's, with knobs, for the tests of this crate.
+
+use crate::range::ByteRange;
+use std::vec::Vec;
+use vm_fdt::FdtWriter;
+
+/// What varies from test to test.
+pub(crate) struct TestTree {
+    pub(crate) banks: Vec<ByteRange>,
+    pub(crate) cpus: u32,
+    pub(crate) gic: &'static str,
+    pub(crate) conduit: &'static str,
+    pub(crate) kernel: Option<ByteRange>,
+    pub(crate) ramdisk: Option<ByteRange>,
+}
+
+/// QEMU virt, 1 GiB, two CPUs, kernel and ramdisk.
+pub(crate) fn virt() -> TestTree {
+    TestTree {
+        banks: std::vec![ByteRange::between(0x4000_0000, 0x8000_0000)],
+        cpus: 2,
+        gic: "arm,gic-v3",
+        conduit: "smc",
+        kernel: Some(ByteRange::between(0x4800_0000, 0x4810_0000)),
+        ramdisk: Some(ByteRange::between(0x5000_0000, 0x5123_4567)),
+    }
+}
+
+impl TestTree {
+    /// The tree as bytes.
+    pub(crate) fn build(&self) -> Vec<u8> {
+        self.write().expect("a test's tree is well formed")
+    }
+
+    fn write(&self) -> Result<Vec<u8>, vm_fdt::Error> {
+        let mut fdt = FdtWriter::new()?;
+        let root = fdt.begin_node("")?;
+        fdt.property_u32("#address-cells", 2)?;
+        fdt.property_u32("#size-cells", 2)?;
+        for bank in &self.banks {
+            let node = fdt.begin_node(&std::format!("memory@{:x}", bank.start()))?;
+            fdt.property_string("device_type", "memory")?;
+            fdt.property_array_u64("reg", &[bank.start(), bank.size()])?;
+            fdt.end_node(node)?;
+        }
+        self.write_devices(&mut fdt)?;
+        self.write_cpus(&mut fdt)?;
+        self.write_chosen(&mut fdt)?;
+        fdt.end_node(root)?;
+        fdt.finish()
+    }
+
+    fn write_devices(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
+        for (name, compatible, reg) in [
+            ("pl011@9000000", "arm,pl011", [0x900_0000, 0x1000].as_slice()),
+            ("fw-cfg@9020000", "qemu,fw-cfg-mmio", &[0x902_0000, 0x18]),
+            ("virtio_mmio@a000000", "virtio,mmio", &[0xa00_0000, 0x200]),
+            ("pcie@10000000", "pci-host-ecam-generic", &[0x40_1000_0000, 0x1000_0000]),
+        ] {
+            let node = fdt.begin_node(name)?;
+            fdt.property_string("compatible", compatible)?;
+            fdt.property_array_u64("reg", reg)?;
+            fdt.end_node(node)?;
+        }
+        let gic = fdt.begin_node("intc@8000000")?;
+        fdt.property_string("compatible", self.gic)?;
+        fdt.property_array_u64("reg", &[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000])?;
+        let its = fdt.begin_node("its@8080000")?;
+        fdt.property_string("compatible", "arm,gic-v3-its")?;
+        fdt.end_node(its)?;
+        fdt.end_node(gic)?;
+        let psci = fdt.begin_node("psci")?;
+        fdt.property_string_list(
+            "compatible",
+            std::vec!["arm,psci-1.0".into(), "arm,psci-0.2".into()],
+        )?;
+        fdt.property_string("method", self.conduit)?;
+        fdt.end_node(psci)
+    }
+
+    fn write_cpus(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
+        let cpus = fdt.begin_node("cpus")?;
+        fdt.property_u32("#address-cells", 1)?;
+        fdt.property_u32("#size-cells", 0)?;
+        for cpu in 0..self.cpus {
+            let node = fdt.begin_node(&std::format!("cpu@{cpu:x}"))?;
+            fdt.property_string("device_type", "cpu")?;
+            fdt.property_u32("reg", cpu)?;
+            fdt.end_node(node)?;
+        }
+        fdt.end_node(cpus)
+    }
+
+    fn write_chosen(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
+        let chosen = fdt.begin_node("chosen")?;
+        fdt.property_string("stdout-path", "/pl011@9000000")?;
+        fdt.property_string("bootargs", "log=debug")?;
+        for (range, kind) in
+            [(self.kernel, "multiboot,kernel"), (self.ramdisk, "multiboot,ramdisk")]
+        {
+            let Some(range) = range else { continue };
+            let node = fdt.begin_node(&std::format!("module@0x{:08x}", range.start()))?;
+            fdt.property_string_list(
+                "compatible",
+                std::vec!["multiboot,module".into(), kind.into()],
+            )?;
+            fdt.property_array_u64("reg", &[range.start(), range.size()])?;
+            if kind == "multiboot,kernel" {
+                fdt.property_string("bootargs", "console=ttyAMA0 quiet")?;
+            }
+            fdt.end_node(node)?;
+        }
+        fdt.end_node(chosen)
+    }
+}
