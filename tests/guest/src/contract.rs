@@ -1,0 +1,340 @@
+//! Which device the guest will talk to, and by whose rules.
+//!
+//! A protected guest decides from what the device shows before it gives it a
+//! single address: the feature bits, and the PCI capabilities that say where
+//! registers and bounce memory are. Whatever does not add up is refused; going
+//! without the disk is always safe.
+
+/// VIRTIO_F_SWIOTLB: the device brings its own memory and does DMA nowhere
+/// else (virtio RFC of 2025; never merged, so believed only together with the
+/// capability).
+pub const SWIOTLB: u64 = 1 << 27;
+/// VIRTIO_F_VERSION_1 (virtio 1.4, 6).
+pub const VERSION_1: u64 = 1 << 32;
+/// VIRTIO_F_ACCESS_PLATFORM: the device obeys the platform's rules for DMA.
+pub const ACCESS_PLATFORM: u64 = 1 << 33;
+
+/// Why the guest goes without the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Not a modern device.
+    NoVersion1,
+    /// Without ACCESS_PLATFORM the device would expect plain guest memory.
+    NoAccessPlatform,
+    /// The command line wants the bounce BAR and the device has none.
+    NoBounce,
+    /// The command line wants shared pages and the device has a bounce BAR.
+    NotShared,
+    /// A capability is missing, or names bytes outside its BAR.
+    BadCapability,
+    /// The bounce region is not made of whole 64 KiB units.
+    BadBounce,
+    /// The device did not keep FEATURES_OK.
+    FeaturesRejected,
+    /// What the device offers changed after the decision.
+    Changed,
+    /// A reset did not end.
+    ResetStuck,
+    /// There are no pages to share, or sharing them was refused.
+    NoMemory,
+    /// The device rejects its MSI-X vector.
+    NoVector,
+}
+
+/// What the command line allows (`dma=`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// The bounce BAR if there is one, shared pages otherwise.
+    Any,
+    /// `bounce`.
+    Bounce,
+    /// `shared` and `shared-each`.
+    Shared,
+}
+
+/// Bytes inside a BAR.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Region {
+    /// Number of the BAR.
+    pub bar: u8,
+    /// First byte in it.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+impl Region {
+    /// Does it lie in a BAR of `size` bytes and hold at least `least`?
+    pub fn fits(&self, size: u64, least: u64) -> bool {
+        self.length >= least && self.offset.checked_add(self.length).is_some_and(|end| end <= size)
+    }
+}
+
+/// The capabilities of a virtio function; of each kind the first counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Capabilities {
+    /// Common configuration (cfg_type 1).
+    pub common: Option<Region>,
+    /// Notifications (2).
+    pub notify: Option<Region>,
+    /// Interrupt status (3).
+    pub isr: Option<Region>,
+    /// Device configuration (4).
+    pub device: Option<Region>,
+    /// Bounce memory (10).
+    pub bounce: Option<Region>,
+    /// Configuration offset of the MSI-X capability.
+    pub msix: Option<u8>,
+}
+
+/// Most capabilities a 256-byte configuration space holds; a longer list is a
+/// loop.
+const MOST_CAPABILITIES: usize = 48;
+const CAPABILITY_VENDOR: u8 = 0x09;
+const CAPABILITY_MSIX: u8 = 0x11;
+
+/// Walks the capability list with `read`, which gives the 32-bit word at a
+/// configuration offset.
+pub fn scan(read: impl Fn(u8) -> u32) -> Capabilities {
+    let mut found = Capabilities::default();
+    if read(0x04) >> 16 & 1 << 4 == 0 {
+        return found;
+    }
+    let mut at = read(0x34) as u8 & 0xfc;
+    for _ in 0..MOST_CAPABILITIES {
+        if at < 0x40 {
+            break;
+        }
+        let header = read(at);
+        match header as u8 {
+            CAPABILITY_MSIX => found.msix = found.msix.or(Some(at)),
+            CAPABILITY_VENDOR => found.note(header, at, &read),
+            _ => {}
+        }
+        at = (header >> 8) as u8 & 0xfc;
+    }
+    found
+}
+
+impl Capabilities {
+    fn note(&mut self, header: u32, at: u8, read: &impl Fn(u8) -> u32) {
+        let (length, kind) = ((header >> 16) as u8, (header >> 24) as u8);
+        if length < 16 || u16::from(at) + u16::from(length) > 256 {
+            return;
+        }
+        // A virtio_pci_cap64 has the upper halves behind it.
+        let high = |offset| if length >= 24 { u64::from(read(at + offset)) << 32 } else { 0 };
+        let wide = kind == 10;
+        let region = Region {
+            bar: read(at + 4) as u8,
+            offset: u64::from(read(at + 8)) | if wide { high(16) } else { 0 },
+            length: u64::from(read(at + 12)) | if wide { high(20) } else { 0 },
+        };
+        let slot = match kind {
+            1 => &mut self.common,
+            2 => &mut self.notify,
+            3 => &mut self.isr,
+            4 => &mut self.device,
+            10 => &mut self.bounce,
+            _ => return,
+        };
+        *slot = slot.or(Some(region));
+    }
+
+    /// Checks every region against the size of its BAR, which `bar_size`
+    /// gives.
+    ///
+    /// # Errors
+    /// [`Refusal::BadCapability`] or [`Refusal::BadBounce`].
+    pub fn check(&self, bar_size: impl Fn(u8) -> Option<u64>) -> Result<(), Refusal> {
+        let fits = |region: Region, least| {
+            bar_size(region.bar).is_some_and(|size| region.fits(size, least))
+        };
+        // virtio 1.4, 4.1.4.3 (common config up to queue_reset) and following.
+        for (region, least) in [(self.common, 64), (self.notify, 2), (self.isr, 1)] {
+            if !region.is_some_and(|region| fits(region, least)) {
+                return Err(Refusal::BadCapability);
+            }
+        }
+        if self.device.is_some_and(|region| !fits(region, 1)) {
+            return Err(Refusal::BadCapability);
+        }
+        let unit = 1 << 16;
+        match self.bounce {
+            Some(region)
+                if !fits(region, unit)
+                    || !region.offset.is_multiple_of(unit)
+                    || !region.length.is_multiple_of(unit) =>
+            {
+                Err(Refusal::BadBounce)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How the device gets at data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dma {
+    /// Only in its own bounce memory.
+    Bounce(Region),
+    /// Only in pages the guest shares.
+    SharedPages,
+}
+
+/// What the guest will hold the device to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Contract {
+    /// Where data goes.
+    pub dma: Dma,
+    /// Features the device offered when this was decided.
+    pub offered: u64,
+    /// Features that must be accepted, whatever the driver asks for.
+    pub mandatory: u64,
+}
+
+/// Decides from the features `offered` and the bounce capability.
+///
+/// # Errors
+/// Why the guest goes without the device.
+pub fn decide(offered: u64, bounce: Option<Region>, wanted: Wanted) -> Result<Contract, Refusal> {
+    if offered & VERSION_1 == 0 {
+        return Err(Refusal::NoVersion1);
+    }
+    if offered & ACCESS_PLATFORM == 0 {
+        return Err(Refusal::NoAccessPlatform);
+    }
+    // Bit 27 alone may be a legacy ANY_LAYOUT, the capability alone some other
+    // device's idea.
+    let bounce = bounce.filter(|_| offered & SWIOTLB != 0);
+    let base = VERSION_1 | ACCESS_PLATFORM;
+    match (bounce, wanted) {
+        (Some(region), Wanted::Any | Wanted::Bounce) => {
+            Ok(Contract { dma: Dma::Bounce(region), offered, mandatory: base | SWIOTLB })
+        }
+        (None, Wanted::Any | Wanted::Shared) => {
+            Ok(Contract { dma: Dma::SharedPages, offered, mandatory: base })
+        }
+        (None, Wanted::Bounce) => Err(Refusal::NoBounce),
+        (Some(_), Wanted::Shared) => Err(Refusal::NotShared),
+    }
+}
+
+impl Contract {
+    /// What to write as driver features when the driver asks for `wanted`:
+    /// its own choice of what the device offers, and what is mandatory.
+    /// A driver never gets SWIOTLB by asking.
+    pub fn accept(&self, wanted: u64) -> u64 {
+        (wanted & self.offered & !SWIOTLB) | self.mandatory
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    const GOOD: u64 = VERSION_1 | ACCESS_PLATFORM;
+    const BOUNCE: Region = Region { bar: 4, offset: 0, length: 1 << 18 };
+
+    /// Configuration space with these vendor capabilities: (kind, bar, offset,
+    /// length), and MSI-X last.
+    fn space(capabilities: &[(u8, u32, u32, u32)]) -> Vec<u32> {
+        let mut words = alloc::vec![0u32; 64];
+        words[1] = 1 << 20;
+        words[0x34 / 4] = 0x40;
+        let mut at = 0x40;
+        for (kind, bar, offset, length) in capabilities {
+            let next = at + 16;
+            words[at / 4] = 0x09 | (next as u32) << 8 | 16 << 16 | u32::from(*kind) << 24;
+            words[at / 4 + 1..at / 4 + 4].copy_from_slice(&[*bar, *offset, *length]);
+            at = next;
+        }
+        words[at / 4] = 0x11;
+        words
+    }
+
+    fn scanned(words: &[u32]) -> Capabilities {
+        scan(|offset| words[usize::from(offset) / 4])
+    }
+
+    const REGISTERS: [(u8, u32, u32, u32); 3] =
+        [(1, 0, 0, 64), (2, 0, 0x1000, 4), (3, 0, 0x2000, 1)];
+
+    #[test]
+    fn bit_and_capability_together_make_a_bounce_device() {
+        let contract = decide(GOOD | SWIOTLB, Some(BOUNCE), Wanted::Any).unwrap();
+        assert_eq!(contract.dma, Dma::Bounce(BOUNCE));
+        assert_eq!(contract.mandatory & SWIOTLB, SWIOTLB);
+    }
+
+    #[test]
+    fn one_without_the_other_is_not_believed() {
+        for (offered, bounce) in [(GOOD | SWIOTLB, None), (GOOD, Some(BOUNCE))] {
+            assert_eq!(decide(offered, bounce, Wanted::Bounce), Err(Refusal::NoBounce));
+            let contract = decide(offered, bounce, Wanted::Any).unwrap();
+            assert_eq!(contract.dma, Dma::SharedPages);
+            assert_eq!(contract.accept(!0) & SWIOTLB, 0);
+        }
+    }
+
+    #[test]
+    fn a_device_without_access_platform_is_refused_even_if_it_bounces() {
+        assert_eq!(
+            decide(VERSION_1 | SWIOTLB, Some(BOUNCE), Wanted::Any),
+            Err(Refusal::NoAccessPlatform)
+        );
+        assert_eq!(decide(ACCESS_PLATFORM, None, Wanted::Any), Err(Refusal::NoVersion1));
+    }
+
+    #[test]
+    fn the_command_line_can_only_narrow() {
+        assert_eq!(decide(GOOD | SWIOTLB, Some(BOUNCE), Wanted::Shared), Err(Refusal::NotShared));
+    }
+
+    #[test]
+    fn a_driver_gets_what_it_asks_for_of_what_is_offered_and_the_mandatory_bits() {
+        let contract = decide(GOOD | 1 << 28, None, Wanted::Any).unwrap();
+        assert_eq!(contract.accept(1 << 28 | 1 << 29 | VERSION_1), GOOD | 1 << 28);
+    }
+
+    #[test]
+    fn the_first_capability_of_a_kind_counts() {
+        let mut all = REGISTERS.to_vec();
+        all.extend([(10, 4, 0, 1 << 18), (10, 5, 0, 1 << 20)]);
+        let found = scanned(&space(&all));
+        assert_eq!(found.bounce, Some(BOUNCE));
+        assert!(found.msix.is_some());
+    }
+
+    #[test]
+    fn a_capability_list_that_loops_ends() {
+        let mut words = space(&REGISTERS);
+        words[0x60 / 4] = words[0x60 / 4] & !0xff00 | 0x4000;
+        assert_eq!(scanned(&words).msix, None);
+    }
+
+    #[test]
+    fn regions_outside_their_bar_are_refused() {
+        let sizes = |bar| match bar {
+            0 => Some(0x4000),
+            4 => Some(1 << 18),
+            _ => None,
+        };
+        let checked = |changed: (u8, u32, u32, u32)| {
+            let mut all = REGISTERS.to_vec();
+            all.retain(|capability| capability.0 != changed.0);
+            all.push(changed);
+            scanned(&space(&all)).check(sizes)
+        };
+        assert_eq!(checked((10, 4, 0, 1 << 18)), Ok(()));
+        assert_eq!(checked((10, 4, 0x1_0000, 1 << 18)), Err(Refusal::BadBounce));
+        assert_eq!(checked((10, 4, 0x1000, 0x1_0000)), Err(Refusal::BadBounce));
+        assert_eq!(checked((10, 3, 0, 0x1_0000)), Err(Refusal::BadBounce));
+        assert_eq!(checked((1, 0, 0, 32)), Err(Refusal::BadCapability));
+        // The sum of these wraps in 32 bits.
+        assert_eq!(checked((1, 0, 0xffff_ff00, 0x200)), Err(Refusal::BadCapability));
+        assert_eq!(checked((4, 2, 0, 64)), Err(Refusal::BadCapability));
+        assert_eq!(scanned(&space(&REGISTERS[..2])).check(sizes), Err(Refusal::BadCapability));
+    }
+}

@@ -1,0 +1,118 @@
+//! Opening a virtio function: decide, then hand it to a driver.
+
+#![allow(unsafe_code)]
+
+use super::checked_transport::{CheckedTransport, Verdict};
+use super::pci::{self, Bus, Function, Msi};
+use super::{Machine, bounce_hal, share_hal};
+use core::ptr::NonNull;
+use guest::contract::{self, Contract, Dma, Refusal, Wanted};
+use guest::lending::PAGE;
+use virtio_drivers::transport::Transport;
+use virtio_drivers::transport::pci::PciTransport;
+use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+
+/// Pages set aside for one device that works in shared pages.
+const PAGES: usize = 96;
+
+/// A device the guest agreed to talk to.
+pub(crate) struct Opened {
+    pub(crate) transport: CheckedTransport,
+    pub(crate) verdict: Verdict,
+    pub(crate) contract: Contract,
+    /// Interrupt id of its queues, if it has MSI-X.
+    pub(crate) intid: Option<u32>,
+}
+
+impl Opened {
+    /// How the harness calls the way data goes.
+    pub(crate) fn dma(&self) -> &'static str {
+        match self.contract.dma {
+            Dma::Bounce(_) => "bounce",
+            Dma::SharedPages => "shared",
+        }
+    }
+}
+
+/// Decides about `function` and sets up device `index`'s DMA memory.
+///
+/// # Errors
+/// Why the guest goes without it.
+pub(crate) fn open(
+    machine: &Machine,
+    bus: &mut Bus,
+    msi: Option<&mut Msi>,
+    function: &Function,
+    index: usize,
+) -> Result<Opened, Refusal> {
+    let capabilities = &function.capabilities;
+    capabilities.check(|bar| function.bar_size(bar))?;
+    let mut inner = PciTransport::new::<Registers, _>(&mut bus.root, function.at)
+        .map_err(|_| Refusal::BadCapability)?;
+    let word = machine.argument("dma");
+    let wanted = match word {
+        Some("bounce") => Wanted::Bounce,
+        Some("shared" | "shared-each") => Wanted::Shared,
+        _ => Wanted::Any,
+    };
+    let contract = contract::decide(inner.read_device_features(), capabilities.bounce, wanted)?;
+    match contract.dma {
+        Dma::Bounce(region) => {
+            let address = function.address(region).ok_or(Refusal::BadBounce)?;
+            // SAFETY: the region lies in its own BAR, which `pci` mapped as
+            // Normal memory, and index and device are one to one.
+            unsafe { bounce_hal::open(index, address, region.length) };
+        }
+        Dma::SharedPages => {
+            let end = machine.spare.end - index * PAGES * PAGE;
+            let pages = end.saturating_sub(PAGES * PAGE)..end;
+            let each = word == Some("shared-each");
+            if pages.start < machine.spare.start {
+                return Err(Refusal::NoMemory);
+            }
+            // SAFETY: spare RAM at its far end, a separate piece per device;
+            // `checks` uses the near end.
+            if !unsafe { share_hal::open(index, pages, machine.protection.ranges, each) } {
+                return Err(Refusal::NoMemory);
+            }
+        }
+    }
+    let common = capabilities.common.and_then(|region| function.address(region));
+    let intid = msi.and_then(|msi| pci::enable_msix(bus, function, msi));
+    let common = common.ok_or(Refusal::BadCapability)?;
+    let (transport, verdict) = CheckedTransport::new(inner, contract, common, intid.is_some());
+    Ok(Opened { transport, verdict, contract, intid })
+}
+
+/// The address at which registers of a BAR are mapped: their own. The caller
+/// has had `Capabilities::check` confirm that they lie in that BAR.
+#[allow(clippy::panic)]
+pub(crate) fn registers(address: PhysAddr) -> NonNull<u8> {
+    NonNull::new(address as *mut u8).unwrap_or_else(|| panic!("a BAR at address 0"))
+}
+
+/// Finds registers before it is known which DMA memory the device will use;
+/// has none itself.
+struct Registers;
+
+// SAFETY: it never gives memory out.
+unsafe impl Hal for Registers {
+    fn dma_alloc(_pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        (0, NonNull::dangling())
+    }
+
+    unsafe fn dma_dealloc(_address: PhysAddr, _piece: NonNull<u8>, _pages: usize) -> i32 {
+        -1
+    }
+
+    unsafe fn mmio_phys_to_virt(address: PhysAddr, _size: usize) -> NonNull<u8> {
+        registers(address)
+    }
+
+    #[allow(clippy::panic)]
+    unsafe fn share(_buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
+        panic!("no DMA memory has been decided on")
+    }
+
+    unsafe fn unshare(_address: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {}
+}
