@@ -75,8 +75,11 @@ impl Lending {
     /// end of a device that is no longer using any of it.
     pub fn take_all_back(&mut self, lender: &mut impl Lender) -> bool {
         let mut all = true;
-        while let Some(page) = self.lent.pop() {
-            all &= self.take_back(lender, page, 1);
+        self.lent.sort_unstable();
+        while let Some(first) = self.lent.first().copied() {
+            let run = (0..).zip(&self.lent).take_while(|(n, page)| **page == first + n * PAGE);
+            let count = run.count();
+            all &= self.take_back(lender, first, count);
         }
         all
     }
@@ -182,6 +185,7 @@ mod tests {
         assert!(lending.take_back(&mut host, run + PAGE, 1));
         assert!(lending.take_all_back(&mut host));
         assert!(host.shared.is_empty());
+        assert_eq!(lending.calls(), 2 + 2);
         assert!(lending.lend(&mut host, 4).is_some());
     }
 
