@@ -54,14 +54,14 @@ pub(crate) extern "C" fn boot_main(tree: u64) -> ! {
 fn prepare(tree: u64) -> Result<Infallible, BootError> {
     let tree_bytes = host::tree(tree)?;
     let info = parse::parse(tree_bytes)?;
-    read_command_line(&info);
+    console::set_verbosity(verbosity(&info.command_line));
+    report(&info);
     if info.conduit != Conduit::Smc {
         return Err(BootError::WrongConduit);
     }
-    report(&info);
 
     let tree_range = ByteRange::between(tree, tree + tree_bytes.len() as u64);
-    let kernel_size = image::memory_size(&host::image_header(info.kernel.range)?);
+    let kernel_size = image::memory_size(&host::image_header(&info)?);
     let placed = place(&info, entry::image(), tree_range, kernel_size)?;
     for (range, name) in &placed {
         debug!("{name} at {:#x} to {:#x}", range.start(), range.end());
@@ -144,21 +144,17 @@ extern "C" fn finish(prepared: u64) -> ! {
     cpu::run_host(kernel, tree)
 }
 
-fn read_command_line(info: &BootInfo) {
-    console::set_verbosity(verbosity(&info.command_line));
-    for word in words(&info.command_line) {
-        if let Word::Unknown(word) = word {
-            warn!("unknown word \"{word}\" on the command line: only log=error|warn|info|debug");
-        }
-    }
-}
-
 fn report(info: &BootInfo) {
     info!("version {} on {}", env!("CARGO_PKG_VERSION"), QemuVirt::NAME);
     let midr = sysreg::midr_el1::read();
     info!("{} CPUs, {}", info.cpus.len(), cpu::model(midr));
     if info.cpus_left_off > 0 {
         warn!("{} more CPUs stay off: bouncer drives {MAX_CPUS}", info.cpus_left_off);
+    }
+    for word in words(&info.command_line) {
+        if let Word::Unknown(word) = word {
+            warn!("unknown word \"{word}\" on the command line: only log=error|warn|info|debug");
+        }
     }
     for bank in &info.memory {
         info!("{} MiB of memory at {:#x}", bank.size() >> 20, bank.start());

@@ -6,7 +6,7 @@ use crate::{entry, sysreg};
 use core::arch::asm;
 use hyp::addr::ADDRESS_BITS;
 use platform::parse::{TREE_HEADER_SIZE, tree_size};
-use platform::{BootError, ByteRange, image};
+use platform::{BootError, BootInfo, image};
 
 /// Devices end and RAM may begin here.
 const RAM_START: u64 = 1 << 30;
@@ -30,19 +30,20 @@ pub(crate) fn tree(address: u64) -> Result<&'static [u8], BootError> {
     Ok(unsafe { core::slice::from_raw_parts(address as *const u8, size) })
 }
 
-/// The first bytes of the kernel; zeros beyond its end.
+/// The first bytes of the host's kernel; zeros beyond its end.
 ///
 /// # Errors
-/// [`BootError::OutsideRam`] if the module is where no RAM can be.
-pub(crate) fn image_header(kernel: ByteRange) -> Result<[u8; image::HEADER_SIZE], BootError> {
-    let mut header = [0; image::HEADER_SIZE];
-    if kernel.start() < RAM_START || kernel.end() > 1 << ADDRESS_BITS {
+/// [`BootError::OutsideRam`] if the loader has put it where no RAM is.
+pub(crate) fn image_header(info: &BootInfo) -> Result<[u8; image::HEADER_SIZE], BootError> {
+    let kernel = info.kernel.range;
+    if !info.memory.iter().any(|bank| bank.contains(kernel)) {
         return Err(BootError::OutsideRam("the host kernel"));
     }
     entry::map_early(kernel.start());
     entry::map_early(kernel.end() - 1);
+    let mut header = [0; image::HEADER_SIZE];
     let length = header.len().min(kernel.size() as usize);
-    // SAFETY: mapped above, as far as it is read; the loader has filled it.
+    // SAFETY: RAM, mapped above as far as it is read; the loader has filled it.
     let bytes = unsafe { core::slice::from_raw_parts(kernel.start() as *const u8, length) };
     header.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
     Ok(header)
