@@ -1,15 +1,15 @@
 //! The first state of memory: all RAM is the host's, but for what bouncer
 //! occupies, and the host's stage 2 is complete before the host runs.
 
+use super::HostMemory;
 use super::frame::{FrameEntry, FrameTable};
-use super::{HostMemory, Owner};
 use crate::addr::{Pfn, PfnRange};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::stage2::{Attributes, Leaves, Mapping, Stage2, TablePool, span};
 
-/// The memory map at boot. Every range in frames; RAM ranges neither overlap
-/// each other nor a device, and may begin and end anywhere.
+/// The memory map at boot. The ranges of one kind do not overlap each other,
+/// RAM and devices do not overlap; a range may begin and end anywhere.
 #[derive(Clone, Copy, Debug)]
 pub struct BootMemory<'a> {
     /// Banks of RAM.
@@ -54,6 +54,7 @@ impl BootMemory<'_> {
             outer.iter().any(|o| range.start() >= o.start() && range.end() <= o.end())
         };
         let good = disjoint(self.ram)
+            && disjoint(self.hyp)
             && disjoint(self.host_mmio)
             && self.hyp.iter().all(|range| inside(range, self.ram))
             && inside(&self.pool, self.hyp)
@@ -62,18 +63,18 @@ impl BootMemory<'_> {
     }
 }
 
-/// The host's part of a bank as the largest runs between bouncer's ranges.
-fn host_runs(bank: PfnRange, hyp: &[PfnRange]) -> impl Iterator<Item = PfnRange> {
-    let mut next = bank.start().number();
+/// What is left of `whole` without `holes`, as the largest runs, in order.
+fn runs_between(whole: PfnRange, holes: &[PfnRange]) -> impl Iterator<Item = PfnRange> {
+    let mut next = whole.start().number();
     core::iter::from_fn(move || {
         loop {
             let start = Pfn::new(next)?;
-            if let Some(hole) = hyp.iter().find(|hole| hole.contains(start)) {
+            if let Some(hole) = holes.iter().find(|hole| hole.contains(start)) {
                 next = hole.end();
                 continue;
             }
-            let hole = hyp.iter().map(|hole| hole.start().number()).filter(|h| *h > next).min();
-            let end = hole.unwrap_or(u64::MAX).min(bank.end());
+            let hole = holes.iter().map(|hole| hole.start().number()).filter(|h| *h > next).min();
+            let end = hole.unwrap_or(u64::MAX).min(whole.end());
             let run = PfnRange::new(next, end.checked_sub(next)?).ok()?;
             next = end;
             return Some(run);
@@ -101,12 +102,15 @@ impl<'t> HostMemory<'t> {
         let mut pool = TablePool::fresh(boot.pool);
         let stage2 = Stage2::for_host(m, &mut pool).ok_or(Error::NoMemory)?;
         let mut memory = Self { frames: FrameTable::new(frames, first), stage2, pool };
+        for gap in runs_between(PfnRange::new(first, needed as u64)?, boot.ram) {
+            memory.frames.assign(gap, FrameEntry::NO_RAM);
+        }
         for hyp in boot.hyp {
-            memory.frames.set_all(*hyp, FrameEntry::owned(Owner::Hyp));
+            memory.frames.assign(*hyp, FrameEntry::HYP);
         }
         for bank in boot.ram {
-            for run in host_runs(*bank, boot.hyp) {
-                memory.frames.set_all(run, FrameEntry::HOST);
+            for run in runs_between(*bank, boot.hyp) {
+                memory.frames.assign(run, FrameEntry::HOST);
                 memory.map_at_boot(m, run, Attributes::MEMORY)?;
             }
         }

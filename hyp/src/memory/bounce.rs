@@ -35,7 +35,7 @@ impl HostMemory<'_> {
         guest.require_alive()?;
         let pfns = pfns.truncate(abi::MAX_RANGE);
         self.frames.require(pfns, FrameEntry::HOST)?;
-        self.frames.set_all(pfns, lent_to(guest));
+        self.frames.change(pfns, FrameEntry::HOST, lent_to(guest));
         Ok(pfns.count())
     }
 
@@ -52,7 +52,7 @@ impl HostMemory<'_> {
     ) -> Result<u64, Error> {
         let pfns = pfns.truncate(abi::MAX_RANGE);
         self.frames.require(pfns, lent_to(guest))?;
-        self.frames.set_all(pfns, FrameEntry::HOST);
+        self.frames.change(pfns, lent_to(guest), FrameEntry::HOST);
         Ok(pfns.count())
     }
 

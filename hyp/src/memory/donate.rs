@@ -37,7 +37,7 @@ impl HostMemory<'_> {
         m.reserve_hyp(pfns)?;
 
         self.unmap_from_host(m, pfns);
-        self.frames.set_all(pfns, FrameEntry::HYP);
+        self.frames.change(pfns, FrameEntry::HOST, FrameEntry::HYP);
         // Backwards, so that they are taken in ascending order.
         for pfn in pfns.iter().rev() {
             m.zero_frame(pfn);
@@ -112,7 +112,7 @@ impl HostMemory<'_> {
                 }
             }
         }
-        self.frames.set_all(pfns, FrameEntry::owned(guest.party()));
+        self.frames.change(pfns, FrameEntry::HOST, FrameEntry::owned(guest.party()));
         guest.stage2.map(m, &mut guest.memcache, &mapping);
         m.publish();
         Ok(pfns.count())

@@ -180,16 +180,17 @@ impl Counts {
         self.borrowed.get(usize::from(party.code())).copied().unwrap_or(0)
     }
 
-    fn moved(&mut self, from: FrameEntry, to: FrameEntry) {
+    /// `frames` frames have changed from one entry to another.
+    fn moved(&mut self, from: FrameEntry, to: FrameEntry, frames: u64) {
         let step = |counters: &mut [u64; PARTIES], from: Owner, to: Owner| {
             if from == to {
                 return;
             }
             if let Some(count) = counters.get_mut(usize::from(from.code())) {
-                *count = count.wrapping_sub(1);
+                *count = count.wrapping_sub(frames);
             }
             if let Some(count) = counters.get_mut(usize::from(to.code())) {
-                *count = count.wrapping_add(1);
+                *count = count.wrapping_add(frames);
             }
         };
         step(&mut self.owned, from.owner(), to.owner());
@@ -205,11 +206,39 @@ pub(crate) struct FrameTable<'t> {
 }
 
 impl<'t> FrameTable<'t> {
-    /// A table in which no frame is RAM yet. `first` is the number of the
-    /// frame that `entries[0]` describes.
+    /// A table whose entries the caller is about to [`Self::assign`], every
+    /// one. `first` is the number of the frame that `entries[0]` describes.
     pub(crate) fn new(entries: &'t mut [FrameEntry], first: u64) -> Self {
-        entries.fill(FrameEntry::NO_RAM);
         Self { entries, first, counts: Counts::default() }
+    }
+
+    /// Gives frames their first entry. (Written once: at boot the table is
+    /// the largest thing EL2 touches.)
+    pub(crate) fn assign(&mut self, range: PfnRange, entry: FrameEntry) {
+        if self.fill(range, entry) {
+            self.counts.moved(FrameEntry::NO_RAM, entry, range.count());
+        }
+    }
+
+    /// Changes a range from the entry that [`Self::require`] has seen in
+    /// every frame of it.
+    pub(crate) fn change(&mut self, range: PfnRange, from: FrameEntry, to: FrameEntry) {
+        debug_assert_eq!(self.require(range, from), Ok(()));
+        if self.fill(range, to) {
+            self.counts.moved(from, to, range.count());
+        }
+    }
+
+    fn fill(&mut self, range: PfnRange, entry: FrameEntry) -> bool {
+        let Some(start) = self.index(range.start()) else { return false };
+        let Some(entries) = self.entries.get_mut(start..start + range.count() as usize) else {
+            return false;
+        };
+        // By eights: the compiler stores pairs of words instead of halves.
+        let (eights, rest) = entries.as_chunks_mut::<8>();
+        eights.fill([entry; 8]);
+        rest.fill(entry);
+        true
     }
 
     fn index(&self, pfn: Pfn) -> Option<usize> {
@@ -250,19 +279,19 @@ impl<'t> FrameTable<'t> {
         }
     }
 
+    /// The first frames of a range that have one entry, and that entry.
+    pub(crate) fn run_at_start(&self, range: PfnRange) -> (PfnRange, FrameEntry) {
+        let entry = self.get(range.start());
+        let same = range.iter().take_while(|pfn| self.get(*pfn) == entry).count();
+        (range.truncate(same as u64), entry)
+    }
+
     /// Changes an entry. A frame outside the table has none to change.
     pub(crate) fn set(&mut self, pfn: Pfn, entry: FrameEntry) {
         let slot = self.index(pfn).and_then(|index| self.entries.get_mut(index));
         if let Some(slot) = slot {
-            self.counts.moved(*slot, entry);
+            self.counts.moved(*slot, entry, 1);
             *slot = entry;
-        }
-    }
-
-    /// Changes every entry of a range.
-    pub(crate) fn set_all(&mut self, range: PfnRange, entry: FrameEntry) {
-        for pfn in range.iter() {
-            self.set(pfn, entry);
         }
     }
 
@@ -322,7 +351,7 @@ mod tests {
         let mut entries = [FrameEntry::NO_RAM; 4];
         let mut table = FrameTable::new(&mut entries, 100);
         let all = PfnRange::new(100, 4).unwrap();
-        table.set_all(all, FrameEntry::HOST);
+        table.assign(all, FrameEntry::HOST);
         assert_eq!(table.require(all, FrameEntry::HOST), Ok(()));
         for odd in all.iter() {
             table.set(odd, FrameEntry::HYP);
@@ -346,14 +375,20 @@ mod tests {
 
     #[test]
     fn counters_follow_every_change() {
-        let mut entries = [FrameEntry::NO_RAM; 4];
+        let mut entries = [FrameEntry::NO_RAM; 40];
         let mut table = FrameTable::new(&mut entries, 0);
-        table.set_all(PfnRange::new(0, 4).unwrap(), FrameEntry::HOST);
-        table.set(Pfn::new(1).unwrap(), FrameEntry::lent(guest(2), Owner::Host));
-        table.set(Pfn::new(9).unwrap(), FrameEntry::HYP);
-        assert_eq!(table.counts().owned(Owner::Host), 3);
-        assert_eq!(table.counts().owned(guest(2)), 1);
-        assert_eq!(table.counts().borrowed(Owner::Host), 1);
-        assert_eq!(table.counts().owned(Owner::Hyp), 0);
+        table.assign(PfnRange::new(0, 40).unwrap(), FrameEntry::HOST);
+        let lent = FrameEntry::lent(guest(2), Owner::Host);
+        table.change(PfnRange::new(1, 19).unwrap(), FrameEntry::HOST, lent);
+        table.set(Pfn::new(1).unwrap(), FrameEntry::HYP);
+        // Neither range nor frame is in the table.
+        table.assign(PfnRange::new(30, 11).unwrap(), FrameEntry::HYP);
+        table.set(Pfn::new(40).unwrap(), FrameEntry::HYP);
+        assert_eq!(table.counts().owned(Owner::Host), 21);
+        assert_eq!(table.counts().owned(guest(2)), 18);
+        assert_eq!(table.counts().borrowed(Owner::Host), 18);
+        assert_eq!(table.counts().owned(Owner::Hyp), 1);
+        let lent_frames = table.iter().filter(|(_, entry)| *entry == lent);
+        assert!(lent_frames.map(|(pfn, _)| pfn.number()).eq(2..20));
     }
 }

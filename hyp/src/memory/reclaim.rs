@@ -36,27 +36,34 @@ impl HostMemory<'_> {
             (entry.owner() == party || entry.borrower() == party) && entry.pins() == 0
         })?;
 
-        for pfn in pfns.iter() {
-            if self.frames.get(pfn).owner() == party {
-                self.wipe_and_give_to_host(m, PfnRange::one(pfn));
+        // By runs of one entry, so that tables are walked once per run.
+        let mut rest = Some(pfns);
+        while let Some(range) = rest {
+            let (run, entry) = self.frames.run_at_start(range);
+            if entry.owner() == party {
+                self.wipe_and_give_to_host(m, run, entry);
             } else {
                 // The host's own, which the guest borrowed: mapped all along.
-                self.frames.set(pfn, FrameEntry::HOST);
+                self.frames.change(run, entry, FrameEntry::HOST);
             }
+            rest = PfnRange::new(run.end(), range.end() - run.end()).ok();
         }
         m.publish();
         self.stage2.merge(m, &mut self.pool, pfns.identity());
         Ok(pfns.count())
     }
 
-    /// Commit: frames that no guest can reach any more become the host's.
-    /// The one place where a frame leaves a guest, so the one place that
-    /// wipes. Publishing is left to the caller.
-    pub(super) fn wipe_and_give_to_host(&mut self, m: &impl Machine, pfns: PfnRange) {
-        for pfn in pfns.iter() {
-            m.zero_frame(pfn);
-            self.frames.set(pfn, FrameEntry::HOST);
-        }
+    /// Commit: frames that no guest can reach any more, all with the entry
+    /// `was`, become the host's. The one place where a frame leaves a guest,
+    /// so the one place that wipes. Publishing is left to the caller.
+    pub(super) fn wipe_and_give_to_host(
+        &mut self,
+        m: &impl Machine,
+        pfns: PfnRange,
+        was: FrameEntry,
+    ) {
+        pfns.iter().for_each(|pfn| m.zero_frame(pfn));
+        self.frames.change(pfns, was, FrameEntry::HOST);
         // A frame that was lent to the host is mapped already; there only the
         // software mark goes, which needs no break.
         self.map_to_host(m, pfns, Attributes::MEMORY);

@@ -44,7 +44,7 @@ impl HostMemory<'_> {
 
         let lent = FrameEntry::lent(guest.party(), Owner::Host);
         guest.stage2.for_each_run(m, range, |run| {
-            self.frames.set_all(run, lent);
+            self.frames.change(run, own, lent);
             self.map_to_host(m, run, Attributes::BORROWED);
             Ok(())
         })?;
@@ -76,7 +76,7 @@ impl HostMemory<'_> {
         self.stage2.invalidate_broken(m, &mut self.pool, broken);
         let own = FrameEntry::owned(guest.party());
         guest.stage2.for_each_run(m, range, |run| {
-            self.frames.set_all(run, own);
+            self.frames.change(run, lent, own);
             Ok(())
         })?;
         Ok(range.count())
@@ -106,7 +106,7 @@ impl HostMemory<'_> {
         let run = first_run.ok_or(Error::NotFound)?;
 
         guest.stage2.unmap(m, &mut guest.memcache, range.truncate(run.count()));
-        self.wipe_and_give_to_host(m, run);
+        self.wipe_and_give_to_host(m, run, own);
         m.publish();
         self.stage2.merge(m, &mut self.pool, run.identity());
         Ok(run.count())

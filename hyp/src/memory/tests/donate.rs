@@ -1,6 +1,7 @@
 use super::*;
 use crate::abi::MAX_RANGE;
 use crate::machine::Vmid;
+use std::vec;
 
 #[test]
 fn a_donated_frame_is_the_guests_alone_and_holds_zeros() {
@@ -204,4 +205,18 @@ fn a_block_is_split_for_one_frame_and_comes_back_with_it() {
     fixture.machine.settle();
     assert_eq!(fixture.machine.leaves(Vmid::HOST), before);
     assert_eq!(fixture.memory.pool_len(), pool);
+    // The tables that were freed hold nothing but the pool's links.
+    let live = live_tables(&fixture.machine, fixture.memory.regime().root, 1);
+    for pfn in fixture.layout.pool.iter().filter(|pfn| !live.contains(pfn)) {
+        assert!((1..512).all(|index| fixture.machine.peek(pfn, index) == 0), "{pfn:x?}");
+    }
+}
+
+fn live_tables(machine: &SimMachine, table: Pfn, level: u8) -> Vec<Pfn> {
+    let below = (0..512).map(|index| machine.peek(table, index));
+    let below = below.filter(|word| level < 3 && word & 3 == 3);
+    let below = below.filter_map(|word| Pfn::containing(word & 0x7f_ffff_f000));
+    let mut live = vec![table];
+    live.extend(below.flat_map(|table| live_tables(machine, table, level + 1)));
+    live
 }

@@ -514,10 +514,10 @@ fn run(seed: u64, steps: u64) -> Model {
 
 #[test]
 fn thousands_of_random_calls_do_what_a_plain_map_does() {
-    for seed in [1, 0xdead_beef, 0x0123_4567_89ab_cdef] {
-        let model = run(seed, 3000);
+    for seed in [1, 0xdead_beef] {
+        let model = run(seed, 2000);
         // The test is worth its time only if it visits all three outcomes.
-        assert!(model.successes > 500, "{} successes", model.successes);
+        assert!(model.successes > 400, "{} successes", model.successes);
         assert!(model.refusals > 200, "{} refusals", model.refusals);
         assert!(model.exhaustions > 20, "{} exhaustions", model.exhaustions);
     }
