@@ -31,8 +31,9 @@ impl<H: Hal> BlockDisk<H> {
         Self { driver, intid: None, polled: 0, interrupted: 0, dead: false }
     }
 
-    /// Waits for the only request in flight.
-    fn wait(&mut self, token: u16) -> bool {
+    /// Waits for the only request in flight, submitted when its interrupt had
+    /// been taken `before` times: a fast device answers within the kick.
+    fn wait(&mut self, token: u16, before: u32) -> bool {
         let driver = &mut self.driver;
         let Some(intid) = self.intid else {
             self.polled += 1;
@@ -45,7 +46,6 @@ impl<H: Hal> BlockDisk<H> {
             }
             return true;
         };
-        let before = interrupts::taken(intid);
         let done = interrupts::wait(PATIENCE, || driver.peek_used() == Some(token));
         // An interrupt may be a little later than the ring it announces.
         let woken = done && interrupts::wait(100, || interrupts::taken(intid) != before);
@@ -79,10 +79,11 @@ impl<H: Hal> BlockDisk<H> {
             return false;
         }
         let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
+        let before = self.intid.map_or(0, interrupts::taken);
         let Ok(token) = submit(&mut self.driver, &mut request, &mut buffer, &mut response) else {
             return false;
         };
-        if !self.wait(token) {
+        if !self.wait(token, before) {
             // The slots stay with the device; nothing private is in reach.
             self.dead = true;
             return false;
