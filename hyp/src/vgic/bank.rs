@@ -74,6 +74,11 @@ impl Bank {
         self.latch | self.line & !self.edge
     }
 
+    /// Nothing pending, nothing active: nothing to look at.
+    pub(super) fn is_idle(&self) -> bool {
+        self.latch | self.line | self.active == 0
+    }
+
     /// Enabled, and in a group the distributor forwards (`control` is
     /// GICD_CTLR: EnableGrp0 and EnableGrp1 are its bits 0 and 1).
     pub(super) fn forwarded(&self, control: u32) -> u32 {
@@ -129,6 +134,11 @@ impl Bank {
     /// Those of `bits` in Group 1.
     pub(super) fn group1(&self, bits: u32) -> u32 {
         bits & self.group
+    }
+
+    /// Are the devices' lines `bits` at `level` already?
+    pub(super) fn has_line(&self, bits: u32, level: bool) -> bool {
+        self.line & bits == if level { bits } else { 0 }
     }
 
     /// Makes `bits` pending until acknowledged or cleared.

@@ -102,12 +102,10 @@ impl Vgic {
         if core::mem::replace(slot, route) == route {
             return VcpuSet::EMPTY;
         }
-        for (vcpu, cpu) in self.live_mut().iter_mut().enumerate() {
-            if let Some(claim) = cpu.claims.get_mut(number) {
-                claim.routed &= !mask;
-                if route as usize == vcpu {
-                    claim.routed |= mask;
-                }
+        for (claim, vcpu) in self.shared_claims(number).zip(0..) {
+            claim.routed &= !mask;
+            if route == vcpu {
+                claim.routed |= mask;
             }
         }
         let Some(bank) = self.bank(0, number) else { return VcpuSet::EMPTY };

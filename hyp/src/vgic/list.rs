@@ -16,78 +16,45 @@
 //!   that may preempt them.) Interrupts of a group the guest has disabled in
 //!   its CPU interface come last, and a change of that brings it back, too.
 
-use super::bank::Bank;
-use super::deliver::{VENG, group_enabled};
-use super::{BANKS, Claim, VcpuSet, Vgic, bits, locate};
+use super::interface::{Backing, ListRegister, group_enabled, hcr, vmcr};
+use super::{BANKS, VcpuSet, Vgic, bits, locate};
 use crate::layout::VIRTUAL_TIMER_INTID;
 use crate::vcpu::state::{MAX_LIST_REGISTERS, VirtualCpuInterface};
 
-/// ICH_LR: shift of the state.
-const STATE_SHIFT: u32 = 62;
-/// ICH_LR state bit: pending.
-pub(super) const PENDING: u64 = 1 << STATE_SHIFT;
-/// ICH_LR state bit: active.
-pub(super) const ACTIVE: u64 = 2 << STATE_SHIFT;
-/// ICH_LR.HW: deactivation also deactivates the physical interrupt.
-const HW: u64 = 1 << 61;
-/// ICH_LR.Group.
-pub(super) const GROUP1: u64 = 1 << 60;
-/// ICH_LR.Priority.
-pub(super) const PRIORITY_SHIFT: u32 = 48;
-/// ICH_LR.EOI: maintenance interrupt when deactivated (only with HW = 0).
-const EOI: u64 = 1 << 41;
-/// ICH_LR.pINTID (only with HW = 1), 13 bits.
-const PHYSICAL_SHIFT: u32 = 32;
-const PHYSICAL_MASK: u64 = 0x1fff;
-
-/// ICH_HCR.En: the virtual CPU interface works.
-const HCR_EN: u64 = 1 << 0;
-/// ICH_HCR.LRENPIE: maintenance interrupt while EOIcount is not 0.
-const HCR_LRENPIE: u64 = 1 << 2;
-/// ICH_HCR.NPIE: maintenance interrupt while no list register is pending.
-const HCR_NPIE: u64 = 1 << 3;
-/// ICH_HCR.VGrp0EIE, VGrp1EIE: maintenance interrupt while the group is enabled.
-const HCR_VGRP_EIE: [u64; 2] = [1 << 4, 1 << 6];
-/// ICH_HCR.VGrp0DIE, VGrp1DIE: while it is disabled.
-const HCR_VGRP_DIE: [u64; 2] = [1 << 5, 1 << 7];
-/// ICH_HCR.TDIR: trap writes to ICC_DIR_EL1.
-const HCR_TDIR: u64 = 1 << 14;
-const HCR_EOICOUNT_SHIFT: u32 = 27;
-const HCR_EOICOUNT: u64 = 0x1f << HCR_EOICOUNT_SHIFT;
-
-/// ICH_VMCR.VEOIM: the guest deactivates through ICC_DIR_EL1.
-const VMCR_VEOIM: u64 = 1 << 9;
-
-/// Added to the priority of what the guest's CPU interface has disabled.
-const DISABLED: u16 = 0x100;
-
-/// The most urgent of the interrupts offered, most urgent first; among equals
-/// the lower id.
+/// The most urgent of the interrupts offered, most urgent first.
 struct Queue {
-    best: [Option<(u16, u32)>; MAX_LIST_REGISTERS],
+    /// Priority in the upper half, interrupt id in the lower: the smaller the
+    /// more urgent, and among equal priorities the lower id.
+    best: [u32; MAX_LIST_REGISTERS],
     offered: usize,
 }
 
 impl Queue {
+    /// No interrupt: less urgent than any.
+    const NONE: u32 = u32::MAX;
+    /// Added to the priority of what the guest's CPU interface has disabled.
+    const DISABLED: u32 = 0x100;
+
     const fn new() -> Self {
-        Self { best: [None; MAX_LIST_REGISTERS], offered: 0 }
+        Self { best: [Self::NONE; MAX_LIST_REGISTERS], offered: 0 }
     }
 
-    fn offer(&mut self, priority: u16, intid: u32) {
+    fn offer(&mut self, priority: u32, intid: u32) {
         self.offered += 1;
-        let mut carried = Some((priority, intid));
+        let mut carried = priority << 16 | intid;
         for slot in &mut self.best {
-            if slot.is_none_or(|held| carried.is_some_and(|new| new < held)) {
+            if carried < *slot {
                 core::mem::swap(slot, &mut carried);
             }
-            if carried.is_none() {
+            if carried == Self::NONE {
                 return;
             }
         }
     }
 
+    /// The first `count` of those offered.
     fn take(&self, count: usize) -> impl Iterator<Item = u32> {
-        self.best.iter().take(count).flatten().map(|&(_, intid)| intid)
+        self.best.iter().take(count.min(self.offered)).map(|entry| entry & 0xffff)
     }
 }
 
@@ -97,95 +64,74 @@ impl Vgic {
     /// is followed by a [`Self::sync`] before anybody flushes again; one that
     /// was forgotten is made up for.
     pub fn flush(&mut self, vcpu: usize, gic: &mut VirtualCpuInterface, list_registers: usize) {
-        if self.live().get(vcpu).is_some_and(|cpu| cpu.claims.iter().any(|c| c.listed != 0)) {
+        if self.live().get(vcpu).is_some_and(|cpu| cpu.listing != 0) {
             let _ = self.sync(vcpu, gic);
         }
         gic.lr = [0; MAX_LIST_REGISTERS];
-        gic.hcr = HCR_EN;
-        let active = self.active(vcpu);
-        let pending = self.pending(vcpu, gic);
+        gic.hcr = hcr::EN;
+        if self.busy_banks(vcpu).next().is_none() {
+            return;
+        }
+        let (active, pending) = self.queues(vcpu, gic);
         let slots = list_registers.min(MAX_LIST_REGISTERS);
         let for_active = active.offered.min(slots - pending.offered.min(slots).min(1));
         let for_pending = pending.offered.min(slots - for_active);
 
         let chosen = active.take(for_active).chain(pending.take(for_pending));
         for (register, intid) in gic.lr.iter_mut().zip(chosen) {
-            *register = self.list(vcpu, intid);
+            *register = self.list(vcpu, intid).map_or(0, |lr| lr.0);
         }
         if active.offered > for_active {
-            gic.hcr |= HCR_LRENPIE;
-            if gic.vmcr & VMCR_VEOIM != 0 {
-                gic.hcr |= HCR_TDIR;
-            }
+            gic.hcr |= watch_completions(gic.vmcr);
         }
         // Never with no pending interrupt in a list register: the guest would
         // not get to execute an instruction.
         if pending.offered > for_pending && for_pending > 0 {
-            gic.hcr |= HCR_NPIE;
-            for ((enable, disabled), enabled) in VENG.iter().zip(HCR_VGRP_DIE).zip(HCR_VGRP_EIE) {
-                gic.hcr |= if gic.vmcr & enable != 0 { disabled } else { enabled };
-            }
+            gic.hcr |= watch_acknowledgements(gic.vmcr);
         }
     }
 
-    /// What `vcpu` has active and not in a list register.
-    fn active(&self, vcpu: usize) -> Queue {
-        let mut queue = Queue::new();
-        for number in 0..BANKS {
-            let Some((bank, claim)) = self.view(vcpu, number) else { continue };
-            for bit in bits(bank.active & claim.target(bank) & !bank.listed) {
-                queue.offer(bank.priority(bit).into(), number as u32 * 32 + bit);
+    /// What `vcpu` has active, and what it has pending and not active, without
+    /// what is in list registers.
+    fn queues(&self, vcpu: usize, gic: &VirtualCpuInterface) -> (Queue, Queue) {
+        let (mut active, mut pending) = (Queue::new(), Queue::new());
+        for (number, bank, claim) in self.busy_banks(vcpu) {
+            let first = number as u32 * 32;
+            let mine = claim.target(bank) & !bank.listed;
+            for bit in bits(bank.active & mine) {
+                active.offer(u32::from(bank.priority(bit)), first + bit);
             }
-        }
-        queue
-    }
-
-    /// What `vcpu` has pending, not active and not in a list register.
-    fn pending(&self, vcpu: usize, gic: &VirtualCpuInterface) -> Queue {
-        let mut queue = Queue::new();
-        for number in 0..BANKS {
-            let Some((bank, claim)) = self.view(vcpu, number) else { continue };
-            for bit in bits(bank.signalable(self.control) & claim.target(bank) & !bank.listed) {
+            for bit in bits(bank.signalable(self.control) & mine) {
                 let enabled = group_enabled(gic, bank.is_group1(bit));
-                let rank = if enabled { 0 } else { DISABLED };
-                queue.offer(rank | u16::from(bank.priority(bit)), number as u32 * 32 + bit);
+                let rank = if enabled { 0 } else { Queue::DISABLED };
+                pending.offer(rank | u32::from(bank.priority(bit)), first + bit);
             }
         }
-        queue
+        (active, pending)
     }
 
-    fn view(&self, vcpu: usize, number: usize) -> Option<(&Bank, &Claim)> {
-        self.bank(vcpu, number).zip(self.claim(vcpu, number))
-    }
-
-    /// Moves an interrupt into a list register and returns its value.
-    fn list(&mut self, vcpu: usize, intid: u32) -> u64 {
+    /// Moves an interrupt into a list register: returns what goes there.
+    fn list(&mut self, vcpu: usize, intid: u32) -> Option<ListRegister> {
         let control = self.control;
-        let Some((number, mask)) = locate(intid) else { return 0 };
+        let (number, mask) = locate(intid)?;
         let bit = intid % 32;
-        let Some(claim) = self.claim_mut(vcpu, number) else { return 0 };
+        self.live_mut().get_mut(vcpu)?.listing |= 1 << number;
+        let claim = self.claim_mut(vcpu, number)?;
         claim.listed |= mask;
         let routed = claim.routed & mask != 0;
-        let Some(bank) = self.bank_mut(vcpu, number) else { return 0 };
+        let bank = self.bank_mut(vcpu, number)?;
         let state = bank.list(bit, control, routed);
-        let mut lr = u64::from(intid) | u64::from(bank.priority(bit)) << PRIORITY_SHIFT;
-        if state.pending {
-            lr |= PENDING;
-        }
-        if state.active {
-            lr |= ACTIVE;
-        }
-        if bank.is_group1(bit) {
-            lr |= GROUP1;
-        }
-        if intid == VIRTUAL_TIMER_INTID {
-            lr |= HW | u64::from(VIRTUAL_TIMER_INTID) << PHYSICAL_SHIFT;
+        let backing = if intid == VIRTUAL_TIMER_INTID {
+            Backing::Physical(VIRTUAL_TIMER_INTID)
         } else if !bank.is_edge(bit) || !routed {
             // When the guest is done with it: is the line still high, and has
             // another vCPU to take it now?
-            lr |= EOI;
-        }
-        lr
+            Backing::Maintenance
+        } else {
+            Backing::None
+        };
+        let lr = ListRegister::new(intid, bank.priority(bit), bank.is_group1(bit), backing);
+        Some(lr.with_state(state.pending, state.active))
     }
 
     /// Takes the interrupts of vCPU `vcpu`, which has stopped running, out of
@@ -193,9 +139,16 @@ impl Vgic {
     /// may now take one of them: it was routed elsewhere meanwhile.
     pub fn sync(&mut self, vcpu: usize, gic: &mut VirtualCpuInterface) -> VcpuSet {
         let mut set = self.count_completed(vcpu, gic);
+        let cpu = self.live_mut().get_mut(vcpu);
+        let listing = cpu.map_or(0, |cpu| core::mem::take(&mut cpu.listing));
+        if listing == 0 {
+            return set;
+        }
         let (pending, active) = fold(&mut gic.lr);
-        for (number, (pending, active)) in pending.into_iter().zip(active).enumerate() {
-            set = set.union(self.unlist(vcpu, number, pending, active));
+        for number in bits(listing).map(|number| number as usize) {
+            if let (Some(&pending), Some(&active)) = (pending.get(number), active.get(number)) {
+                set = set.union(self.unlist(vcpu, number, pending, active));
+            }
         }
         set.remove(vcpu);
         set
@@ -203,23 +156,17 @@ impl Vgic {
 
     /// Takes what `vcpu` has listed of bank `number` back.
     fn unlist(&mut self, vcpu: usize, number: usize, pending: u32, active: u32) -> VcpuSet {
-        let Some(claim) = self.claim_mut(vcpu, number).filter(|claim| claim.listed != 0) else {
-            return VcpuSet::EMPTY;
-        };
+        let Some(claim) = self.claim_mut(vcpu, number) else { return VcpuSet::EMPTY };
         let mask = core::mem::take(&mut claim.listed);
+        let control = self.control;
         let Some(bank) = self.bank_mut(vcpu, number) else { return VcpuSet::EMPTY };
         bank.unlist(mask, pending, active);
-        let bank = *bank;
-        if number == 0 {
-            return VcpuSet::EMPTY;
+        let (taken, free) = (mask & bank.active, mask & bank.listable(control));
+        self.note_busy(number);
+        for (claim, other) in self.shared_claims(number).zip(0..) {
+            claim.owned = claim.owned & !taken | if other == vcpu { taken } else { 0 };
         }
-        for (other, cpu) in self.live_mut().iter_mut().enumerate() {
-            if let Some(claim) = cpu.claims.get_mut(number) {
-                let mine = if other == vcpu { mask & bank.active } else { 0 };
-                claim.owned = claim.owned & !(mask & bank.active) | mine;
-            }
-        }
-        self.targets(vcpu, number, mask & bank.listable(self.control))
+        self.targets(vcpu, number, free)
     }
 
     /// Deactivates what the guest completed without a list register for it.
@@ -229,14 +176,16 @@ impl Vgic {
     /// If none was left out, it was for an interrupt that was not active. (In
     /// EOI mode 1 the order is free; there, [`Self::deactivate`] is told.)
     fn count_completed(&mut self, vcpu: usize, gic: &mut VirtualCpuInterface) -> VcpuSet {
-        let count = (gic.hcr & HCR_EOICOUNT) >> HCR_EOICOUNT_SHIFT;
-        let any_left_out = gic.hcr & HCR_LRENPIE != 0;
-        gic.hcr &= !HCR_EOICOUNT;
+        let count = (gic.hcr & hcr::EOICOUNT) >> hcr::EOICOUNT_SHIFT;
+        let any_left_out = gic.hcr & hcr::LRENPIE != 0;
+        gic.hcr &= !hcr::EOICOUNT;
         let mut set = VcpuSet::EMPTY;
         for _ in 0..if any_left_out { count } else { 0 } {
-            let Some(intid) = self.active(vcpu).take(1).next() else { break };
+            let (active, _) = self.queues(vcpu, gic);
+            let Some(intid) = active.take(1).next() else { break };
             set = set.union(self.deactivate(vcpu, intid));
         }
+        set.remove(vcpu);
         set
     }
 
@@ -250,16 +199,20 @@ impl Vgic {
         let owned = self.claim(vcpu, number).map_or(0, |claim| claim.owned);
         self.change(vcpu, number, |bank| bank.deactivate(mask & owned))
     }
+}
 
-    /// Is the virtual timer's interrupt in a list register of `gic`? While it
-    /// is, the physical one must be active: the guest's EOI deactivates it.
-    pub fn timer_in_list_register(gic: &VirtualCpuInterface) -> bool {
-        let timer = u64::from(VIRTUAL_TIMER_INTID);
-        gic.lr.iter().any(|&lr| {
-            let physical = lr >> PHYSICAL_SHIFT & PHYSICAL_MASK;
-            lr & HW != 0 && physical == timer && lr & (PENDING | ACTIVE) != 0
-        })
-    }
+/// ICH_HCR bits for when active interrupts are left out.
+fn watch_completions(vmcr: u64) -> u64 {
+    // In EOI mode 1 a count would not tell which one was meant.
+    hcr::LRENPIE | if vmcr & vmcr::EOIM != 0 { hcr::TDIR } else { 0 }
+}
+
+/// ICH_HCR bits for when pending interrupts are left out.
+fn watch_acknowledgements(vmcr: u64) -> u64 {
+    let groups = vmcr::ENABLE.iter().zip(hcr::GROUP_ENABLED).zip(hcr::GROUP_DISABLED);
+    groups.fold(hcr::NPIE, |bits, ((enable, if_enabled), if_disabled)| {
+        bits | if vmcr & enable != 0 { if_disabled } else { if_enabled }
+    })
 }
 
 /// Which interrupts the list registers have pending and active, by bank.
@@ -267,12 +220,12 @@ impl Vgic {
 fn fold(registers: &mut [u64; MAX_LIST_REGISTERS]) -> ([u32; BANKS], [u32; BANKS]) {
     let mut pending = [0; BANKS];
     let mut active = [0; BANKS];
-    for lr in registers {
-        let lr = core::mem::take(lr);
-        let Some((number, mask)) = locate(lr as u32) else { continue };
+    for register in registers.iter_mut().filter(|register| **register != 0) {
+        let lr = ListRegister(core::mem::take(register));
+        let Some((number, mask)) = locate(lr.intid()) else { continue };
         if let (Some(pending), Some(active)) = (pending.get_mut(number), active.get_mut(number)) {
-            *pending |= if lr & PENDING != 0 { mask } else { 0 };
-            *active |= if lr & ACTIVE != 0 { mask } else { 0 };
+            *pending |= if lr.is_pending() { mask } else { 0 };
+            *active |= if lr.is_active() { mask } else { 0 };
         }
     }
     (pending, active)

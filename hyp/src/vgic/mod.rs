@@ -22,6 +22,7 @@
 mod bank;
 mod deliver;
 mod distributor;
+mod interface;
 mod list;
 mod msi;
 mod redistributor;
@@ -69,10 +70,13 @@ impl Claim {
 struct Cpu {
     /// SGIs and PPIs.
     private: Bank,
+    private_claim: Claim,
     /// GICR_WAKER.ProcessorSleep.
     asleep: bool,
-    /// By bank; the first is the private one.
-    claims: [Claim; BANKS],
+    /// Banks of which something is in its list registers, as a bitmap.
+    listing: u32,
+    /// On the SPIs, by bank.
+    claims: [Claim; SPI_BANKS],
 }
 
 /// The interrupt controller of one VM.
@@ -81,6 +85,9 @@ pub struct Vgic {
     /// The writable bits of GICD_CTLR: EnableGrp0, EnableGrp1.
     control: u32,
     vcpus: usize,
+    /// SPI banks in which something may be pending or active, as a bitmap by
+    /// bank number: most are idle, and entries and exits pass over those.
+    busy: u32,
     spis: [Bank; SPI_BANKS],
     /// GICD_IROUTER: Aff2, Aff1, Aff0.
     routes: [[u32; 32]; SPI_BANKS],
@@ -91,17 +98,20 @@ impl Vgic {
     /// The controller of a VM with `vcpus` vCPUs (at most [`MAX_VCPUS`]), as
     /// after reset: nothing enabled, every SPI routed to vCPU 0.
     pub fn new(vcpus: usize) -> Self {
-        let claims = |routed: u32| {
-            let mut claims = [Claim { listed: 0, owned: 0, routed }; BANKS];
-            claims[0] = Claim { listed: 0, owned: !0, routed: !0 };
-            claims
+        let claim = |owned, routed| Claim { listed: 0, owned, routed };
+        let cpu = Cpu {
+            private: Bank::new(SGIS),
+            private_claim: claim(!0, !0),
+            asleep: true,
+            listing: 0,
+            claims: [claim(0, 0); SPI_BANKS],
         };
-        let cpu = Cpu { private: Bank::new(SGIS), asleep: true, claims: claims(0) };
         let mut cpus = [cpu; MAX_VCPUS];
-        cpus[0].claims = claims(!0);
+        cpus[0].claims = [claim(0, !0); SPI_BANKS];
         Self {
             control: 0,
             vcpus: vcpus.min(MAX_VCPUS),
+            busy: 0,
             spis: [Bank::new(0); SPI_BANKS],
             routes: [[0; 32]; SPI_BANKS],
             cpus,
@@ -112,9 +122,7 @@ impl Vgic {
     /// that have something new to take. An id that is no SPI is ignored.
     pub fn set_level(&mut self, intid: u32, level: bool) -> VcpuSet {
         match locate(intid) {
-            Some((number, mask)) if number > 0 => {
-                self.change(0, number, |bank| bank.set_line(mask, level))
-            }
+            Some((number, mask)) if number > 0 => self.set_line(0, number, mask, level),
             _ => VcpuSet::EMPTY,
         }
     }
@@ -123,11 +131,17 @@ impl Vgic {
     /// Returns whether the vCPU has something new to take.
     pub fn set_private_level(&mut self, vcpu: usize, intid: u32, level: bool) -> bool {
         match locate(intid) {
-            Some((0, mask)) if mask & SGIS == 0 => {
-                !self.change(vcpu, 0, |bank| bank.set_line(mask, level)).is_empty()
-            }
+            Some((0, mask)) if mask & SGIS == 0 => !self.set_line(vcpu, 0, mask, level).is_empty(),
             _ => false,
         }
+    }
+
+    fn set_line(&mut self, vcpu: usize, number: usize, mask: u32, level: bool) -> VcpuSet {
+        // Before every entry it is the timer's, and mostly it has not changed.
+        if self.bank(vcpu, number).is_none_or(|bank| bank.has_line(mask, level)) {
+            return VcpuSet::EMPTY;
+        }
+        self.change(vcpu, number, |bank| bank.set_line(mask, level))
     }
 
     /// Makes SPIs `mask` of bank `number` pending, as an edge does.
@@ -153,6 +167,24 @@ impl Vgic {
         }
     }
 
+    /// The banks in which `vcpu` may have something pending or active, with
+    /// its claim on each.
+    fn busy_banks(&self, vcpu: usize) -> impl Iterator<Item = (usize, &Bank, &Claim)> {
+        let private = self.bank(vcpu, 0).is_some_and(|bank| !bank.is_idle());
+        bits(self.busy | u32::from(private)).filter_map(move |number| {
+            let number = number as usize;
+            Some((number, self.bank(vcpu, number)?, self.claim(vcpu, number)?))
+        })
+    }
+
+    /// Bank `number` has changed.
+    fn note_busy(&mut self, number: usize) {
+        if let Some(bank) = number.checked_sub(1).and_then(|index| self.spis.get(index)) {
+            let mask = 1 << number;
+            self.busy = if bank.is_idle() { self.busy & !mask } else { self.busy | mask };
+        }
+    }
+
     /// The vCPUs that exist.
     fn live(&self) -> &[Cpu] {
         self.cpus.get(..self.vcpus).unwrap_or_default()
@@ -163,11 +195,26 @@ impl Vgic {
     }
 
     fn claim(&self, vcpu: usize, number: usize) -> Option<&Claim> {
-        self.live().get(vcpu)?.claims.get(number)
+        let cpu = self.live().get(vcpu)?;
+        match number.checked_sub(1) {
+            None => Some(&cpu.private_claim),
+            Some(index) => cpu.claims.get(index),
+        }
     }
 
     fn claim_mut(&mut self, vcpu: usize, number: usize) -> Option<&mut Claim> {
-        self.live_mut().get_mut(vcpu)?.claims.get_mut(number)
+        let cpu = self.live_mut().get_mut(vcpu)?;
+        match number.checked_sub(1) {
+            None => Some(&mut cpu.private_claim),
+            Some(index) => cpu.claims.get_mut(index),
+        }
+    }
+
+    /// What every vCPU, in order, claims of SPI bank `number`; nothing if it
+    /// is the private one.
+    fn shared_claims(&mut self, number: usize) -> impl Iterator<Item = &mut Claim> {
+        let cpus = self.live_mut().iter_mut();
+        cpus.filter_map(move |cpu| cpu.claims.get_mut(number.checked_sub(1)?))
     }
 
     /// Changes bank `number` (the private one of `vcpu` if it is 0) and
@@ -180,6 +227,7 @@ impl Vgic {
         let before = *bank;
         edit(bank);
         let after = *bank;
+        self.note_busy(number);
         let activated = after.active & !before.active;
         if activated != 0 {
             self.own(number, activated);
@@ -199,8 +247,8 @@ impl Vgic {
             set.insert(vcpu);
             return set;
         }
-        for (other, cpu) in self.live().iter().enumerate() {
-            let claim = cpu.claims.get(number);
+        for other in 0..self.vcpus {
+            let claim = self.claim(other, number);
             if claim.is_some_and(|claim| claim.target(bank) & bits != 0) {
                 set.insert(other);
             }
@@ -213,13 +261,8 @@ impl Vgic {
     /// are listed become their lister's when they come back.) Without one,
     /// only software can deactivate them.
     fn own(&mut self, number: usize, bits: u32) {
-        if number == 0 {
-            return;
-        }
-        for cpu in self.live_mut() {
-            if let Some(claim) = cpu.claims.get_mut(number) {
-                claim.owned = claim.owned & !bits | claim.routed & bits;
-            }
+        for claim in self.shared_claims(number) {
+            claim.owned = claim.owned & !bits | claim.routed & bits;
         }
     }
 }

@@ -44,6 +44,11 @@ fn an_edge_is_taken_once() {
 }
 
 #[test]
+fn a_vms_controller_is_small() {
+    assert!(size_of::<Vgic>() <= 4096);
+}
+
+#[test]
 fn an_edge_while_active_is_pending_and_active_and_comes_after_the_eoi() {
     let (mut vgic, mut gic) = machine(&[MSI_INTID]);
     make_edge(&mut vgic, MSI_INTID);

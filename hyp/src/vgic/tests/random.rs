@@ -297,7 +297,9 @@ impl World {
             14 | 15 => self.deactivate(vcpu),
             _ => self.trap(vcpu, |_| VcpuSet::EMPTY),
         }
-        if cpu::maintenance(&self.gics[vcpu]) {
+        let maintenance = cpu::maintenance(&self.gics[vcpu]);
+        assert_eq!(Vgic::needs_maintenance(&self.gics[vcpu]), maintenance);
+        if maintenance {
             self.trap(vcpu, |_| VcpuSet::EMPTY);
         }
         for vcpu in 0..VCPUS {
