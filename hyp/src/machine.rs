@@ -109,8 +109,10 @@ pub trait Machine: Sync {
     /// size. The frame must not be writable by anybody else meanwhile.
     fn read_frame(&self, frame: Pfn, visit: &mut dyn FnMut(&[u8]));
 
-    /// Cleans data and invalidates instruction caches over a frame whose
-    /// contents somebody else wrote and a guest will execute.
+    /// Cleans and invalidates data caches to the point of coherency, and
+    /// invalidates instruction caches, over a frame whose contents somebody
+    /// else wrote and a guest will execute. Afterwards cacheable and
+    /// non-cacheable readers see the same.
     fn make_executable(&self, frame: Pfn);
 
     // ---- TLBs -----------------------------------------------------------

@@ -107,8 +107,10 @@ impl HostMemory<'_> {
             Contents::Zeroed => pfns.iter().for_each(|pfn| m.zero_frame(pfn)),
             Contents::Measured(measure) => {
                 for (pfn, gfn) in pfns.iter().zip(gfns.iter()) {
-                    m.read_frame(pfn, &mut |bytes| measure(gfn, bytes));
+                    // First, so that EL2 (through its caches) measures what
+                    // the guest (with its MMU off) will fetch.
                     m.make_executable(pfn);
+                    m.read_frame(pfn, &mut |bytes| measure(gfn, bytes));
                 }
             }
         }

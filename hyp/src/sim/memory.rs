@@ -37,6 +37,8 @@ impl Frames {
 pub(super) struct Memory {
     frames: Frames,
     hyp_mapped: BTreeSet<u64>,
+    /// Frames whose cached and uncached views agree, for all that EL2 knows.
+    coherent: BTreeSet<u64>,
     tlbs: Tlbs,
     violations: Vec<String>,
     /// Calls of `reserve_hyp` that still succeed.
@@ -133,7 +135,18 @@ impl Memory {
         }
     }
 
+    pub(super) fn make_coherent(&mut self, pfn: u64) {
+        self.effects += 1;
+        if self.tlbs.who_reaches(&self.frames, pfn).is_empty() {
+            self.coherent.insert(pfn);
+        }
+    }
+
     pub(super) fn measure(&mut self, pfn: u64) -> Vec<u8> {
+        // Whoever gets the frame next may spoil it again.
+        if !self.coherent.remove(&pfn) {
+            self.violations.push(format!("frame {pfn:#x} is read before its caches are cleaned"));
+        }
         let reach = self.tlbs.who_reaches(&self.frames, pfn);
         if !reach.is_empty() {
             self.violations.push(format!("frame {pfn:#x} is read while {reach:?} can write it"));

@@ -12,7 +12,8 @@
 //! - a table reused, wiped or unmapped while a walker may still reach it;
 //! - at the end of a call ([`SimMachine::settle`]): a change not published, a
 //!   translation not invalidated;
-//! - a frame measured while the host can write it; with
+//! - a frame measured while somebody can write it, or before caches and memory
+//!   are made to agree; with
 //!   [`SimMachine::set_hostile`] also a frame wiped too early, because then
 //!   whoever can reach the frame writes to it right after the wipe.
 //!
@@ -207,7 +208,9 @@ impl Machine for SimMachine {
         }
     }
 
-    fn make_executable(&self, _frame: Pfn) {}
+    fn make_executable(&self, frame: Pfn) {
+        self.memory().make_coherent(frame.number());
+    }
 
     fn publish(&self) {
         self.memory().publish();

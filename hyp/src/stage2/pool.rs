@@ -83,3 +83,41 @@ impl TablePool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::SimMachine;
+    use std::vec::Vec;
+
+    #[test]
+    fn frames_come_out_zeroed_and_each_once() {
+        let range = PfnRange::new(0, 5).unwrap();
+        let machine = SimMachine::new(&[range]);
+        range.iter().for_each(|pfn| machine.plant(pfn, 0xdead));
+        let mut pool = TablePool::fresh(range);
+        let mut taken: Vec<Pfn> = core::iter::from_fn(|| pool.pop(&machine)).collect();
+        assert!(taken.iter().all(|pfn| machine.tag(*pfn) == Some(0)));
+        assert!(pool.is_empty());
+        // Back in another order, frame 0 among them, and out again.
+        taken.swap(1, 3);
+        taken.iter().for_each(|pfn| pool.push(&machine, *pfn));
+        assert_eq!(pool.len(), 5);
+        let mut again: Vec<Pfn> = core::iter::from_fn(|| pool.pop(&machine)).collect();
+        assert!(again.iter().all(|pfn| machine.tag(*pfn) == Some(0)));
+        again.sort_unstable();
+        assert!(again.into_iter().eq(range.iter()));
+        machine.settle();
+    }
+
+    #[test]
+    fn a_link_is_never_a_valid_descriptor() {
+        let range = PfnRange::new(0, 3).unwrap();
+        let machine = SimMachine::new(&[range]);
+        let mut pool = TablePool::empty();
+        for pfn in range.iter() {
+            pool.push(&machine, pfn);
+            assert_eq!(machine.peek(pfn, 0) & 1, 0);
+        }
+    }
+}
