@@ -74,9 +74,9 @@ impl Bank {
         self.latch | self.line & !self.edge
     }
 
-    /// Nothing pending, nothing active: nothing to look at.
+    /// Nothing pending, active or listed: nothing to look at.
     pub(super) fn is_idle(&self) -> bool {
-        self.latch | self.line | self.active == 0
+        self.latch | self.line | self.active | self.listed == 0
     }
 
     /// Enabled, and in a group the distributor forwards (`control` is

@@ -508,3 +508,31 @@ fn a_disabled_group_does_not_keep_the_other_from_the_list_registers() {
     gic.vmcr &= !2;
     assert!(maintenance(&gic), "and disabled again");
 }
+
+#[test]
+fn an_interrupt_that_was_listed_and_not_taken_is_not_forgotten() {
+    let (mut vgic, mut gic) = machine(&[SPI]);
+    make_edge(&mut vgic, SPI);
+    let _ = set(&mut vgic, ISPENDR, SPI);
+    vgic.flush(0, &mut gic, 4);
+    let _ = set(&mut vgic, ISENABLER, SPI + 1);
+    let _ = vgic.sync(0, &mut gic);
+    assert!(vgic.deliverable(0, &gic));
+    run(&mut vgic, &mut gic, |gic| assert_eq!(listed(gic), [(SPI, PENDING)]));
+}
+
+#[test]
+fn entries_pass_over_banks_whose_interrupts_are_done() {
+    let (mut vgic, mut gic) = machine(&[SPI]);
+    make_edge(&mut vgic, SPI);
+    let _ = set(&mut vgic, ISPENDR, SPI);
+    assert_eq!(vgic.busy, 0b10);
+    run(&mut vgic, &mut gic, |gic| {
+        acknowledge(gic);
+        end(gic, SPI);
+    });
+    assert_eq!(vgic.busy, 0);
+    let _ = set(&mut vgic, ISPENDR, SPI);
+    let _ = set(&mut vgic, ICPENDR, SPI);
+    assert_eq!(vgic.busy, 0);
+}
