@@ -145,6 +145,10 @@ impl Device {
                 kick
             }
             Err(hostile) => {
+                rt::println!(
+                    "host: device {} stops, the driver broke a rule: {hostile:?}",
+                    self.index
+                );
                 self.live = false;
                 self.failed = Some(hostile);
                 self.queues.iter_mut().for_each(|slot| *slot = None);
