@@ -46,7 +46,9 @@ pub mod host {
     /// x2 = queues notified since (cleared), x3 = features accepted.
     pub const DEVICE_STATE: u32 = 0xC600_010E;
     /// (handle, device, queue, part) → part 0: x1 = size | enabled << 16,
-    /// x2 = descriptor table; part 1: x1 = driver area, x2 = device area.
+    /// x2 = descriptor table, x3 = how often it was reset; part 1: x1 = driver
+    /// area, x2 = device area; part 2: x1 = guest address of the bounce BAR
+    /// when the queue was enabled, x2 = its pages.
     /// With policy bounce-bar these are offsets into the bounce BAR, with
     /// shared-pages guest physical addresses.
     pub const QUEUE_INFO: u32 = 0xC600_010F;

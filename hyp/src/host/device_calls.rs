@@ -30,11 +30,7 @@ pub(super) fn create<M: Machine>(
     bounce_pages: u64,
     queues: u64,
 ) -> Results {
-    let policy = match policy {
-        abi::POLICY_BOUNCE_BAR => Policy::BounceBar,
-        abi::POLICY_SHARED_PAGES => Policy::SharedPages,
-        _ => return Err(Error::InvalidParameter),
-    };
+    let policy = Policy::from_abi(policy)?;
     let (kind, queues) = (halfword(kind)?, halfword(queues)?);
     let device = hyp.with_vm(handle, |vm| {
         vm.expect_stage(Stage::Building)?;
@@ -122,18 +118,17 @@ pub(super) fn queue<M: Machine>(
     part: u64,
 ) -> Results {
     let (device, queue) = (index(device)?, halfword(queue)?);
-    hyp.with_vm(handle, |vm| {
-        let info = vm.bus.queue(device, queue)?;
-        match part {
-            0 => Ok([u64::from(info.size) | u64::from(info.enabled) << 16, info.descriptor, 0]),
-            1 => Ok([info.driver, info.device, 0]),
-            2 => {
-                let window = vm.bus.bounce_window(device).ok_or(Error::NotFound)?;
-                Ok([window.start().base(), window.count(), 0])
-            }
-            _ => Err(Error::InvalidParameter),
+    let (info, pages) =
+        hyp.with_vm(handle, |vm| Ok((vm.bus.queue(device, queue)?, vm.bus.bounce_pages(device))))?;
+    match part {
+        0 => {
+            let shape = u64::from(info.size) | u64::from(info.enabled) << 16;
+            Ok([shape, info.descriptor, u64::from(info.resets)])
         }
-    })
+        1 => Ok([info.driver, info.device, 0]),
+        2 => Ok([info.base, pages, 0]),
+        _ => Err(Error::InvalidParameter),
+    }
 }
 
 /// DEVICE_INTERRUPT(handle, device, cause) → vCPUs to kick.

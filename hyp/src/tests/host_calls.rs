@@ -194,7 +194,12 @@ fn c11_a_vcpu_runs_only_when_it_may_and_in_one_place() {
     assert_eq!(run(building, 0), refused(Error::Busy), "it runs on CPU 1");
     assert_eq!(rig.hvc(id::VM_STOP, &[building]), refused(Error::Busy));
     let power = crate::vm::vcpus::Power::On;
-    rig.hyp.with_vm(handle, |vm| Ok(vm.vcpus.put_back(taken, power, false))).unwrap();
+    rig.hyp
+        .with_vm(handle, |vm| {
+            vm.vcpus.put_back(taken, power, false);
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(run(building, 0), refused(Error::BadState), "it is dying");
     rig.hvc(id::VM_STOP, &[building]).unwrap();
     assert_eq!(run(building, 0), refused(Error::BadState));

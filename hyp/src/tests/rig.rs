@@ -165,8 +165,7 @@ impl Rig {
             *sink.lock().unwrap() = (vcpu.frame.x[0] as i64, vcpu.frame.x[1]);
         });
         assert_eq!(self.run(handle)[0], abi::exit::INTERRUPT);
-        let results = *results.lock().unwrap();
-        results
+        *results.lock().unwrap()
     }
 
     pub(super) fn frame_state(&self, pfn: u64) -> u64 {
