@@ -50,3 +50,44 @@ fn first_table(m: &impl Machine, table: Pfn, level: u8) -> Option<(usize, Pfn)> 
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::addr::{GfnRange, Pfn, PfnRange};
+    use crate::machine::{Machine, Vmid};
+    use crate::sim::SimMachine;
+    use crate::stage2::{Attributes, Leaves, Mapping, Stage2, TablePool};
+
+    #[test]
+    fn every_table_comes_out_once_and_wiped_the_root_last() {
+        let frames = PfnRange::new(0x100, 8).unwrap();
+        let machine = SimMachine::new(&[frames]);
+        let mut pool = TablePool::fresh(frames);
+        let mut stage2 = Stage2::for_guest(&machine, Vmid(2), &mut pool).unwrap();
+        machine.attach(stage2.regime());
+        let root = stage2.regime().root;
+        // Over a 1 GiB border: two tables at level 2, two at level 3.
+        let mapping = Mapping {
+            gfns: GfnRange::new(0x3_ffff, 2).unwrap(),
+            first: Pfn::new(0x500).unwrap(),
+            attributes: Attributes::MEMORY,
+            leaves: Leaves::Pages,
+        };
+        assert_eq!(stage2.tables_to_map(&machine, &mapping), 4);
+        stage2.map(&machine, &mut pool, &mapping);
+        machine.publish();
+        assert_eq!((stage2.tables(), pool.len()), (5, 3));
+
+        stage2.unlink(&machine);
+        machine.settle();
+        assert!(machine.access(Vmid(2), mapping.gfns.start()).is_empty());
+        for left in (0..5).rev() {
+            let table = stage2.take_table(&machine).unwrap();
+            assert_eq!(machine.tag(table), Some(0));
+            assert_eq!(stage2.tables(), left);
+            assert_eq!(table == root, left == 0);
+        }
+        assert_eq!(stage2.take_table(&machine), None);
+        machine.settle();
+    }
+}

@@ -159,3 +159,16 @@ fn a_relinquished_page_is_zeros_for_the_host_and_gone_for_the_guest() {
     });
     check(&fixture.machine, &fixture.memory, &[&guest, &other]);
 }
+
+#[test]
+fn a_long_range_is_done_in_bounded_steps() {
+    let mut fixture = Fixture::new(16);
+    let guest = fixture.guest(0, 1024);
+    let (guest, _) = donate(&mut fixture, guest, RAM, 512);
+    let (mut guest, _) = donate(&mut fixture, guest, RAM + 512, 100);
+    let all = gfns(RAM, 612);
+    for call in ALL {
+        done(&mut fixture, abi::MAX_RANGE, |m, memory| call(memory, m, &mut guest, all));
+        check(&fixture.machine, &fixture.memory, &[&guest]);
+    }
+}
