@@ -327,12 +327,11 @@ impl Vm {
         (page < self.ram.count).then(|| self.ram.pfn + page)
     }
 
-    /// The guest touched a page that was not donated yet. Two vCPUs may have
-    /// touched it at once: the second finds it done.
+    /// The guest touched a page that was not donated yet, or that it had given
+    /// back. Two vCPUs may have touched it at once: the second finds it done.
     pub(super) fn demand(&self, free: &Mutex<FreeFrames>, ipa: u64) -> Result<(), Problem> {
         let pfn = self.frame_of(ipa).ok_or(no_memory("memory fault outside RAM"))?;
-        let there = |run: &Run| run.pfn <= pfn && pfn < run.end();
-        if self.donated.lock().iter().any(there) {
+        if BOUNCER.frame_state(pfn) != Ok(0) {
             return Ok(());
         }
         match self.donate(free, pfn - self.ram.pfn, 1, false) {
@@ -378,18 +377,21 @@ impl Vm {
         Ok(Remains { frames, leftover })
     }
 
+    /// Takes a run back, in ranges where that goes. Frames that the guest gave
+    /// back itself, or that were taken back already, are the host's.
     fn reclaim(&self, run: Run) -> Result<u64, Problem> {
         let (mut pfn, mut total) = (run.pfn, 0);
+        let mut most = abi::MAX_RANGE;
         while pfn < run.end() {
-            let count = (run.end() - pfn).min(abi::MAX_RANGE);
+            let count = (run.end() - pfn).min(most);
             match BOUNCER.frame_reclaim(self.handle, pfn, count) {
                 Ok(0) => return Err(no_memory("FRAME_RECLAIM made no progress")),
                 Ok(done) => {
                     total += done;
                     pfn += done;
                 }
-                // The guest relinquished it: it is the host's already.
                 Err(_) if BOUNCER.frame_state(pfn) == Ok(0) => pfn += 1,
+                Err(_) if count > 1 => most = 1,
                 Err(refusal) => return Err(step("FRAME_RECLAIM")(refusal)),
             }
         }
