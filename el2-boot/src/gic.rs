@@ -1,13 +1,13 @@
 //! The little that EL2 does with the physical GIC. It belongs to the host;
-//! EL2 needs three private interrupts to be able to reach it while a guest
+//! EL2 needs two private interrupts to be able to reach it while a guest
 //! runs, and marks the timer's active while a list register stands for it.
 #![allow(unsafe_code)]
 
 use crate::percpu;
 use platform::gicv3::{self, SGI_FRAME, sgi};
 
-/// Maintenance interrupt, hypervisor's and virtual timer (Arm BSA).
-const PPIS: u32 = 1 << 25 | 1 << 26 | 1 << 27;
+/// Maintenance interrupt and virtual timer (Arm BSA).
+const PPIS: u32 = 1 << 25 | 1 << 27;
 
 /// Reads a register of a mapped device; `size` is 1, 2, 4 or 8.
 ///
@@ -55,13 +55,34 @@ pub(crate) fn find_redistributor(region: platform::ByteRange, mpidr: u64) -> Opt
     gicv3::find_redistributor(region, mpidr, |register| unsafe { read(register, 8) })
 }
 
-/// Enables EL2's private interrupts of this CPU, in group 1.
+/// Puts EL2's private interrupts of this CPU in group 1.
 pub(crate) fn initialise() {
     let frame = percpu::this().redistributor.get() + SGI_FRAME + sgi::IGROUPR0;
     // SAFETY: as in `write_private`.
     let groups = unsafe { read(frame, 4) } as u32;
     write_private(sgi::IGROUPR0, groups | PPIS);
-    write_private(sgi::ISENABLER0, PPIS);
+}
+
+/// Enables the private interrupts that a guest needs and the host has
+/// disabled, for as long as a guest is loaded.
+pub(crate) fn lend_private() {
+    let cpu = percpu::this();
+    let register = cpu.redistributor.get() + SGI_FRAME + sgi::ISENABLER0;
+    // SAFETY: as in `write_private`; reading has no side effect.
+    let enabled = unsafe { read(register, 4) } as u32;
+    let lent = PPIS & !enabled;
+    cpu.lent_ppis.set(lent);
+    if lent != 0 {
+        write_private(sgi::ISENABLER0, lent);
+    }
+}
+
+/// Gives them back as they were.
+pub(crate) fn return_private() {
+    let lent = percpu::this().lent_ppis.replace(0);
+    if lent != 0 {
+        write_private(sgi::ICENABLER0, lent);
+    }
 }
 
 /// Makes private interrupts active, so that they do not interrupt although

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::mmu::{self, Stage1};
+use crate::world::timer;
 use crate::{cpu, firmware, fixmap, gic, percpu, sysreg, tlb, world};
 use core::sync::atomic::Ordering;
 use hyp::addr::{GfnRange, Pfn, PfnRange};
@@ -13,13 +14,6 @@ use hyp::vcpu::state::VcpuState;
 
 /// Aff3..Aff0 of an MPIDR.
 pub(crate) const AFFINITY: u64 = 0xff_00ff_ffff;
-
-/// CNTV_CTL_EL0.
-mod timer {
-    pub(super) const ENABLE: u64 = 1 << 0;
-    pub(super) const IMASK: u64 = 1 << 1;
-    pub(super) const ISTATUS: u64 = 1 << 2;
-}
 
 /// The machine bouncer runs on.
 pub(crate) struct Cpus {
@@ -127,15 +121,11 @@ impl Machine for Cpus {
     }
 
     fn timer_line(&self) -> bool {
-        let control = sysreg::cntv_ctl_el0::read();
-        control & (timer::ENABLE | timer::IMASK | timer::ISTATUS) == timer::ENABLE | timer::ISTATUS
+        timer::line()
     }
 
     fn timer_deadline(&self) -> Option<u64> {
-        let control = sysreg::cntv_ctl_el0::read();
-        let fires = control & (timer::ENABLE | timer::IMASK) == timer::ENABLE;
-        // CNTVCT = CNTPCT - CNTVOFF.
-        fires.then(|| sysreg::cntv_cval_el0::read().saturating_add(sysreg::cntvoff_el2::read()))
+        timer::deadline()
     }
 
     fn counter(&self) -> u64 {

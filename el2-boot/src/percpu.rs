@@ -64,6 +64,8 @@ pub(crate) struct PerCpu {
     pub(crate) last_vcpu: [Cell<u64>; VMIDS],
     /// PPIs this CPU has made active for the loaded guest's list registers.
     pub(crate) active_ppis: Cell<u32>,
+    /// PPIs enabled for the loaded guest that the host had disabled.
+    pub(crate) lent_ppis: Cell<u32>,
 }
 
 impl PerCpu {
@@ -79,6 +81,7 @@ impl PerCpu {
             host: UnsafeCell::new(HostState::ZERO),
             last_vcpu: [const { Cell::new(0) }; VMIDS],
             active_ppis: Cell::new(0),
+            lent_ppis: Cell::new(0),
         }
     }
 

@@ -12,13 +12,15 @@ const GICR_TYPER: u64 = 0x0008;
 const LAST: u64 = 1 << 4;
 /// GICR_TYPER: has virtual LPIs, hence two frames more.
 const VLPIS: u64 = 1 << 1;
-/// GICR_ISENABLER0, GICR_ISACTIVER0, GICR_ICACTIVER0 and GICR_IGROUPR0 in the
+/// GICR_ISENABLER0, GICR_ICENABLER0, GICR_ISACTIVER0, GICR_ICACTIVER0 and GICR_IGROUPR0 in the
 /// SGI frame.
 pub mod sgi {
     /// Interrupt group, one bit per SGI and PPI.
     pub const IGROUPR0: u64 = 0x0080;
     /// Set-enable.
     pub const ISENABLER0: u64 = 0x0100;
+    /// Clear-enable.
+    pub const ICENABLER0: u64 = 0x0180;
     /// Set-active.
     pub const ISACTIVER0: u64 = 0x0300;
     /// Clear-active.

@@ -8,12 +8,16 @@
 #![allow(unsafe_code)]
 
 use crate::{gic, percpu, sysreg};
+use hyp::layout::VIRTUAL_TIMER_INTID;
 use hyp::vcpu::state::VirtualCpuInterface;
 
 /// Fields of a list register.
 const STATE: u64 = 0b11 << 62;
 const HARDWARE: u64 = 1 << 61;
 const PHYSICAL_ID_SHIFT: u32 = 32;
+
+/// The virtual timer's private interrupt, as a bit.
+const VIRTUAL_TIMER: u32 = 1 << VIRTUAL_TIMER_INTID;
 
 /// List registers of this CPU (ICH_VTR_EL2.ListRegs + 1).
 #[inline(always)]
@@ -59,17 +63,26 @@ pub(super) fn load(state: &VirtualCpuInterface) {
 }
 
 /// Writes what the policy has changed since the last exit.
-pub(super) fn before_entry(state: &VirtualCpuInterface) {
+pub(super) fn before_entry(state: &VirtualCpuInterface, timer_line: bool) {
     let cpu = percpu::this();
     let mut active = 0;
     for (index, &lr) in state.lr.iter().take(list_registers()).enumerate() {
         sysreg::write_list_register(index, lr);
         active |= private_interrupt(lr);
     }
-    let fresh = active & !cpu.active_ppis.get();
-    if fresh != 0 {
-        gic::set_active(fresh);
-        cpu.active_ppis.set(cpu.active_ppis.get() | fresh);
+    // A timer that fires while its interrupt is disabled in the guest's
+    // redistributor is in no list register; it must not keep the guest from
+    // its first instruction all the same.
+    if timer_line {
+        active |= VIRTUAL_TIMER;
+    }
+    let before = cpu.active_ppis.replace(active);
+    if active & !before != 0 {
+        gic::set_active(active & !before);
+    }
+    // And one that was reprogrammed without being taken fires again.
+    if before & !active != 0 {
+        gic::clear_active(before & !active);
     }
     // SAFETY: switches the virtual interface as the policy wants it.
     unsafe { sysreg::ich_hcr_el2::write(state.hcr) }
@@ -77,22 +90,23 @@ pub(super) fn before_entry(state: &VirtualCpuInterface) {
 
 /// Reads what the guest has changed.
 pub(super) fn after_exit(state: &mut VirtualCpuInterface) {
-    let mut active = 0;
+    let (mut before, mut after) = (0, 0);
     for (index, lr) in state.lr.iter_mut().take(list_registers()).enumerate() {
+        before |= private_interrupt(*lr);
         *lr = sysreg::read_list_register(index);
-        active |= private_interrupt(*lr);
+        after |= private_interrupt(*lr);
     }
     // What is gone from the list registers the hardware has deactivated.
     let cpu = percpu::this();
-    cpu.active_ppis.set(cpu.active_ppis.get() & active);
+    cpu.active_ppis.set(cpu.active_ppis.get() & !(before & !after));
     state.vmcr = sysreg::ich_vmcr_el2::read();
+    // EOIcount: how many the guest completed that had no list register.
+    state.hcr = sysreg::ich_hcr_el2::read();
+    save_active_priorities(state);
 }
 
-/// Takes the guest's interface away: no virtual and no maintenance interrupt
-/// afterwards, and its physical interrupts are the host's again.
-pub(super) fn unload(state: &mut VirtualCpuInterface) {
-    // SAFETY: switches the virtual interface off.
-    unsafe { sysreg::ich_hcr_el2::write(0) }
+/// The priorities the guest has active: what may interrupt it depends on them.
+fn save_active_priorities(state: &mut VirtualCpuInterface) {
     state.ap0r[0] = sysreg::ich_ap0r0_el2::read();
     state.ap1r[0] = sysreg::ich_ap1r0_el2::read();
     if active_priority_registers() >= 2 {
@@ -105,6 +119,13 @@ pub(super) fn unload(state: &mut VirtualCpuInterface) {
         state.ap1r[2] = sysreg::ich_ap1r2_el2::read();
         state.ap1r[3] = sysreg::ich_ap1r3_el2::read();
     }
+}
+
+/// Takes the guest's interface away: no virtual and no maintenance interrupt
+/// afterwards, and its physical interrupts are the host's again.
+pub(super) fn unload() {
+    // SAFETY: switches the virtual interface off.
+    unsafe { sysreg::ich_hcr_el2::write(0) }
     let active = percpu::this().active_ppis.replace(0);
     if active != 0 {
         gic::clear_active(active);

@@ -12,6 +12,7 @@
 //! | `el1` | EL1 and EL0 system registers, virtual timer |
 //! | `fp` | FP and SIMD |
 //! | `gic` | virtual CPU interface |
+//! | `timer` | (only looked at) |
 //! | `controls` | what traps |
 #![allow(unsafe_code)]
 
@@ -19,6 +20,7 @@ pub(crate) mod controls;
 mod el1;
 mod fp;
 mod gic;
+pub(crate) mod timer;
 
 pub(crate) use gic::list_registers;
 
@@ -112,6 +114,7 @@ pub(crate) fn load(vcpu: &mut VcpuState, regime: Regime) {
         el1::restore(&vcpu.el1);
         fp::restore(&vcpu.fp);
         gic::load(&vcpu.gic);
+        crate::gic::lend_private();
     }
 }
 
@@ -131,7 +134,7 @@ fn forget_other_vcpu(cpu: &percpu::PerCpu, regime: Regime, vmpidr: u64) {
 
 /// See `Machine::run_vcpu`.
 pub(crate) fn run_guest(vcpu: &mut VcpuState) -> Trap {
-    gic::before_entry(&vcpu.gic);
+    gic::before_entry(&vcpu.gic, timer::line());
     let trap = run(&mut vcpu.frame);
     gic::after_exit(&mut vcpu.gic);
     trap
@@ -142,7 +145,8 @@ pub(crate) fn unload(vcpu: &mut VcpuState) {
     // SAFETY: as in `load`, with the host's own values.
     unsafe {
         let host = percpu::this().host();
-        gic::unload(&mut vcpu.gic);
+        gic::unload();
+        crate::gic::return_private();
         el1::save(&mut vcpu.el1);
         fp::save(&mut vcpu.fp);
         el1::stop_timer();

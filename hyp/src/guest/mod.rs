@@ -52,9 +52,12 @@ struct Running<'a, M> {
     hyp: &'a Hypervisor<M>,
     handle: Handle,
     vcpu: &'a mut Vcpu,
-    /// The last trap was an interrupt that was taken for the guest's timer.
-    /// A second one in a row is the host's, whatever the timer says.
-    took_timer: bool,
+    /// The last exit had a reason of the guest's own to interrupt EL2: its
+    /// timer, or list registers that want attention.
+    own_interrupt: bool,
+    /// The last trap was an interrupt that was explained by that. A second
+    /// one in a row is the host's, whatever the guest's state says.
+    explained: bool,
     /// Other vCPUs that have gained something to take meanwhile.
     kick: VcpuSet,
     /// What is counted of this run; the VM gets it at the end.
@@ -83,7 +86,8 @@ pub(crate) fn run<M: Machine>(
         hyp,
         handle,
         vcpu: current,
-        took_timer: false,
+        own_interrupt: false,
+        explained: false,
         kick: VcpuSet::default(),
         stats: VmStats::default(),
     };
@@ -142,7 +146,11 @@ impl<M: Machine> Running<'_, M> {
     /// Takes back what the guest did to its list registers. What it did not
     /// take may now be another vCPU's.
     fn after_exit(&mut self) {
-        let (vcpu, here) = (&mut *self.vcpu, self.hyp.machine.cpu());
+        let machine = &self.hyp.machine;
+        let (vcpu, here) = (&mut *self.vcpu, machine.cpu());
+        let gic = &vcpu.state.gic;
+        self.own_interrupt = Vgic::needs_maintenance(gic)
+            || machine.timer_line() && !Vgic::timer_in_list_register(gic);
         // The VM cannot go away while one of its vCPUs is out.
         let moved = self.hyp.with_vm(self.handle, |vm| {
             let targets = vm.vgic.sync(vcpu.index, &mut vcpu.state.gic);
@@ -159,7 +167,7 @@ impl<M: Machine> Running<'_, M> {
         if trap.kind != TrapKind::Sync {
             return self.interrupt();
         }
-        self.took_timer = false;
+        self.explained = false;
         match decode(trap) {
             Exception::Wait { .. } => self.wait(),
             Exception::Hvc(immediate) => self.hypercall(immediate),
@@ -170,15 +178,12 @@ impl<M: Machine> Running<'_, M> {
         }
     }
 
-    /// A physical interrupt. If it is this guest's timer it becomes virtual
-    /// at the next entry, and the physical one stays active meanwhile so that
-    /// it does not trap again; everything else is the host's.
+    /// A physical interrupt. If the guest's timer fired, or its list registers
+    /// ran dry, the next entry answers it; everything else is the host's.
     fn interrupt(&mut self) -> Outcome {
         self.count(VmCounter::Interrupts);
-        let fired =
-            self.hyp.machine.timer_line() && !Vgic::timer_in_list_register(&self.vcpu.state.gic);
-        if fired && !self.took_timer {
-            self.took_timer = true;
+        if self.own_interrupt && !self.explained {
+            self.explained = true;
             return Outcome::Resume;
         }
         Outcome::exit(HostExit::Interrupt)

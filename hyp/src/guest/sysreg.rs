@@ -4,6 +4,7 @@ use crate::machine::{IdRegister, Machine};
 use crate::stats::VmCounter;
 use crate::syndrome::{SystemRegister, SystemRegisterAccess};
 use crate::vcpu::id_registers::{World, sanitised};
+use crate::vgic::{VcpuSet, Vgic};
 
 use super::{Outcome, Running};
 
@@ -12,6 +13,10 @@ const ICC_SGI1R: SystemRegister = SystemRegister::new(3, 0, 12, 11, 5);
 /// ICC_ASGI1R_EL1 and ICC_SGI0R_EL1: for groups and states a guest has not.
 const ICC_ASGI1R: SystemRegister = SystemRegister::new(3, 0, 12, 11, 6);
 const ICC_SGI0R: SystemRegister = SystemRegister::new(3, 0, 12, 11, 7);
+/// ICC_DIR_EL1: traps while more interrupts are active than list registers.
+const ICC_DIR: SystemRegister = SystemRegister::new(3, 0, 12, 11, 1);
+/// INTID in ICC_DIR_EL1.
+const INTID: u32 = 0xff_ffff;
 /// ACTLR_EL1: implementation defined.
 const ACTLR: SystemRegister = SystemRegister::new(3, 0, 1, 0, 1);
 /// OSLSR_EL1.
@@ -25,6 +30,8 @@ enum Meaning {
     Identification(IdRegister),
     /// Sends an SGI when written.
     Sgi,
+    /// Deactivates an interrupt when written.
+    Deactivate,
     /// Reads as this value, ignores writes.
     Constant(u64),
     /// Not there.
@@ -37,6 +44,7 @@ fn meaning(register: SystemRegister) -> Meaning {
             Meaning::Identification(IdRegister { crm, op2 })
         }
         ICC_SGI1R => Meaning::Sgi,
+        ICC_DIR => Meaning::Deactivate,
         ICC_ASGI1R | ICC_SGI0R | ACTLR => Meaning::Constant(0),
         OSLSR => Meaning::Constant(OS_LOCK_OPEN),
         // Debug registers: kernels clear them at boot. A guest has none.
@@ -60,7 +68,12 @@ impl<M: Machine> Running<'_, M> {
                 self.advance();
                 Outcome::Resume
             }
-            (Meaning::Sgi, false) => self.send_sgi(access.rt),
+            (Meaning::Sgi, false) => {
+                self.interrupts(access.rt, |vgic, sender, value| vgic.send_sgi(sender, value))
+            }
+            (Meaning::Deactivate, false) => self.interrupts(access.rt, |vgic, vcpu, value| {
+                vgic.deactivate(vcpu, value as u32 & INTID)
+            }),
             _ => self.undefined(),
         }
     }
@@ -71,12 +84,17 @@ impl<M: Machine> Running<'_, M> {
         Outcome::Resume
     }
 
-    fn send_sgi(&mut self, rt: u8) -> Outcome {
+    /// A write of x`rt` that changes what is pending or active.
+    fn interrupts(
+        &mut self,
+        rt: u8,
+        act: impl FnOnce(&mut Vgic, usize, u64) -> VcpuSet,
+    ) -> Outcome {
         let value = self.vcpu.state.frame.get(rt);
         self.advance();
-        let (sender, here) = (self.vcpu.index, self.hyp.machine.cpu());
+        let (vcpu, here) = (self.vcpu.index, self.hyp.machine.cpu());
         let kick = self.hyp.with_vm(self.handle, |vm| {
-            let targets = vm.vgic.send_sgi(sender, value);
+            let targets = act(&mut vm.vgic, vcpu, value);
             Ok(vm.vcpus.to_kick(targets, here))
         });
         Outcome::resume_or_kick(kick.unwrap_or_default())
