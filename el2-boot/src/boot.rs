@@ -52,15 +52,16 @@ pub(crate) extern "C" fn boot_main(tree: u64) -> ! {
 }
 
 fn prepare(tree: u64) -> Result<Infallible, BootError> {
-    let tree_bytes = host::tree(tree)?;
-    let info = parse::parse(tree_bytes)?;
+    let firmware_tree = parse::validate(host::tree(tree)?)?;
+    let info = parse::parse(firmware_tree)?;
     console::set_verbosity(verbosity(&info.command_line));
     report(&info);
     if info.conduit != Conduit::Smc {
         return Err(BootError::WrongConduit);
     }
 
-    let tree_range = ByteRange::between(tree, tree + tree_bytes.len() as u64);
+    let tree_size = firmware_tree.bytes().len();
+    let tree_range = ByteRange::between(tree, tree + tree_size as u64);
     let kernel_size = image::memory_size(&host::image_header(&info)?);
     let placed = place(&info, entry::image(), tree_range, kernel_size)?;
     for (range, name) in &placed {
@@ -78,7 +79,7 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
     unsafe { heap::initialise(layout.heap) }
 
     let kept = [own, entry::image()];
-    let host_tree = host_tree::write::<QemuVirt>(tree_bytes, &info, &kept)?;
+    let host_tree = host_tree::write::<QemuVirt>(firmware_tree, &info, &kept)?;
     let stage1 = build_stage1(&info, &layout, &redistributors)?;
     describe_cpus(&info, &layout, &redistributors, stage1.root());
     info!(
@@ -89,7 +90,7 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
         own.size() / 1024,
         own.start(),
     );
-    host::replace_tree(tree, tree_bytes.len(), &host_tree)?;
+    host::replace_tree(tree, tree_size, &host_tree)?;
 
     let prepared = Box::new(Prepared {
         own: [frame_range("bouncer's memory", own)?, frame_range("bouncer's image", kept[1])?],

@@ -84,7 +84,6 @@ pub fn carve(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parse::parse;
     use crate::test_trees;
 
     const BOUNCER: ByteRange = ByteRange::between(0x4020_0000, 0x4026_0000);
@@ -92,7 +91,7 @@ mod tests {
     const MIB: u64 = 0x10_0000;
 
     fn info() -> BootInfo {
-        parse(&test_trees::virt().build()).unwrap()
+        test_trees::read(&test_trees::virt().build()).unwrap()
     }
 
     #[test]

@@ -7,28 +7,29 @@
 //! from probing what would abort.
 
 use crate::boot_info::{BootError, BootInfo};
+use crate::parse::Tree;
 use crate::range::ByteRange;
 use crate::{MAX_BANKS, Platform};
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
-use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::fdt::FdtNode;
 use dtoolkit::{Node, Property};
 use vm_fdt::FdtWriter;
 
 /// Deepest nesting that is copied; the boards' trees have four levels.
 const MAX_DEPTH: usize = 16;
 
-/// Writes the host's tree: `tree` (already accepted by `parse`) for a board
-/// `P`, without the page-aligned memory in `kept`.
+/// Writes the host's tree, from the firmware's `tree` of a board `P`, without
+/// the page-aligned memory in `kept`.
 ///
 /// # Errors
-/// [`BootError::BrokenTree`] or [`BootError::HostTree`].
+/// [`BootError::HostTree`], or [`BootError::TooMany`] pieces of memory.
 pub fn write<P: Platform>(
-    tree: &[u8],
+    tree: Tree<'_>,
     info: &BootInfo,
     kept: &[ByteRange],
 ) -> Result<Vec<u8>, BootError> {
-    let tree = Fdt::new(tree).map_err(BootError::BrokenTree)?;
+    let tree = tree.fdt();
     let mut writer = FdtWriter::new().map_err(BootError::HostTree)?;
     let root = writer.begin_node("").map_err(BootError::HostTree)?;
     copy_properties(&mut writer, tree.root(), &[])?;

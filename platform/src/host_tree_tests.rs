@@ -1,14 +1,15 @@
 use super::*;
-use crate::parse::parse;
+use crate::parse::validate;
 use crate::qemu_virt::QemuVirt;
 use crate::test_trees;
+use dtoolkit::fdt::Fdt;
 
 const OWN: ByteRange = ByteRange::between(0x7fc0_0000, 0x8000_0000);
 const IMAGE: ByteRange = ByteRange::between(0x4020_0000, 0x4026_0000);
 
 fn written(firmware: &[u8]) -> Vec<u8> {
-    let info = parse(firmware).unwrap();
-    write::<QemuVirt>(firmware, &info, &[OWN, IMAGE]).unwrap()
+    let info = test_trees::read(firmware).unwrap();
+    write::<QemuVirt>(validate(firmware).unwrap(), &info, &[OWN, IMAGE]).unwrap()
 }
 
 #[test]
@@ -50,7 +51,7 @@ fn devices_the_host_may_not_use_are_not_in_its_tree() {
 #[test]
 fn memory_the_firmware_has_reserved_is_not_the_hosts() {
     let firmware = test_trees::virt().build();
-    let mut info = parse(&firmware).unwrap();
+    let mut info = test_trees::read(&firmware).unwrap();
     info.reserved.push(ByteRange::between(0x4400_0000, 0x4410_0000));
     let free = host_memory(&info, &[OWN]).unwrap();
     let all: u64 = free.iter().map(|piece| piece.size()).sum();

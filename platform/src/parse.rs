@@ -1,8 +1,9 @@
 //! From the firmware's device tree to a [`BootInfo`].
 //!
 //! The tree comes from outside and may be anything. `dtoolkit` validates the
-//! whole structure before the first property is read; values are then taken
-//! apart here with bounds checked, so that no tree ends in a panic.
+//! whole structure before the first property is read ([`validate`]); values
+//! are then taken apart here with bounds checked, so that no tree ends in a
+//! panic.
 
 use crate::boot_info::{BootError, BootInfo, COMMAND_LINE_SIZE, Conduit, Module};
 use crate::range::ByteRange;
@@ -32,12 +33,35 @@ pub fn tree_size(header: [u8; TREE_HEADER_SIZE]) -> Result<u32, BootError> {
     Ok(size)
 }
 
-/// Reads what bouncer needs out of `tree`, exactly its total size long.
+/// A device tree whose structure is sound, whatever its values say.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree<'a>(Fdt<'a>);
+
+impl<'a> Tree<'a> {
+    pub(crate) fn fdt(self) -> Fdt<'a> {
+        self.0
+    }
+
+    /// Its bytes.
+    pub fn bytes(self) -> &'a [u8] {
+        self.0.data()
+    }
+}
+
+/// Checks the structure of `tree`, exactly its total size long.
+///
+/// # Errors
+/// [`BootError::BrokenTree`].
+pub fn validate(tree: &[u8]) -> Result<Tree<'_>, BootError> {
+    Fdt::new(tree).map(Tree).map_err(BootError::BrokenTree)
+}
+
+/// Reads what bouncer needs out of a tree.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub fn parse(tree: &[u8]) -> Result<BootInfo, BootError> {
-    let tree = Fdt::new(tree).map_err(BootError::BrokenTree)?;
+pub fn parse(tree: Tree<'_>) -> Result<BootInfo, BootError> {
+    let tree = tree.fdt();
     let root = tree.root();
     let chosen = root.child("chosen").ok_or(BootError::Missing("/chosen"))?;
     let (cpus, cpus_left_off) = cpus(root)?;
@@ -185,8 +209,8 @@ fn conduit(root: FdtNode<'_>) -> Result<Conduit, BootError> {
 
 fn find<'a>(root: FdtNode<'a>, compatible: &str) -> Option<FdtNode<'a>> {
     root.children().find(|&node| {
-        is_enabled(node)
-            && node.compatible().is_some_and(|mut names| names.any(|n| n == compatible))
+        node.compatible().is_some_and(|mut names| names.any(|name| name == compatible))
+            && is_enabled(node)
     })
 }
 

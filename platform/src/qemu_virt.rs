@@ -41,12 +41,11 @@ impl Platform for QemuVirt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parse::parse;
     use crate::test_trees;
 
     #[test]
     fn the_host_gets_no_register_that_can_start_dma() {
-        let info = parse(&test_trees::virt().build()).unwrap();
+        let info = test_trees::read(&test_trees::virt().build()).unwrap();
         let frames = [0x80a_0000, 0x80c_0000];
         let windows = QemuVirt::host_windows(&info, &frames);
         let forbidden = [

@@ -1,5 +1,7 @@
 //! Device trees like QEMU's, with knobs, for the tests of this crate.
 
+use crate::boot_info::{BootError, BootInfo};
+use crate::parse::{parse, validate};
 use crate::range::ByteRange;
 use std::vec::Vec;
 use vm_fdt::FdtWriter;
@@ -24,6 +26,11 @@ pub(crate) fn virt() -> TestTree {
         kernel: Some(ByteRange::between(0x4800_0000, 0x4810_0000)),
         ramdisk: Some(ByteRange::between(0x5000_0000, 0x5123_4567)),
     }
+}
+
+/// Both steps from bytes to facts.
+pub(crate) fn read(tree: &[u8]) -> Result<BootInfo, BootError> {
+    validate(tree).and_then(parse)
 }
 
 impl TestTree {

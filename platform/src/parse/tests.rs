@@ -1,10 +1,12 @@
 use super::*;
-use crate::test_trees::{TestTree, virt};
+use crate::host_tree;
+use crate::qemu_virt::QemuVirt;
+use crate::test_trees::{TestTree, read, virt};
 use std::vec::Vec;
 
 #[test]
 fn a_virt_machine_is_understood() {
-    let info = parse(&virt().build()).unwrap();
+    let info = read(&virt().build()).unwrap();
     assert_eq!(info.memory.as_slice(), [ByteRange::between(0x4000_0000, 0x8000_0000)]);
     assert_eq!(info.cpus.as_slice(), [0, 1]);
     assert_eq!(info.conduit, Conduit::Smc);
@@ -19,7 +21,7 @@ fn a_virt_machine_is_understood() {
 
 #[test]
 fn a_machine_bouncer_cannot_run_on_is_refused_by_name() {
-    let refused = |tree: TestTree| parse(&tree.build()).unwrap_err();
+    let refused = |tree: TestTree| read(&tree.build()).unwrap_err();
     assert_eq!(refused(TestTree { gic: "arm,cortex-a15-gic", ..virt() }), BootError::NoGicV3);
     assert_eq!(refused(TestTree { kernel: None, ..virt() }), BootError::NoKernel);
     assert_eq!(
@@ -37,7 +39,7 @@ fn a_machine_bouncer_cannot_run_on_is_refused_by_name() {
 
 #[test]
 fn cpus_beyond_the_limit_stay_off_and_are_counted() {
-    let info = parse(&TestTree { cpus: 11, ..virt() }.build()).unwrap();
+    let info = read(&TestTree { cpus: 11, ..virt() }.build()).unwrap();
     assert_eq!((info.cpus.len(), info.cpus_left_off), (MAX_CPUS, 11 - MAX_CPUS));
 }
 
@@ -52,7 +54,7 @@ fn a_header_without_the_magic_or_with_an_absurd_size_is_no_tree() {
 fn truncated_trees_are_refused_at_every_length() {
     let tree = virt().build();
     for length in 0..tree.len() {
-        assert!(parse(&tree[..length]).is_err(), "{length} bytes were enough");
+        assert!(read(&tree[..length]).is_err(), "{length} bytes were enough");
     }
 }
 
@@ -66,12 +68,12 @@ fn mutated_trees_never_panic() {
         for value in [0x00, 0x01, 0x02, 0x03, 0x04, 0x09, 0x7f, 0x80, 0xff] {
             let mut mutant = tree.clone();
             mutant[at] = value;
-            match parse(&mutant) {
+            match read(&mutant) {
                 Err(_) => refused += 1,
                 // What is accepted must also survive being rewritten.
                 Ok(info) => {
-                    let _ =
-                        crate::host_tree::write::<crate::qemu_virt::QemuVirt>(&mutant, &info, &[]);
+                    let tree = validate(&mutant).unwrap();
+                    let _ = host_tree::write::<QemuVirt>(tree, &info, &[]);
                 }
             }
         }
