@@ -5,7 +5,7 @@
 use super::{Machine, interrupts, pkvm, secrets, yes};
 use hyp::abi::host;
 use rt::smccc::{hvc, hvc_audit, hvc_imm1, smc, smc_imm1};
-use rt::{attempt, println, psci, try_mrs};
+use rt::{attempt, println, psci, try_mrs, try_msr};
 
 /// NOT_SUPPORTED of the SMC Calling Convention.
 const NOT_SUPPORTED: u64 = -1i64 as u64;
@@ -83,6 +83,12 @@ fn features_are_hidden() -> bool {
             println!("@guest idreg name={name} hidden=no");
         }
     }
+    // The guest's own traps of SVE and SME (CPACR_EL1.ZEN and SMEN) come
+    // first, so they are opened: the question is what lies behind them.
+    let own_traps = try_mrs!("cpacr_el1").unwrap_or(3 << 20);
+    // SAFETY: floating point stays as it is; no other instruction that these
+    // bits govern is ever executed.
+    let _ = unsafe { try_msr!("cpacr_el1", own_traps | 3 << 16 | 3 << 24) };
     // ZCR_EL1, SMCR_EL1, PMCR_EL0, PMSCR_EL1, TRBLIMITR_EL1: gone, not just
     // left out of the description.
     let gone = [
@@ -92,6 +98,8 @@ fn features_are_hidden() -> bool {
         try_mrs!("S3_0_C9_C9_0"),
         try_mrs!("S3_0_C9_C11_0"),
     ];
+    // SAFETY: puts the register back.
+    let _ = unsafe { try_msr!("cpacr_el1", own_traps) };
     let undefined = gone.iter().all(|result| result.is_err_and(|fault| fault.is_undefined()));
     println!(
         "@guest idregs hidden={} undefined={}",
