@@ -134,6 +134,11 @@ impl Stage1 {
         while page < range.end() {
             let table = last_table(self.root, &mut pool, page).ok_or(Error::NoMemory)?;
             let end = range.end().min((page & !(BLOCK - 1)) + BLOCK);
+            // Counted like donated frames, which may share the table: it must
+            // outlive them.
+            if let Some(entries) = pool.entries(table) {
+                *entries += ((end - page) / FRAME_SIZE) as u16;
+            }
             while page < end {
                 word(table, index(page, FRAME_SIZE)).store(page | attributes, Ordering::Relaxed);
                 page += FRAME_SIZE;
