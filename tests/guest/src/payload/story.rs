@@ -144,7 +144,7 @@ fn work(machine: &Machine, disk: &mut impl Disk, dma: &str) -> Result<(), files:
                 println!("@guest file name={} size={}", word(&entry.name), entry.size);
             }
             if let Some(name) = machine.argument("hash") {
-                print_hash(name, files::hash_file(disk, name)?);
+                print_hash(name, dma, files::hash_file(disk, name)?);
             }
             if machine.argument("write") != Some("none") {
                 let mut line = String::from(note);
@@ -154,7 +154,7 @@ fn work(machine: &Machine, disk: &mut impl Disk, dma: &str) -> Result<(), files:
             }
         }
         Content::Raw => {
-            print_hash("disk", files::hash_disk(disk)?);
+            print_hash("disk", dma, files::hash_disk(disk)?);
             if machine.argument("write") == Some("last-sector") {
                 files::write_last_sector(disk, note.as_bytes())?;
                 println!("@guest wrote sector={} bytes={SECTOR}", disk.sectors() - 1);
@@ -169,14 +169,14 @@ fn word(name: &str) -> String {
     name.chars().map(|letter| if letter.is_whitespace() { '_' } else { letter }).collect()
 }
 
-fn print_hash(name: &str, hash: [u8; 32]) {
+fn print_hash(name: &str, dma: &str, hash: [u8; 32]) {
     let mut hex = String::new();
     for byte in hash {
         // Writing to a String does not fail.
         let _ = write!(hex, "{byte:02x}");
     }
     println!("guest: SHA-256 of {name} is {hex}");
-    println!("@guest sha256 file={} hex={hex}", word(name));
+    println!("@guest sha256 file={} hex={hex} dma={dma}", word(name));
 }
 
 fn with_console(opened: Opened) -> bool {
