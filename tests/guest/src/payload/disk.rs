@@ -134,6 +134,6 @@ impl<H: Hal> Disk for BlockDisk<H> {
     }
 
     fn flush(&mut self) -> bool {
-        !self.dead && self.driver.flush().is_ok()
+        !self.dead && interrupts::at_most(PATIENCE, || self.driver.flush().is_ok())
     }
 }

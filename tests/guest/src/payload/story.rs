@@ -6,7 +6,7 @@ use super::device::{self, Opened};
 use super::disk::BlockDisk;
 use super::pci::{self, Bus, Function, Msi};
 use super::share_hal::{self, ShareHal};
-use super::{Machine, checks, secrets, smp, yes};
+use super::{Machine, checks, interrupts, secrets, smp, yes};
 use alloc::string::String;
 use core::fmt::Write;
 use guest::contract::{Dma, Refusal};
@@ -20,6 +20,9 @@ use virtio_drivers::transport::DeviceType;
 /// Number of the disk, and of the console, among the devices.
 const DISK: usize = 0;
 const CONSOLE: usize = 1;
+
+/// Longest wait for the console, in milliseconds.
+const PATIENCE: u64 = 20_000;
 
 /// Tells it; true if it ended well.
 pub(crate) fn tell(machine: &Machine) -> bool {
@@ -196,7 +199,8 @@ fn greet<H: Hal>(opened: Opened) -> bool {
     let Opened { transport, verdict, .. } = opened;
     match VirtIOConsole::<H, CheckedTransport>::new(transport) {
         Ok(mut console) if verdict.get().is_none() => {
-            console.send_bytes(b"hello from a protected guest, over virtio-console\n").is_ok()
+            let line = b"hello from a protected guest, over virtio-console\n";
+            interrupts::at_most(PATIENCE, || console.send_bytes(line).is_ok())
         }
         Ok(_) | Err(_) => refused("console", verdict.get().unwrap_or(Refusal::Changed)),
     }
