@@ -131,5 +131,4 @@ fn copy_properties(
 }
 
 #[cfg(test)]
-#[path = "host_tree_tests.rs"]
 mod tests;
