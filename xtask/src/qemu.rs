@@ -108,6 +108,13 @@ impl Boot {
         add(&["-M", &format!("virt,virtualization={on_off},gic-version={}", machine.gic)]);
         add(&["-cpu", &machine.cpu, "-smp", &machine.cpus.to_string()]);
         add(&["-m", &format!("{}M", machine.memory)]);
+        // Memory that is not touched costs nothing: a machine may be larger
+        // than what is free here.
+        add(&[
+            "-object",
+            &format!("memory-backend-ram,id=ram,size={}M,reserve=off", machine.memory),
+        ]);
+        add(&["-machine", "memory-backend=ram"]);
         add(&["-kernel", &escaped(&self.kernel.display().to_string())]);
         for module in &self.modules {
             let path = escaped(&module.path.display().to_string());

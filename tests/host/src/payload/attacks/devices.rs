@@ -38,7 +38,7 @@ const DOORS: [Door; 14] = [
     Door { id: "M8.io-window", address: 0x3eff_0000, what: "the PCIe port window" },
 ];
 
-/// Makes addresses above 8 GiB reachable by the host's own stage 1.
+/// Makes addresses above 64 GiB reachable by the host's own stage 1.
 fn map(address: u64) {
     if address >= 8 << 30 {
         // An earlier attempt mapped it: then it is there already.
