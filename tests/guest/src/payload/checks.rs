@@ -44,18 +44,7 @@ fn fp_survives_exits() -> bool {
 fn fresh_pages_are_zero(machine: &Machine) -> bool {
     let pages = machine.spare.clone().step_by(4096).take(FRESH);
     let mut words = pages.flat_map(|page| (page..page + 4096).step_by(8));
-    words.len_hint() && words.all(|address| attempt::try_read_u64(address as u64) == Ok(0))
-}
-
-/// Is there anything to look at?
-trait LenHint {
-    fn len_hint(&self) -> bool;
-}
-
-impl<I: Iterator> LenHint for I {
-    fn len_hint(&self) -> bool {
-        self.size_hint().1 != Some(0)
-    }
+    !machine.spare.is_empty() && words.all(|address| attempt::try_read_u64(address as u64) == Ok(0))
 }
 
 /// Bits `low..low + 4` of an identification register are zero.

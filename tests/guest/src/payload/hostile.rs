@@ -3,17 +3,24 @@
 
 #![allow(unsafe_code)]
 
+use super::pci::Function;
 use super::pkvm::{mem_share, mem_unshare};
-use super::{Machine, checks, pci, pkvm, yes};
+use super::{Machine, checks, hostile_driver, pci, pkvm, yes};
 use hyp::layout;
 use rt::{attempt, println, try_mrs};
 
-struct Attacks {
-    all_refused: bool,
+/// Attempts made so far.
+pub(super) struct Attacks {
+    pub(super) all_refused: bool,
 }
 
 impl Attacks {
-    fn note(&mut self, id: &str, what: &str, refused: bool) {
+    pub(super) fn new() -> Self {
+        Self { all_refused: true }
+    }
+
+    /// Tells of one attempt.
+    pub(super) fn note(&mut self, id: &str, what: &str, refused: bool) {
         let outcome = if refused { "refused" } else { "allowed" };
         println!("@guest attack id={id} what={what} outcome={outcome}");
         self.all_refused &= refused;
@@ -44,14 +51,18 @@ impl Attacks {
 
 /// Makes the attempts and gives whether all were refused.
 pub(crate) fn attack(machine: &Machine) -> bool {
-    let mut attacks = Attacks { all_refused: true };
+    let mut attacks = Attacks::new();
     beyond_memory(machine, &mut attacks);
     sharing(machine, &mut attacks);
-    bounce_memory(machine, &mut attacks);
+    let mut driver = true;
+    if let Some((bus, functions)) = pci::enumerate(&machine.tree) {
+        bounce_memory(&functions, &mut attacks);
+        driver = hostile_driver::attack(&bus, &functions, &mut attacks).unwrap_or(true);
+    }
     system_registers(&mut attacks);
     let relinquished = checks::relinquished_page_is_zero(machine);
     println!("@guest attacks refused={}", yes(attacks.all_refused));
-    attacks.all_refused && relinquished
+    attacks.all_refused && driver && relinquished
 }
 
 /// G1: addresses that are not the guest's.
@@ -111,9 +122,8 @@ fn sharing(machine: &Machine, attacks: &mut Attacks) {
 }
 
 /// G2: a bounce BAR is the host's memory, lent; it is not the guest's to give.
-fn bounce_memory(machine: &Machine, attacks: &mut Attacks) {
-    let Some((_, functions)) = pci::enumerate(&machine.tree) else { return };
-    for function in &functions {
+fn bounce_memory(functions: &[Function], attacks: &mut Attacks) {
+    for function in functions {
         let bounce = function.capabilities.bounce.and_then(|region| function.address(region));
         if let Some(address) = bounce {
             attacks.call("G2", "share-bounce-bar", mem_share(address, 1));

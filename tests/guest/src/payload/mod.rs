@@ -8,9 +8,11 @@ mod checks;
 mod device;
 mod disk;
 mod hostile;
+mod hostile_driver;
 mod interrupts;
 mod pci;
 mod pkvm;
+mod raw_device;
 mod secrets;
 mod share_hal;
 mod smp;
@@ -110,15 +112,17 @@ fn play(machine: &Machine) -> ! {
     let passed = match scenario {
         "story" => story::tell(machine),
         "hostile" => hostile::attack(machine),
+        "driver" => hostile_driver::play(machine),
         "secrets" => secrets::keep(machine),
         "lend" => secrets::lend(machine),
         "idle" => secrets::hold_for_ever(true),
         "spin" => secrets::hold_for_ever(false),
         "smp" => smp::start_all(machine),
         "fault" => checks::die(machine),
-        _ => {
-            fail("unknown scenario", "use story, hostile, secrets, lend, idle, spin, smp or fault")
-        }
+        _ => fail(
+            "unknown scenario",
+            "use story, hostile, driver, secrets, lend, idle, spin, smp or fault",
+        ),
     };
     println!("@guest result={}", if passed { "pass" } else { "fail" });
     psci::shutdown()

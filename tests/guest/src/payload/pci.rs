@@ -45,7 +45,7 @@ impl ConfigurationAccess for Ecam {
 /// The bus: the crate's view of it, and ours of its configuration space.
 pub(crate) struct Bus {
     pub(crate) root: PciRoot<Ecam>,
-    ecam: Ecam,
+    pub(crate) ecam: Ecam,
 }
 
 /// A virtio function, its BARs placed and decoded.

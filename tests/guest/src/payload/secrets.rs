@@ -49,10 +49,15 @@ fn secret_page() -> &'static mut [u8; 4096] {
 }
 
 /// Puts the marker into a private page and V8 to V15; the page's address.
-fn plant() -> u64 {
+pub(super) fn plant() -> u64 {
     secret::plant(secret_page());
     load_fp(&[u128::from_le_bytes(secret::marker()); 32]);
     SECRET.0.get() as u64
+}
+
+/// Is the private page as [`plant`] left it?
+pub(super) fn page_intact() -> bool {
+    secret::is_intact(secret_page())
 }
 
 fn fp_intact() -> bool {

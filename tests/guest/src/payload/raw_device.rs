@@ -1,0 +1,267 @@
+//! A virtio block device driven by hand, without any of the care a driver
+//! takes: what the hostile driver writes its nonsense with.
+
+#![allow(unsafe_code)]
+
+use super::interrupts;
+use super::pci::{Bus, Function};
+use guest::contract;
+use rt::mmio;
+use virtio_drivers::transport::pci::bus::ConfigurationAccess;
+
+/// Entries of its queue.
+pub(crate) const SIZE: u16 = 8;
+/// Where things lie in the window.
+pub(crate) const DESCRIPTORS: u64 = 0;
+pub(crate) const AVAIL: u64 = 0x1000;
+pub(crate) const USED: u64 = 0x2000;
+pub(crate) const HEADER: u64 = 0x3000;
+pub(crate) const STATUS: u64 = 0x3100;
+pub(crate) const TABLE: u64 = 0x3200;
+pub(crate) const DATA: u64 = 0x4000;
+/// Bytes of it that are used.
+const USED_BYTES: usize = 0x5000;
+
+/// Descriptor flags (virtio 1.4, 2.7.5).
+pub(crate) const NEXT: u16 = 1;
+pub(crate) const WRITE: u16 = 2;
+pub(crate) const INDIRECT: u16 = 4;
+
+/// VIRTIO_F_INDIRECT_DESC.
+pub(crate) const INDIRECT_DESC: u64 = 1 << 28;
+const ACKNOWLEDGE: u8 = 1;
+const DRIVER: u8 = 2;
+const DRIVER_OK: u8 = 4;
+const FEATURES_OK: u8 = 8;
+const NEEDS_RESET: u8 = 0x40;
+
+/// One descriptor: address, length, flags, next.
+pub(crate) type Descriptor = (u64, u32, u16, u16);
+
+/// What became of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// It was used; the request's status byte.
+    Served(u8),
+    /// The device wants to be reset.
+    Stopped,
+    /// Nothing happened.
+    Silent,
+}
+
+/// The device, its registers and its window.
+pub(crate) struct RawDevice {
+    common: usize,
+    kick: usize,
+    multiplier: usize,
+    pub(crate) window: u64,
+    pub(crate) window_end: u64,
+}
+
+impl RawDevice {
+    /// The function's registers, if they are where they should be and it has
+    /// a bounce window.
+    pub(crate) fn new(bus: &Bus, function: &Function) -> Option<Self> {
+        let capabilities = &function.capabilities;
+        capabilities.check(|bar| function.bar_size(bar)).ok()?;
+        let bounce = capabilities.bounce?;
+        let window = function.address(bounce)?;
+        Some(Self {
+            common: function.address(capabilities.common?)? as usize,
+            kick: function.address(capabilities.notify?)? as usize,
+            multiplier: bus.ecam.read_word(function.at, notify_at(bus, function)? + 16) as usize,
+            window,
+            window_end: window + bounce.length,
+        })
+    }
+
+    // SAFETY (of all accesses below): the 64 bytes of common configuration and
+    // the notification register lie in their BARs, as `new` checked; the
+    // window is the device's and no driver is open on it.
+
+    pub(crate) fn write8(&self, register: usize, value: u8) {
+        // SAFETY: see above.
+        unsafe { mmio::write8(self.common + register, value) }
+    }
+
+    pub(crate) fn write16(&self, register: usize, value: u16) {
+        // SAFETY: see above.
+        unsafe { mmio::write16(self.common + register, value) }
+    }
+
+    pub(crate) fn read16(&self, register: usize) -> u16 {
+        // SAFETY: see above.
+        unsafe { mmio::read16(self.common + register) }
+    }
+
+    fn write64(&self, register: usize, value: u64) {
+        // SAFETY: see above.
+        unsafe {
+            mmio::write32(self.common + register, value as u32);
+            mmio::write32(self.common + register + 4, (value >> 32) as u32);
+        }
+    }
+
+    pub(crate) fn status(&self) -> u8 {
+        // SAFETY: see above.
+        unsafe { mmio::read8(self.common + 0x14) }
+    }
+
+    /// Address of a place in the window.
+    pub(crate) fn at(&self, offset: u64) -> u64 {
+        self.window + offset
+    }
+
+    fn store16(&self, offset: u64, value: u16) {
+        // SAFETY: see above.
+        unsafe { (self.at(offset) as *mut u16).write_volatile(value) };
+    }
+
+    fn load16(&self, offset: u64) -> u16 {
+        // SAFETY: see above.
+        unsafe { (self.at(offset) as *const u16).read_volatile() }
+    }
+
+    /// Resets the device and clears its window.
+    pub(crate) fn reset(&self) -> bool {
+        self.write8(0x14, 0);
+        let done = interrupts::wait(1000, || self.status() == 0);
+        // SAFETY: see above.
+        unsafe { core::ptr::write_bytes(self.window as *mut u8, 0, USED_BYTES) };
+        done
+    }
+
+    /// Features on offer.
+    pub(crate) fn offered(&self) -> u64 {
+        let half = |select| {
+            // SAFETY: see above.
+            unsafe {
+                mmio::write32(self.common, select);
+                u64::from(mmio::read32(self.common + 4))
+            }
+        };
+        half(0) | half(1) << 32
+    }
+
+    /// Accepts exactly `features`, in 32-bit halves from half 0 on; did
+    /// FEATURES_OK stay?
+    pub(crate) fn negotiate(&self, features: u128) -> bool {
+        self.write8(0x14, ACKNOWLEDGE | DRIVER);
+        for select in 0..4 {
+            // SAFETY: see above.
+            unsafe {
+                mmio::write32(self.common + 8, select);
+                mmio::write32(self.common + 12, (features >> (32 * select)) as u32);
+            }
+        }
+        self.write8(0x14, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        self.status() & FEATURES_OK != 0
+    }
+
+    /// The set a decent driver accepts.
+    pub(crate) fn decent(&self) -> u64 {
+        let wanted = contract::VERSION_1 | contract::ACCESS_PLATFORM | contract::SWIOTLB;
+        self.offered() & (wanted | INDIRECT_DESC)
+    }
+
+    /// Sets queue 0 up; is it enabled then?
+    pub(crate) fn set_queue(&self, size: u16, descriptors: u64, avail: u64, used: u64) -> bool {
+        self.write16(0x16, 0);
+        self.write16(0x18, size);
+        self.write64(0x20, descriptors);
+        self.write64(0x28, avail);
+        self.write64(0x30, used);
+        self.write16(0x1c, 1);
+        self.read16(0x1c) == 1 && self.status() & NEEDS_RESET == 0
+    }
+
+    /// Queue 0 where it belongs.
+    pub(crate) fn set_decent_queue(&self) -> bool {
+        self.set_queue(SIZE, self.at(DESCRIPTORS), self.at(AVAIL), self.at(USED))
+    }
+
+    pub(crate) fn driver_ok(&self) {
+        self.write8(0x14, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    }
+
+    /// From reset to a working device.
+    pub(crate) fn bring_up(&self) -> bool {
+        let ready = self.reset() && self.negotiate(self.decent().into()) && self.set_decent_queue();
+        self.driver_ok();
+        ready
+    }
+
+    /// Writes descriptors to `table`, an offset into the window.
+    pub(crate) fn describe(&self, table: u64, descriptors: &[Descriptor]) {
+        for (index, (address, length, flags, next)) in (0..).zip(descriptors) {
+            let at = self.at(table + 16 * index);
+            // SAFETY: see above.
+            unsafe {
+                (at as *mut u64).write_volatile(*address);
+                ((at + 8) as *mut u32).write_volatile(*length);
+                ((at + 12) as *mut u16).write_volatile(*flags);
+                ((at + 14) as *mut u16).write_volatile(*next);
+            }
+        }
+    }
+
+    /// Writes a request header: read of `sector`.
+    pub(crate) fn header(&self, sector: u64) {
+        // SAFETY: see above.
+        unsafe {
+            (self.at(HEADER) as *mut u64).write_volatile(0);
+            (self.at(HEADER + 8) as *mut u64).write_volatile(sector);
+            (self.at(STATUS) as *mut u8).write_volatile(0xee);
+        }
+    }
+
+    /// The three descriptors of a good read.
+    pub(crate) fn good(&self) -> [Descriptor; 3] {
+        [
+            (self.at(HEADER), 16, NEXT, 1),
+            (self.at(DATA), 512, NEXT | WRITE, 2),
+            (self.at(STATUS), 1, WRITE, 0),
+        ]
+    }
+
+    /// Makes `head` available, moves the index by `step`, and kicks.
+    pub(crate) fn offer(&self, head: u16, step: u16) {
+        let index = self.load16(AVAIL + 2);
+        self.store16(AVAIL + 4 + 2 * u64::from(index % SIZE), head);
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        self.store16(AVAIL + 2, index.wrapping_add(step));
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        self.ring();
+    }
+
+    /// Kicks queue 0.
+    pub(crate) fn ring(&self) {
+        self.write16(0x16, 0);
+        let offset = usize::from(self.read16(0x1e)) * self.multiplier;
+        // SAFETY: see above.
+        unsafe { mmio::write16(self.kick + offset, 0) };
+    }
+
+    /// What became of the request, after at most so many milliseconds.
+    pub(crate) fn outcome(&self, milliseconds: u64) -> Outcome {
+        let used = || self.load16(USED + 2) != 0;
+        let stopped = || self.status() & NEEDS_RESET != 0;
+        interrupts::wait(milliseconds, || used() || stopped());
+        if used() {
+            // SAFETY: see above.
+            Outcome::Served(unsafe { (self.at(STATUS) as *const u8).read_volatile() })
+        } else if stopped() {
+            Outcome::Stopped
+        } else {
+            Outcome::Silent
+        }
+    }
+}
+
+/// Configuration offset of the notification capability.
+fn notify_at(bus: &Bus, function: &Function) -> Option<u8> {
+    bus.root
+        .capabilities(function.at)
+        .find(|capability| capability.id == 9 && capability.private_header >> 8 == 2)
+        .map(|capability| capability.offset)
+}
