@@ -3,7 +3,8 @@
 /// What a run should do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options<'a> {
-    /// `scenario=`: `story` runs all acts; any other word is the guest's
+    /// `scenario=`: `story` runs all acts; `leave-off` and `leave-reset` end
+    /// the machine while a guest holds secrets; any other word is the guest's
     /// scenario, run alone.
     pub scenario: &'a str,
     /// `policy=`: whether to run guests with a bounce BAR, with shared pages.

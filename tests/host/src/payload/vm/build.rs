@@ -1,15 +1,14 @@
-//! A guest from creation to the last reclaimed frame.
+//! Building a guest: its memory, its image, its devices.
 
 #![allow(unsafe_code)]
 
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use host::block::Block;
-use host::bouncer::{Handle, Refusal};
+use host::bouncer::Refusal;
 use host::console::Console;
 use host::frames::{FreeFrames, Run};
 use host::tree;
@@ -19,8 +18,9 @@ use hyp::error::Error;
 use hyp::layout;
 use spin::Mutex;
 
-use super::calls::BOUNCER;
-use super::device::{Backend, Device, Place};
+use super::{Problem, Vcpu, Vm, end, no_memory, state, step};
+use crate::payload::calls::BOUNCER;
+use crate::payload::device::{Backend, Device, Place};
 
 /// Frames of page-table memory at creation, and added when they are used up.
 const MEMCACHE: u64 = 32;
@@ -36,11 +36,9 @@ const TYPE_BLOCK: u64 = 2;
 const TYPE_CONSOLE: u64 = 3;
 /// Pages of a console's bounce memory: 64 KiB.
 const CONSOLE_PAGES: u64 = 16;
-/// Most VM_DESTROY calls until its frames must be back.
-const DESTROY_CALLS: usize = 4096;
 
 /// A device to be made.
-pub(super) enum DevicePlan {
+pub(in crate::payload) enum DevicePlan {
     /// A disk over these bytes, with so many pages of bounce memory.
     Disk(&'static mut [u8], u64),
     /// A console with the least bounce memory there is.
@@ -48,96 +46,21 @@ pub(super) enum DevicePlan {
 }
 
 /// A guest to be built.
-pub(super) struct Plan<'a> {
-    pub(super) image: &'a [u8],
-    pub(super) vcpus: u64,
-    pub(super) ram_mib: u64,
-    pub(super) bootargs: String,
-    pub(super) policy: u64,
-    pub(super) devices: Vec<DevicePlan>,
-}
-
-/// What went wrong, and in which step.
-pub(super) struct Problem {
-    pub(super) step: &'static str,
-    pub(super) why: Option<Refusal>,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.why {
-            Some(refusal) => write!(f, "{}: {refusal:?}", self.step),
-            None => write!(f, "{}: no room", self.step),
-        }
-    }
-}
-
-fn step(step: &'static str) -> impl Fn(Refusal) -> Problem {
-    move |refusal| Problem { step, why: Some(refusal) }
-}
-
-fn no_memory(step: &'static str) -> Problem {
-    Problem { step, why: None }
-}
-
-/// How a vCPU is doing.
-pub(super) mod state {
-    /// Not started, or turned off.
-    pub(crate) const OFF: u32 = 0;
-    /// Wants a CPU.
-    pub(crate) const RUNNABLE: u32 = 1;
-    /// Is on one.
-    pub(crate) const RUNNING: u32 = 2;
-    /// Waits for its deadline or a kick.
-    pub(crate) const WAITING: u32 = 3;
-}
-
-/// A vCPU, as its scheduler knows it.
-#[derive(Default)]
-pub(super) struct Vcpu {
-    pub(super) state: AtomicU32,
-    /// CNTPCT_EL0 value it waits for; all ones for none.
-    pub(super) deadline: AtomicU64,
-    /// Something is pending for it that it may not have seen.
-    pub(super) kicked: AtomicBool,
-    /// Reply to its last MMIO read.
-    pub(super) reply: AtomicU64,
-}
-
-/// How a guest ended.
-pub(super) mod end {
-    /// It runs.
-    pub(crate) const NOT_YET: u8 = 0;
-    /// It powered itself off.
-    pub(crate) const OFF: u8 = 1;
-    /// It asked for a reset.
-    pub(crate) const RESET: u8 = 2;
-    /// EL2 ended it.
-    pub(crate) const DEAD: u8 = 3;
-}
-
-/// A guest.
-pub(super) struct Vm {
-    pub(super) handle: Handle,
-    pub(super) vcpus: Vec<Vcpu>,
-    /// The frames that are, or will be when touched, its RAM.
-    pub(super) ram: Run,
-    /// What of them was donated.
-    donated: Mutex<Vec<Run>>,
-    memcache: Mutex<Vec<Run>>,
-    bounce: Vec<Run>,
-    pub(super) devices: Vec<Mutex<Device>>,
-    pub(super) uart: Mutex<Uart>,
-    /// Lines it printed that begin with `@`.
-    pub(super) words: Mutex<Vec<String>>,
-    pub(super) ended: AtomicU8,
-    /// Nobody should enter it any more.
-    pub(super) stopping: AtomicBool,
+pub(in crate::payload) struct Plan<'a> {
+    pub(in crate::payload) image: &'a [u8],
+    pub(in crate::payload) vcpus: u64,
+    pub(in crate::payload) ram_mib: u64,
+    pub(in crate::payload) bootargs: String,
+    pub(in crate::payload) policy: u64,
+    pub(in crate::payload) devices: Vec<DevicePlan>,
 }
 
 impl Vm {
     /// Builds, measures and finalises a guest.
-    pub(super) fn build(free: &Mutex<FreeFrames>, plan: Plan<'_>) -> Result<Arc<Vm>, Problem> {
+    pub(in crate::payload) fn build(
+        free: &Mutex<FreeFrames>,
+        plan: Plan<'_>,
+    ) -> Result<Arc<Vm>, Problem> {
         let vm = Vm::begin(free, plan, ON_DEMAND)?;
         let entry = layout::RAM + (IMAGE_OFFSET << 12);
         BOUNCER.vm_finalise(vm.handle, entry, layout::RAM).map_err(step("VM_FINALISE"))?;
@@ -149,7 +72,7 @@ impl Vm {
 
     /// All of that but VM_FINALISE. The last `keep` pages of RAM are not
     /// donated yet.
-    pub(super) fn begin(
+    pub(in crate::payload) fn begin(
         free: &Mutex<FreeFrames>,
         plan: Plan<'_>,
         keep: u64,
@@ -246,7 +169,7 @@ impl Vm {
     }
 
     /// Somebody else donated this frame of its RAM to it.
-    pub(super) fn note_donated(&self, pfn: u64) {
+    pub(in crate::payload) fn note_donated(&self, pfn: u64) {
         self.donated.lock().push(Run { pfn, count: 1 });
     }
 
@@ -321,15 +244,13 @@ impl Vm {
         Ok(run)
     }
 
-    /// The frame of guest page `gfn`, if that is in its RAM.
-    pub(super) fn frame_of(&self, ipa: u64) -> Option<u64> {
-        let page = (ipa >> 12).checked_sub(layout::RAM >> 12)?;
-        (page < self.ram.count).then(|| self.ram.pfn + page)
-    }
-
     /// The guest touched a page that was not donated yet, or that it had given
     /// back. Two vCPUs may have touched it at once: the second finds it done.
-    pub(super) fn demand(&self, free: &Mutex<FreeFrames>, ipa: u64) -> Result<(), Problem> {
+    pub(in crate::payload) fn demand(
+        &self,
+        free: &Mutex<FreeFrames>,
+        ipa: u64,
+    ) -> Result<(), Problem> {
         let pfn = self.frame_of(ipa).ok_or(no_memory("memory fault outside RAM"))?;
         if BOUNCER.frame_state(pfn) != Ok(0) {
             return Ok(());
@@ -339,109 +260,6 @@ impl Vm {
             result => result,
         }
     }
-
-    /// Does any of its frames still hold what was in them? Called after they
-    /// were reclaimed (C5). Returns the first frame that is not all zero.
-    fn leftovers(&self) -> Option<u64> {
-        self.donated.lock().iter().flat_map(|run| run.pfn..run.end()).find(|pfn| {
-            (0..512).any(|word| {
-                rt::attempt::try_read_u64((pfn << 12) + word * 8).unwrap_or(u64::MAX) != 0
-            })
-        })
-    }
-
-    /// Stops the VM, takes everything back and checks that it was wiped.
-    /// No CPU may be about to run it.
-    pub(super) fn tear_down(&self, free: &Mutex<FreeFrames>) -> Result<Remains, Problem> {
-        match BOUNCER.vm_stop(self.handle) {
-            // It may have died by itself.
-            Ok(()) | Err(Refusal::Error(Error::BadState)) => {}
-            Err(refusal) => return Err(step("VM_STOP")(refusal)),
-        }
-        let runs: Vec<Run> = self.donated.lock().clone();
-        let mut frames = 0;
-        for run in runs.iter().chain(&self.bounce) {
-            frames += self.reclaim(*run)?;
-        }
-        let leftover = self.leftovers();
-        let mut calls = 0;
-        while BOUNCER.vm_destroy(self.handle).map_err(step("VM_DESTROY"))? != 0 {
-            calls += 1;
-            if calls == DESTROY_CALLS {
-                return Err(no_memory("VM_DESTROY never ends"));
-            }
-        }
-        let mut free = free.lock();
-        free.give(self.ram);
-        self.bounce.iter().chain(self.memcache.lock().iter()).for_each(|run| free.give(*run));
-        Ok(Remains { frames, leftover })
-    }
-
-    /// Takes a run back, in ranges where that goes. Frames that the guest gave
-    /// back itself, or that were taken back already, are the host's.
-    fn reclaim(&self, run: Run) -> Result<u64, Problem> {
-        let (mut pfn, mut total) = (run.pfn, 0);
-        let mut most = abi::MAX_RANGE;
-        while pfn < run.end() {
-            let count = (run.end() - pfn).min(most);
-            match BOUNCER.frame_reclaim(self.handle, pfn, count) {
-                Ok(0) => return Err(no_memory("FRAME_RECLAIM made no progress")),
-                Ok(done) => {
-                    total += done;
-                    pfn += done;
-                }
-                Err(_) if BOUNCER.frame_state(pfn) == Ok(0) => pfn += 1,
-                Err(_) if count > 1 => most = 1,
-                Err(refusal) => return Err(step("FRAME_RECLAIM")(refusal)),
-            }
-        }
-        Ok(total)
-    }
-
-    /// Takes the disks back. Nobody else may hold the VM.
-    pub(super) fn into_disks(self) -> Vec<&'static mut [u8]> {
-        self.devices.into_iter().filter_map(|device| device.into_inner().into_disk()).collect()
-    }
-
-    /// Prints a line of the guest's, and keeps it if it is meant for tests.
-    /// A guest speaks only for itself: a line that looks like another party's
-    /// is shown as the guest's text.
-    pub(super) fn say(&self, line: &str) {
-        if line.starts_with("@guest ") {
-            self.words.lock().push(String::from(line));
-            rt::println!("{line}");
-        } else {
-            rt::println!("guest: {}", line.strip_prefix("guest: ").unwrap_or(line));
-        }
-    }
-
-    /// What the guest said on a line that begins with `start`, the rest of it.
-    pub(super) fn said(&self, start: &str) -> Option<String> {
-        self.words.lock().iter().find_map(|line| line.strip_prefix(start).map(String::from))
-    }
-
-    /// How many of its lines begin with `start`.
-    pub(super) fn count_said(&self, start: &str) -> usize {
-        self.words.lock().iter().filter(|line| line.starts_with(start)).count()
-    }
-
-    /// A frame the host lent it as bounce memory.
-    pub(super) fn lent_frame(&self) -> Option<u64> {
-        self.bounce.first().map(|run| run.pfn)
-    }
-
-    /// How it ended, if it did.
-    pub(super) fn end(&self) -> u8 {
-        self.ended.load(Ordering::Acquire)
-    }
-}
-
-/// What a guest left.
-pub(super) struct Remains {
-    /// Frames that came back.
-    pub(super) frames: u64,
-    /// First frame that was not zero.
-    pub(super) leftover: Option<u64>,
 }
 
 fn take(

@@ -1,0 +1,242 @@
+//! The acts in which the host attacks: alone, and against guests.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use host::bouncer::Handle;
+use hyp::abi;
+use rt::println;
+
+use super::{BOUNCE_PAGES, LIFE, RAM_MIB, Stage};
+use crate::payload::attacks::{self, Owner, donation};
+use crate::payload::report::{Finding, GOOD};
+use crate::payload::run;
+use crate::payload::run::FREE;
+use crate::payload::vm::{DevicePlan, Plan, Vm, end};
+
+/// Longest wait for a word from a guest, in milliseconds.
+const PATIENCE: u64 = 20_000;
+/// Exits looked at for left-over register values.
+const EXITS: usize = 64;
+/// Pages of the guest that is never finalised, given away one by one.
+const RACE_PAGES: u64 = 32;
+
+impl Stage<'_> {
+    /// Act one.
+    pub(super) fn alone(&mut self) {
+        if self.options.attacks == "none" {
+            return;
+        }
+        println!("host: tries what it can reach without any guest");
+        self.check_tools();
+        let options = self.options;
+        self.report_all(attacks::devices::doors(|row| options.attacks(row)));
+        for pfn in self.bouncer.clone() {
+            let place = format!("bouncer's memory at {:#x}", pfn << 12);
+            self.report_all(attacks::memory::reach(pfn, Owner::Bouncer, &place));
+        }
+        let Some(first) = self.bouncer.first().copied() else {
+            return self.fail("no memory of bouncer's was found to attack");
+        };
+        self.report_all(attacks::devices::lpi_tables(self.machine.gicr, first << 12));
+        self.report_all(attacks::power::calls(first));
+        self.report_all(attacks::power::behind_stage2(first));
+        self.report_all(attacks::exhaustion::all(&FREE));
+    }
+
+    /// The instructions of C1 and C2 work where they may.
+    fn check_tools(&mut self) {
+        let Some(run) = FREE.lock().take(1, 1) else { return };
+        if let Some(tool) = attacks::memory::broken_tool(run.base()) {
+            self.fail(&format!("{tool} does not even work on the host's own memory"));
+        }
+        FREE.lock().give(run);
+        for tool in attacks::memory::not_tried() {
+            println!("host: this CPU does not check the address of {tool}: not tried");
+        }
+    }
+
+    /// Act three, first guest: it keeps a secret while the host reaches for it.
+    pub(super) fn secrets(&mut self) {
+        let Some(vm) = self.raise("secrets secret_ms=1000", "@guest secret planted=yes") else {
+            return;
+        };
+        self.reach_for_secret(&vm);
+        run::retire(&vm);
+        self.bury(vm);
+    }
+
+    fn reach_for_secret(&mut self, vm: &Vm) {
+        println!("host: a guest keeps a secret; the host tries to get it");
+        let page = vm.said("@guest secret planted=yes").and_then(|words| page_in(&words));
+        let Some(secret) = page.and_then(|ipa| vm.frame_of(ipa)) else {
+            return self.fail("the guest did not say where its secret is");
+        };
+        let mut findings = Vec::new();
+        for (pfn, what) in [
+            (secret, "the page with the secret"),
+            (vm.ram.pfn, "the guest's device tree"),
+            (vm.ram.pfn + 512, "the guest's code"),
+            (vm.ram.pfn + vm.ram.count / 2, "the guest's free memory"),
+        ] {
+            let place = format!("{what} at {:#x}", pfn << 12);
+            findings.extend(attacks::memory::reach(pfn, Owner::Guest, &place));
+        }
+        findings.push(attacks::memory::translate(secret));
+        let early = vm.count_said("@guest secret intact=") == 0;
+        run::until(PATIENCE, || vm.end() != end::NOT_YET);
+        self.judge_secret(vm, early, &mut findings);
+        self.report_all(findings);
+    }
+
+    /// The guest has looked at its secret after the attacks. If it is damaged,
+    /// or if it looked too `early`, nothing was refused for sure.
+    fn judge_secret(&mut self, vm: &Vm, early: bool, findings: &mut [Finding]) {
+        if early && vm.said("@guest secret intact=yes").is_some() {
+            println!("host: the guest finds its secret intact after all that");
+            return;
+        }
+        self.fail("the guest did not find its secret intact after the attacks");
+        for finding in findings {
+            finding.outcome = "unverified";
+        }
+    }
+
+    /// Builds a guest with a device no driver touches, and runs it until it
+    /// says `word`.
+    pub(super) fn raise(&mut self, scenario: &str, word: &str) -> Option<Arc<Vm>> {
+        let vm = self.build("bounce-bar", scenario, 1, Vec::from([DevicePlan::Console]))?;
+        run::admit(Arc::clone(&vm));
+        run::until(PATIENCE, || vm.said(word).is_some() || vm.end() != end::NOT_YET);
+        if vm.said(word).is_some() {
+            return Some(vm);
+        }
+        self.fail(&format!("guest `{scenario}` never said {word}"));
+        run::retire(&vm);
+        self.bury(vm);
+        None
+    }
+
+    /// Act three, second guest: it lends a page and takes it back.
+    pub(super) fn lent(&mut self) {
+        let Some(vm) = self.raise("lend", "@guest lend state=shared") else { return };
+        self.hold_on_to(&vm);
+        run::retire(&vm);
+        self.bury(vm);
+    }
+
+    fn hold_on_to(&mut self, vm: &Vm) {
+        let page = vm.said("@guest lend state=shared").and_then(|words| page_in(&words));
+        let Some(pfn) = page.and_then(|ipa| vm.frame_of(ipa)) else {
+            return self.fail("the guest did not say which page it lent");
+        };
+        if !attacks::lent::warm_up(pfn) {
+            self.fail("a page that a guest lent cannot be read on every CPU");
+        }
+        run::until(PATIENCE, || vm.said("@guest lend state=returned").is_some());
+        let findings = attacks::lent::after_return(pfn);
+        run::until(PATIENCE, || vm.end() != end::NOT_YET);
+        if vm.said("@guest lend state=checked stable=yes").is_none() {
+            self.fail("the page changed after the guest took it back");
+        }
+        self.report_all(findings);
+    }
+
+    /// Act three, third guest: it spins with its marker in every register, and
+    /// is mistreated in all ways that need a guest that lives.
+    pub(super) fn spinning(&mut self) {
+        let Some(vm) = self.raise("spin", "@guest ready") else { return };
+        let mut findings = Vec::from([attacks::registers::after_exits(&vm, EXITS)]);
+        findings.extend(attacks::interrupts::all(&vm));
+        self.with_building(&vm, &mut findings);
+        self.report_all(findings);
+        run::retire(&vm);
+        self.report(attacks::vcpus::dying(&vm));
+        self.bury(vm);
+    }
+
+    /// The attacks that need a guest that is still being built.
+    fn with_building(&mut self, vm: &Arc<Vm>, findings: &mut Vec<Finding>) {
+        let plan = Plan {
+            image: &[],
+            vcpus: 1,
+            ram_mib: RAM_MIB,
+            bootargs: String::new(),
+            policy: abi::POLICY_BOUNCE_BAR,
+            devices: Vec::from([DevicePlan::Console]),
+        };
+        let building = match Vm::begin(&FREE, plan, 2 * RACE_PAGES) {
+            Ok(building) => building,
+            Err(problem) => return self.fail(&format!("cannot begin a guest: {problem}")),
+        };
+        let spare = FREE.lock().take(1, 1);
+        if let (Some(own), Some(lent), Some(bouncer)) =
+            (spare, building.lent_frame(), self.bouncer.first())
+        {
+            let targets = donation::Targets {
+                building: &building,
+                foreign: vm.ram.pfn,
+                bouncer: *bouncer,
+                lent,
+                own: own.pfn,
+            };
+            findings.extend(donation::donations(&targets));
+            findings.extend(donation::other_uses(&targets));
+            findings.extend(attacks::calls::all(building.handle.0, vm.handle.0, own.pfn));
+            FREE.lock().give(own);
+        }
+        let first = building.ram.count - 2 * RACE_PAGES;
+        match attacks::race::donation(&building, first, RACE_PAGES) {
+            Some(finding) => findings.push(finding),
+            None => println!("host: C3 needs two CPUs: not tried"),
+        }
+        // The slot's next life, which has not begun.
+        let unborn = Handle(building.handle.0 + (1 << 8));
+        findings.extend(attacks::vcpus::wrong_ones(vm, &building, unborn));
+        match attacks::vcpus::twice_at_once(vm) {
+            Some(finding) => findings.push(finding),
+            None => println!("host: C11 on two CPUs needs two CPUs: not tried"),
+        }
+        self.bury(Arc::new(building));
+    }
+
+    /// Act four: a guest that attacks. What it tells of its own attempts is
+    /// reported in its name.
+    pub(super) fn hostile(&mut self) {
+        let disk = self.disk.take().map(|disk| DevicePlan::Disk(disk, BOUNCE_PAGES));
+        let devices = disk.into_iter().collect();
+        let Some(vm) = self.build("bounce-bar", "hostile", 1, devices) else { return };
+        run::admit(Arc::clone(&vm));
+        if !run::until(LIFE, || vm.end() != end::NOT_YET) {
+            self.fail("the hostile guest did not end");
+        }
+        run::retire(&vm);
+        let told: Vec<Finding> =
+            vm.words.lock().iter().filter_map(|line| guest_finding(line)).collect();
+        if told.is_empty() {
+            self.fail("the hostile guest attacked nothing");
+        }
+        self.report_all(told);
+        self.bury(vm);
+    }
+}
+
+/// The value of `page=` or `ipa=` among a guest's words.
+fn page_in(words: &str) -> Option<u64> {
+    let value = ["page", "ipa"].iter().find_map(|key| rt::dt::argument(words, key))?;
+    u64::from_str_radix(value.strip_prefix("0x")?, 16).ok()
+}
+
+/// An attempt that a guest tells of: `@guest attack id= what= outcome=`.
+fn guest_finding(line: &str) -> Option<Finding> {
+    let words = line.strip_prefix("@guest attack ")?;
+    let id = ["G1", "G2", "G3", "G4", "G5"]
+        .into_iter()
+        .find(|id| rt::dt::argument(words, "id") == Some(id))?;
+    let what = rt::dt::argument(words, "what")?.replace('-', " ");
+    let refused = rt::dt::argument(words, "outcome") == Some(GOOD);
+    let outcome = if refused { GOOD } else { "allowed" };
+    Some(Finding { id, what, outcome, detail: "told by the guest, which goes on".into() })
+}

@@ -1,0 +1,258 @@
+//! What happens, in order.
+//!
+//! Act one: the host alone attacks what it can reach without a guest. Act two:
+//! a guest uses its disk through the bounce BAR, then another through shared
+//! pages. Act three: guests that keep a secret, lend a page and spin, while
+//! the host attacks them. Act four: a hostile guest. After each guest its
+//! memory must come back wiped.
+
+mod acts;
+mod survey;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use host::bootargs::Options;
+use host::bouncer::Handle;
+use hyp::abi;
+use rt::{println, psci};
+
+use super::calls::BOUNCER;
+use super::machine::Machine;
+use super::report::{self, Finding, GOOD};
+use super::run::FREE;
+use super::vm::{DevicePlan, Plan, Vm, end};
+use super::{clock, cpus, run, window};
+
+/// RAM of a guest, in MiB.
+const RAM_MIB: u64 = 16;
+/// Pages of a disk's bounce BAR: 1 MiB.
+const BOUNCE_PAGES: u64 = 256;
+/// Longest life of a guest, in milliseconds.
+const LIFE: u64 = 120_000;
+
+/// What the acts share.
+struct Stage<'a> {
+    machine: &'a Machine,
+    options: Options<'a>,
+    image: &'static [u8],
+    /// The disk, while no guest has it.
+    disk: Option<&'static mut [u8]>,
+    /// A frame of bouncer's in each piece of RAM that is not the host's.
+    bouncer: Vec<u64>,
+    passed: bool,
+}
+
+/// Plays everything the command line asks for; true if all went well.
+pub(super) fn tell(mut machine: Machine) -> bool {
+    let line = machine.command_line;
+    let options = match Options::parse(line) {
+        Ok(options) => options,
+        Err(word) => {
+            println!("host: the command line's `{word}` makes no sense");
+            return false;
+        }
+    };
+    let Ok(version) = BOUNCER.version() else {
+        println!("host: no bouncer answers: start this image with bouncer below it");
+        return false;
+    };
+    println!(
+        "host: {} CPUs behind stage 2 of bouncer ABI {}.{}",
+        cpus::count(),
+        version >> 16,
+        version & 0xffff
+    );
+    *FREE.lock() = machine.free_frames();
+    let ramdisk = machine.take_ramdisk();
+    let Some((image, disk)) = survey::split_ramdisk(ramdisk) else {
+        println!("host: the ramdisk has no guest.img");
+        return false;
+    };
+    let mut stage = Stage {
+        bouncer: survey::bouncer_frames(&machine),
+        machine: &machine,
+        options,
+        image,
+        disk,
+        passed: true,
+    };
+    stage.play();
+    stage.finish()
+}
+impl Stage<'_> {
+    fn play(&mut self) {
+        if let "leave-off" | "leave-reset" = self.options.scenario {
+            return self.leave();
+        }
+        if self.options.scenario != "story" {
+            let policy = if self.options.bounce { "bounce-bar" } else { "shared-pages" };
+            self.guest(policy, self.options.scenario);
+            return;
+        }
+        self.alone();
+        if self.options.bounce {
+            self.guest("bounce-bar", "story");
+        }
+        if self.options.shared {
+            self.guest("shared-pages", "story");
+        }
+        if self.options.attacks != "none" {
+            self.secrets();
+            self.lent();
+            self.spinning();
+            self.hostile();
+        }
+    }
+
+    /// Notes that something must not have happened.
+    fn fail(&mut self, why: &str) {
+        println!("host: FAILED: {why}");
+        self.passed = false;
+    }
+
+    fn report(&mut self, finding: Finding) {
+        let row = finding.id.split('.').next().unwrap_or(finding.id);
+        if self.options.attacks(row) {
+            report::attack(&finding);
+            self.passed &= finding.outcome == GOOD;
+        }
+    }
+
+    fn report_all(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        findings.into_iter().for_each(|finding| self.report(finding));
+    }
+
+    /// Builds a guest.
+    fn build(
+        &mut self,
+        policy: &str,
+        scenario: &str,
+        vcpus: u64,
+        devices: Vec<DevicePlan>,
+    ) -> Option<Arc<Vm>> {
+        let shared = policy == "shared-pages";
+        let mut bootargs =
+            format!("scenario={scenario} dma={}", if shared { "shared" } else { "bounce" });
+        for (name, value) in [("hash", self.options.hash), ("note", self.options.note)] {
+            if let Some(value) = value {
+                bootargs += &format!(" {name}={value}");
+            }
+        }
+        let plan = Plan {
+            image: self.image,
+            vcpus,
+            ram_mib: RAM_MIB,
+            bootargs,
+            policy: if shared { abi::POLICY_SHARED_PAGES } else { abi::POLICY_BOUNCE_BAR },
+            devices,
+        };
+        let vm = match Vm::build(&FREE, plan) {
+            Ok(vm) => vm,
+            Err(problem) => {
+                self.fail(&format!("cannot build the guest: {problem}"));
+                return None;
+            }
+        };
+        let digest = BOUNCER.vm_measurement(vm.handle).unwrap_or_default();
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        println!("host: guest `{scenario}` ({policy}, {vcpus} vCPUs) measured sha256={digest}");
+        Some(vm)
+    }
+
+    /// Act two: one guest from start to end.
+    fn guest(&mut self, policy: &str, scenario: &str) {
+        let disk = self.disk.take().map(|disk| DevicePlan::Disk(disk, BOUNCE_PAGES));
+        let devices = disk.into_iter().chain([DevicePlan::Console]).collect();
+        let Some(vm) = self.build(policy, scenario, self.options.vcpus, devices) else { return };
+        let (exits, refused) = (load(&run::EXITS), load(&window::REFUSED));
+        run::admit(Arc::clone(&vm));
+        let start = clock::now();
+        if !run::until(LIFE, || vm.end() != end::NOT_YET) {
+            self.fail(&format!("guest `{scenario}` did not end"));
+        }
+        let micros = (clock::now() - start) / (rt::timer::frequency() / 1_000_000).max(1);
+        run::retire(&vm);
+        report::vm_counters(policy, vm.handle);
+        report::counter(policy, "host_vcpu_runs", load(&run::EXITS) - exits);
+        report::counter(policy, "host_backend_faults", load(&window::REFUSED) - refused);
+        report::counter(policy, "microseconds", micros);
+        self.traffic(policy, &vm);
+        bounced(policy, &vm);
+        if vm.end() != end::OFF || vm.said("@guest result=pass").is_none() {
+            self.fail(&format!("guest `{scenario}` ({policy}) did not say that all is well"));
+        }
+        self.bury(vm);
+    }
+
+    fn traffic(&self, run: &str, vm: &Vm) {
+        for traffic in vm.devices.iter().filter_map(|device| device.lock().traffic()) {
+            report::counter(run, "disk_requests", traffic.requests);
+            report::counter(run, "disk_bytes_read", traffic.bytes_read);
+            report::counter(run, "disk_bytes_written", traffic.bytes_written);
+            report::counter(run, "disk_errors", traffic.errors);
+        }
+    }
+
+    /// C9: powers the machine off, or resets it, while a guest holds secrets
+    /// and the host has taken nothing back. Whoever looks at the memory
+    /// afterwards must not find them; this program is gone by then.
+    fn leave(&mut self) {
+        let Some(_vm) = self.raise("spin", "@guest ready") else { return };
+        println!("@host leaves={}", self.options.scenario);
+        if self.options.scenario == "leave-reset" { psci::reset() } else { psci::shutdown() }
+    }
+
+    /// Takes a guest down: C5, and the disk comes back. Gives its handle,
+    /// which names nothing now.
+    fn bury(&mut self, vm: Arc<Vm>) -> Option<Handle> {
+        let handle = vm.handle;
+        match vm.tear_down(&FREE) {
+            Ok(remains) => {
+                let (outcome, detail) = match remains.leftover {
+                    None => (GOOD, format!("{} frames came back, all zero", remains.frames)),
+                    Some(pfn) => ("leaked", format!("frame {pfn:#x} is not zero")),
+                };
+                let what = "read what a guest left in its frames".into();
+                self.report(Finding { id: "C5.leftovers", what, outcome, detail });
+            }
+            Err(problem) => {
+                self.fail(&format!("a guest cannot be taken down: {problem}"));
+                return None;
+            }
+        }
+        match Arc::try_unwrap(vm) {
+            Ok(vm) => self.disk = vm.into_disks().pop().or(self.disk.take()),
+            Err(_) => self.fail("somebody still holds a guest that is gone"),
+        }
+        Some(handle)
+    }
+
+    fn finish(self) -> bool {
+        report::machine_counters();
+        let (made, refused) = report::tally();
+        println!("host: {refused} of {made} attempts refused");
+        self.passed && refused == made
+    }
+}
+
+/// What the guest's own DMA layer counted: bytes copied and calls made.
+fn bounced(run: &str, vm: &Vm) {
+    let Some(words) = vm.said("@guest dma ") else { return };
+    for (key, name) in [
+        ("bytes_in", "bytes_copied_to_device"),
+        ("bytes_out", "bytes_copied_from_device"),
+        ("hypercalls", "dma_hypercalls"),
+    ] {
+        let value = rt::dt::argument(&words, key).and_then(|value| value.parse().ok());
+        if let Some(value) = value {
+            report::counter(run, name, value);
+        }
+    }
+}
+
+fn load(counter: &core::sync::atomic::AtomicU64) -> u64 {
+    counter.load(core::sync::atomic::Ordering::Relaxed)
+}

@@ -1,0 +1,137 @@
+//! A guest, from creation to the last reclaimed frame.
+
+mod build;
+mod teardown;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use host::bouncer::{Handle, Refusal};
+use host::frames::Run;
+use host::uart::Uart;
+use hyp::layout;
+use spin::Mutex;
+
+pub(super) use build::{DevicePlan, Plan};
+
+use super::device::Device;
+
+/// What went wrong, and in which step.
+pub(super) struct Problem {
+    pub(super) step: &'static str,
+    pub(super) why: Option<Refusal>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.why {
+            Some(refusal) => write!(f, "{}: {refusal:?}", self.step),
+            None => write!(f, "{}: no room", self.step),
+        }
+    }
+}
+
+fn step(step: &'static str) -> impl Fn(Refusal) -> Problem {
+    move |refusal| Problem { step, why: Some(refusal) }
+}
+
+fn no_memory(step: &'static str) -> Problem {
+    Problem { step, why: None }
+}
+
+/// How a vCPU is doing.
+pub(super) mod state {
+    /// Not started, or turned off.
+    pub(crate) const OFF: u32 = 0;
+    /// Wants a CPU.
+    pub(crate) const RUNNABLE: u32 = 1;
+    /// Is on one.
+    pub(crate) const RUNNING: u32 = 2;
+    /// Waits for its deadline or a kick.
+    pub(crate) const WAITING: u32 = 3;
+}
+
+/// A vCPU, as its scheduler knows it.
+#[derive(Default)]
+pub(super) struct Vcpu {
+    pub(super) state: AtomicU32,
+    /// CNTPCT_EL0 value it waits for; all ones for none.
+    pub(super) deadline: AtomicU64,
+    /// Something is pending for it that it may not have seen.
+    pub(super) kicked: AtomicBool,
+    /// Reply to its last MMIO read.
+    pub(super) reply: AtomicU64,
+}
+
+/// How a guest ended.
+pub(super) mod end {
+    /// It runs.
+    pub(crate) const NOT_YET: u8 = 0;
+    /// It powered itself off.
+    pub(crate) const OFF: u8 = 1;
+    /// It asked for a reset.
+    pub(crate) const RESET: u8 = 2;
+    /// EL2 ended it.
+    pub(crate) const DEAD: u8 = 3;
+}
+
+/// A guest.
+pub(super) struct Vm {
+    pub(super) handle: Handle,
+    pub(super) vcpus: Vec<Vcpu>,
+    /// The frames that are, or will be when touched, its RAM.
+    pub(super) ram: Run,
+    /// What of them was donated.
+    donated: Mutex<Vec<Run>>,
+    memcache: Mutex<Vec<Run>>,
+    bounce: Vec<Run>,
+    pub(super) devices: Vec<Mutex<Device>>,
+    pub(super) uart: Mutex<Uart>,
+    /// Lines it printed that begin with `@`.
+    pub(super) words: Mutex<Vec<String>>,
+    pub(super) ended: AtomicU8,
+    /// Nobody should enter it any more.
+    pub(super) stopping: AtomicBool,
+}
+
+impl Vm {
+    /// The frame of guest page `gfn`, if that is in its RAM.
+    pub(super) fn frame_of(&self, ipa: u64) -> Option<u64> {
+        let page = (ipa >> 12).checked_sub(layout::RAM >> 12)?;
+        (page < self.ram.count).then(|| self.ram.pfn + page)
+    }
+
+    /// Prints a line of the guest's, and keeps it if it is meant for tests.
+    /// A guest speaks only for itself: a line that looks like another party's
+    /// is shown as the guest's text.
+    pub(super) fn say(&self, line: &str) {
+        if line.starts_with("@guest ") {
+            self.words.lock().push(String::from(line));
+            rt::println!("{line}");
+        } else {
+            rt::println!("guest: {}", line.strip_prefix("guest: ").unwrap_or(line));
+        }
+    }
+
+    /// What the guest said on a line that begins with `start`, the rest of it.
+    pub(super) fn said(&self, start: &str) -> Option<String> {
+        self.words.lock().iter().find_map(|line| line.strip_prefix(start).map(String::from))
+    }
+
+    /// How many of its lines begin with `start`.
+    pub(super) fn count_said(&self, start: &str) -> usize {
+        self.words.lock().iter().filter(|line| line.starts_with(start)).count()
+    }
+
+    /// A frame the host lent it as bounce memory.
+    pub(super) fn lent_frame(&self) -> Option<u64> {
+        self.bounce.first().map(|run| run.pfn)
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn end(&self) -> u8 {
+        self.ended.load(Ordering::Acquire)
+    }
+}
