@@ -153,6 +153,7 @@ impl<M: Machine> Hypervisor<M> {
         for slot in &self.slots {
             if let Some(vm) = slot.lock().vm.first_mut() {
                 vm.stage = Stage::Dying;
+                vm.vcpus.wipe();
                 vm.memory.begin_dying(&self.machine);
             }
         }

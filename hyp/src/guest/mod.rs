@@ -107,6 +107,9 @@ pub(crate) fn run<M: Machine>(
         }
         let power = if exit == HostExit::CpuOff { Power::Off } else { Power::On };
         vm.vcpus.put_back(vcpu, power, waiting);
+        if vm.stage == Stage::Dying {
+            vm.vcpus.wipe();
+        }
         Ok(())
     })?;
     Ok(exit.registers(kick))

@@ -1,6 +1,6 @@
 //! The host's firmware calls (attack rows C8, C9).
 
-use super::rig::{Rig, pfn};
+use super::rig::{Rig, interrupt, pfn};
 use crate::abi::host as id;
 use crate::machine::PowerAction;
 use crate::psci::{code, function};
@@ -91,4 +91,25 @@ fn c9_guests_are_wiped_before_the_machine_stops() {
         assert_eq!(rig.hyp.machine().peek(pfn(ram + 1), 7), 0);
         assert!(rig.hvc(id::VCPU_RUN, &[handle, 0, 0]).is_err(), "and none runs again");
     }
+}
+
+#[test]
+fn c9_registers_that_el2_keeps_for_a_guest_are_wiped_before_the_machine_stops() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    rig.script(|vcpu| {
+        vcpu.frame.x[19] = 0x5ec2e7;
+        vcpu.fp.v[8] = 0x5ec2e7;
+        vcpu.el1.tpidr_el0 = 0x5ec2e7;
+        interrupt()
+    });
+    rig.hvc(id::VCPU_RUN, &[handle, 0, 0]).unwrap();
+    let kept = |rig: &Rig| {
+        let handle = crate::vm::Handle::from_raw(handle);
+        let text = rig.hyp.with_vm(handle, |vm| Ok(std::format!("{:?}", vm.vcpus))).unwrap();
+        text.contains(&std::format!("{}", 0x5ec2e7))
+    };
+    assert!(kept(&rig), "the secret is in the vCPU while it may run again");
+    rig.smc(u64::from(function::SYSTEM_OFF), &[]);
+    assert!(!kept(&rig));
 }

@@ -48,12 +48,28 @@ impl Vcpu {
         self.pending_load = None;
     }
 
+    /// Forgets its registers, for good: it will not run again. They are a
+    /// guest's secrets in EL2's memory, and EL2's memory does not stay EL2's
+    /// when the machine is reset.
+    pub(crate) fn wipe(&mut self) {
+        self.state = VcpuState::default();
+        self.pending_load = None;
+        // Nobody reads them again, so the compiler could leave the stores out.
+        core::hint::black_box(&mut self.state);
+    }
+
     /// Completes the load that was waiting, if one was: only its destination
     /// register changes, masked to the size of the access.
     pub(crate) fn complete_load(&mut self, reply: u64) {
         if let Some(transfer) = self.pending_load.take() {
             self.state.frame.set(transfer.register, transfer.loaded(reply));
         }
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
 

@@ -110,6 +110,14 @@ impl Vcpus {
         }
     }
 
+    /// Forgets the registers of all that are in their places. Their VM is
+    /// dying; one that still runs is wiped when it is back.
+    pub(crate) fn wipe(&mut self) {
+        for vcpu in self.places.iter_mut().flatten().filter_map(|place| place.vcpu.as_mut()) {
+            vcpu[0].wipe();
+        }
+    }
+
     /// Does any vCPU run?
     pub(crate) fn any_running(&self) -> bool {
         self.places.iter().flatten().any(|place| place.running_on.is_some())
