@@ -63,6 +63,7 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
     let tree_size = firmware_tree.bytes().len();
     let tree_range = ByteRange::between(tree, tree + tree_size as u64);
     let kernel_size = image::memory_size(&host::image_header(&info)?);
+    let kernel_size = kernel_size.ok_or(BootError::NotAnImage)?;
     let placed = place(&info, entry::image(), tree_range, kernel_size)?;
     for (range, name) in &placed {
         debug!("{name} at {:#x} to {:#x}", range.start(), range.end());

@@ -73,6 +73,8 @@ pub enum BootError {
     NoGicV3,
     /// The loader handed over no kernel for the host.
     NoKernel,
+    /// The host's kernel has no arm64 Image header.
+    NotAnImage,
     /// Two things that must be apart share memory.
     Overlap(&'static str, &'static str),
     /// Something is (partly) outside RAM.
@@ -107,6 +109,10 @@ impl fmt::Display for BootError {
             }
             Self::NoKernel => f.write_str(
                 "no host kernel: add -device guest-loader,addr=0x50000000,kernel=host.img",
+            ),
+            Self::NotAnImage => f.write_str(
+                "the host kernel is no arm64 Image: give guest-loader a flat Image, not an ELF \
+                 or a compressed one",
             ),
             Self::Overlap(a, b) => {
                 write!(f, "{a} and {b} overlap: give the boot modules other addresses")

@@ -13,7 +13,7 @@ pub type Placement = ArrayVec<Placed, 4>;
 
 /// The things in RAM, checked: all in RAM, all apart.
 ///
-/// `kernel_size` is the memory the kernel's header asks for, if it has one.
+/// `kernel_size` is the memory the kernel's header asks for.
 ///
 /// # Errors
 /// [`BootError::OutsideRam`], [`BootError::Overlap`] or
@@ -22,13 +22,13 @@ pub fn place(
     info: &BootInfo,
     bouncer: ByteRange,
     tree: ByteRange,
-    kernel_size: Option<u64>,
+    kernel_size: u64,
 ) -> Result<Placement, BootError> {
     let kernel = info.kernel.range;
-    if kernel_size.is_some() && !kernel.start().is_multiple_of(image::ALIGNMENT) {
+    if !kernel.start().is_multiple_of(image::ALIGNMENT) {
         return Err(BootError::MisalignedKernel(kernel.start()));
     }
-    let kernel = ByteRange::new(kernel.start(), kernel.size().max(kernel_size.unwrap_or(0)))
+    let kernel = ByteRange::new(kernel.start(), kernel.size().max(kernel_size))
         .ok_or(BootError::OutsideRam("the host kernel"))?;
     let mut placed = Placement::new();
     placed.extend([
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn the_highest_gap_between_placed_things_is_taken() {
         let mut info = info();
-        let placed = place(&info, BOUNCER, TREE, None).unwrap();
+        let placed = place(&info, BOUNCER, TREE, 0).unwrap();
         let top = carve(&info, &placed, 4 * MIB, 2 * MIB, u64::MAX).unwrap();
         assert_eq!(top, ByteRange::between(0x8000_0000 - 4 * MIB, 0x8000_0000));
         info.reserved.push(ByteRange::between(0x7000_0000, 0x7fff_0000));
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn memory_that_is_full_or_small_is_refused_with_the_size_needed() {
         let mut info = info();
-        let placed = place(&info, BOUNCER, TREE, None).unwrap();
+        let placed = place(&info, BOUNCER, TREE, 0).unwrap();
         let all = info.memory[0];
         assert_eq!(
             carve(&info, &placed, 2 * all.size(), 4096, u64::MAX),
@@ -126,17 +126,14 @@ mod tests {
         let info = info();
         let ramdisk = info.ramdisk.as_ref().unwrap().range;
         assert_eq!(
-            place(&info, BOUNCER, TREE, Some(ramdisk.end() - info.kernel.range.start())),
+            place(&info, BOUNCER, TREE, ramdisk.end() - info.kernel.range.start()),
             Err(BootError::Overlap("the host kernel", "the ramdisk"))
         );
         assert_eq!(
-            place(&info, BOUNCER, TREE, Some(u64::MAX)),
+            place(&info, BOUNCER, TREE, u64::MAX),
             Err(BootError::OutsideRam("the host kernel"))
         );
         let beyond = ByteRange::between(0x8000_0000, 0x8000_1000);
-        assert_eq!(
-            place(&info, BOUNCER, beyond, None),
-            Err(BootError::OutsideRam("the device tree"))
-        );
+        assert_eq!(place(&info, BOUNCER, beyond, 0), Err(BootError::OutsideRam("the device tree")));
     }
 }

@@ -10,8 +10,7 @@ const MAGIC: (usize, [u8; 4]) = (56, *b"ARM\x64");
 const IMAGE_SIZE: usize = 16;
 
 /// Bytes of RAM the kernel that starts with `header` needs from its first
-/// byte on, zero-initialised data included; `None` if it is no arm64 Image
-/// (then only the bytes that were loaded are known).
+/// byte on, zero-initialised data included; `None` if it is no arm64 Image.
 pub fn memory_size(header: &[u8; HEADER_SIZE]) -> Option<u64> {
     let (at, magic) = MAGIC;
     if header.get(at..at + magic.len())? != magic {

@@ -22,10 +22,15 @@ use xtask::workspace::Workspace;
 /// # Errors
 /// When something is missing that set-up cannot install, or does not build.
 pub fn ready() -> Result<(Workspace, Images)> {
-    emulator()?;
-    let workspace = Workspace::find()?;
-    let images = build::images(&workspace)?;
-    Ok((workspace, images))
+    static READY: OnceLock<Result<(Workspace, Images), String>> = OnceLock::new();
+    let build = || {
+        emulator()?;
+        let workspace = Workspace::find()?;
+        let images = build::images(&workspace)?;
+        Ok((workspace, images))
+    };
+    let ready = READY.get_or_init(|| build().map_err(|error: anyhow::Error| format!("{error:#}")));
+    ready.clone().map_err(anyhow::Error::msg)
 }
 
 /// Makes sure there is an emulator, once per test binary.

@@ -13,8 +13,8 @@ use crate::workspace::Workspace;
 pub const SECTOR: u64 = 512;
 /// The file a guest writes to prove that its writes arrive.
 pub const GUEST_FILE: &str = "GUEST.TXT";
-/// Name the guest is given when it shall hash the whole disk, not a file.
-pub const WHOLE_DISK: &str = "*";
+/// Name a guest gives to the hash of a whole disk.
+pub const WHOLE_DISK: &str = "disk";
 /// Size of the disk made without `--disk`.
 const OWN_SIZE: u64 = 4 << 20;
 
@@ -103,17 +103,34 @@ impl Disk {
             Ok(files) => (Kind::Fat, files),
             Err(_) => (Kind::Raw, Vec::new()),
         };
-        // The largest file crosses the bounce window most often.
-        let largest = files.iter().max_by_key(|(_, bytes)| *bytes).map(|(name, _)| name.clone());
-        let hash_name = largest.unwrap_or_else(|| WHOLE_DISK.to_owned());
         file.seek(SeekFrom::Start(0))?;
-        let sha256 = if hash_name == WHOLE_DISK {
-            sha256_of(&mut file)?
-        } else {
-            let volume = fatfs::FileSystem::new(&mut file, fatfs::FsOptions::new())?;
-            sha256_of(&mut volume.root_dir().open_file(&hash_name)?)?
+        let (hash_name, sha256) = match kind {
+            Kind::Raw => (WHOLE_DISK.to_owned(), sha256_of(&mut file)?),
+            Kind::Fat => {
+                let name = hashable(&files).context(
+                    "the disk's file system has no file in its root directory to hash: put one \
+                     there, or give a disk without a file system",
+                )?;
+                let volume = fatfs::FileSystem::new(&mut file, fatfs::FsOptions::new())?;
+                let sha256 = sha256_of(&mut volume.root_dir().open_file(&name)?)?;
+                (name, sha256)
+            }
         };
         Ok(Self { path, kind, size, files, hash_name, sha256 })
+    }
+
+    /// What the same hash is once the guest has left its note on the disk.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn sha256_with(&self, note: &str) -> Result<String> {
+        if self.kind == Kind::Fat {
+            return Ok(self.sha256.clone());
+        }
+        let mut sector = note.as_bytes().to_vec();
+        sector.resize(SECTOR as usize, 0);
+        let before = File::open(&self.path)?.take(self.size - SECTOR);
+        sha256_of(&mut before.chain(sector.as_slice()))
     }
 
     /// Looks for the guest's note in the disk as it was after the run.
@@ -164,6 +181,18 @@ fn volume_files(file: &mut File) -> Result<Vec<(String, u64)>> {
         }
     }
     Ok(files)
+}
+
+/// The file to hash: the largest, since it crosses the bounce window most
+/// often; one whose name fits the host's command line, and not the file the
+/// guest writes.
+fn hashable(files: &[(String, u64)]) -> Option<String> {
+    let fits = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "._-~".contains(c));
+    files
+        .iter()
+        .filter(|(name, _)| fits(name) && name != GUEST_FILE)
+        .max_by_key(|(_, bytes)| *bytes)
+        .map(|(name, _)| name.clone())
 }
 
 /// SHA-256 of all that can be read, in hex.
@@ -250,6 +279,8 @@ mod tests {
         assert_eq!(disk.sha256, sha256_of(&mut copy.as_slice()).unwrap());
         let mut after = copy;
         after[1024..1031].copy_from_slice(b"note-17");
+        let predicted = disk.sha256_with("note-17").unwrap();
+        assert_eq!(predicted, sha256_of(&mut after.as_slice()).unwrap());
         std::fs::write(&disk.path, after).unwrap();
         assert!(disk.note_found(&disk.path, "note-17").unwrap());
         assert_eq!(std::fs::read(&original).unwrap(), [0xab; 1000]);
@@ -264,6 +295,16 @@ mod tests {
         assert!(Disk::copy_of(&original, &folder).is_err());
         assert!(Disk::copy_of(&folder.join("none"), &folder).is_err());
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn the_largest_file_with_a_plain_name_is_hashed() {
+        let files = |names: &[(&str, u64)]| -> Vec<(String, u64)> {
+            names.iter().map(|(name, bytes)| ((*name).to_owned(), *bytes)).collect()
+        };
+        let all = files(&[("A.TXT", 1), ("B C.TXT", 9), ("D~1.BIN", 5), (GUEST_FILE, 8)]);
+        assert_eq!(hashable(&all).as_deref(), Some("D~1.BIN"));
+        assert_eq!(hashable(&files(&[("X Y", 1)])), None);
     }
 
     #[test]

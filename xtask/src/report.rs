@@ -8,9 +8,13 @@ use crate::disk::Disk;
 use crate::qemu::{End, Machine};
 use crate::transcript::{Attack, Counters, Transcript, row_of};
 
-/// Rows of the attack table (docs/threat-model.md) that the host must have
-/// tried in each run of the story.
-pub const EXPECTED_ATTACKS: [&str; 0] = [];
+/// Rows of the attack table that must have been tried in every run.
+pub const EXPECTED_ATTACKS: [&str; 21] = [
+    "C1", "C2", "C4", "C5", "C6", "C7", "C8", "C10", "C11", "C14", "G1", "G2", "I1", "M1", "M2",
+    "M3", "M4", "M5", "M7", "M8", RACE,
+];
+/// The row that takes two CPUs.
+const RACE: &str = "C3";
 /// Guests the story runs: one per DMA policy.
 pub const EXPECTED_GUESTS: usize = 2;
 
@@ -27,6 +31,8 @@ pub struct Facts<'a> {
     pub orderly: bool,
     /// Whether the guest's note was found on the disk afterwards.
     pub write_seen: bool,
+    /// What the hash is once the guest's note is on the disk.
+    pub sha256_written: String,
     /// Wall-clock seconds from start to end.
     pub seconds: f64,
 }
@@ -82,6 +88,11 @@ impl Report {
         let of_file = |(file, _): &&(String, String)| file.eq_ignore_ascii_case(&disk.hash_name);
         let hashes: Vec<&str> =
             transcript.hashes.iter().filter(of_file).map(|(_, hex)| hex.as_str()).collect();
+        // Of a whole disk, the second guest hashes what the first has written.
+        let right = hashes.iter().enumerate().all(|(guest, hex)| match guest {
+            0 => *hex == disk.sha256,
+            _ => *hex == facts.sha256_written,
+        });
         let mut failures = Vec::new();
         let mut demand = |held: bool, sentence: String| {
             if !held {
@@ -105,14 +116,14 @@ impl Report {
             format!("{EXPECTED_GUESTS} guests should say result=pass, said: {guests:?}"),
         );
         demand(
-            hashes.len() >= EXPECTED_GUESTS && hashes.iter().all(|hex| *hex == disk.sha256),
+            hashes.len() >= EXPECTED_GUESTS && right,
             format!(
                 "{}: guests computed {hashes:?}, the image has {}",
                 disk.hash_name, disk.sha256
             ),
         );
         demand(facts.write_seen, "the guest's write is not on the disk".into());
-        judge_attacks(&transcript.attacks, &mut demand);
+        judge_attacks(&transcript.attacks, facts.machine.cpus, &mut demand);
         Self {
             result: if failures.is_empty() { "pass" } else { "fail" },
             failures,
@@ -123,7 +134,7 @@ impl Report {
             },
             disk: DiskReport {
                 file: disk.hash_name.clone(),
-                sha256_guest: hashes.last().copied().unwrap_or_default().to_owned(),
+                sha256_guest: hashes.first().copied().unwrap_or_default().to_owned(),
                 sha256_host: disk.sha256.clone(),
                 write_seen: facts.write_seen,
             },
@@ -140,7 +151,7 @@ impl Report {
     }
 }
 
-fn judge_attacks(attacks: &[Attack], demand: &mut impl FnMut(bool, String)) {
+fn judge_attacks(attacks: &[Attack], cpus: u32, demand: &mut impl FnMut(bool, String)) {
     for attack in attacks {
         demand(
             attack.outcome == "refused",
@@ -148,8 +159,8 @@ fn judge_attacks(attacks: &[Attack], demand: &mut impl FnMut(bool, String)) {
         );
     }
     let tried: BTreeSet<&str> = attacks.iter().map(|attack| row_of(&attack.id)).collect();
-    let missing: Vec<&str> =
-        EXPECTED_ATTACKS.iter().filter(|row| !tried.contains(*row)).copied().collect();
+    let possible = EXPECTED_ATTACKS.iter().filter(|row| cpus > 1 || **row != RACE);
+    let missing: Vec<&str> = possible.filter(|row| !tried.contains(*row)).copied().collect();
     demand(missing.is_empty(), format!("attacks never tried: {}", missing.join(", ")));
     demand(!attacks.is_empty(), "no attack was made".into());
 }

@@ -42,6 +42,7 @@ fn judge_with(lines: &[String], change: impl FnOnce(&mut Facts<'_>)) -> Report {
         end: End::PoweredOff,
         orderly: true,
         write_seen: true,
+        sha256_written: HASH.into(),
         seconds: 1.0,
     };
     change(&mut facts);
@@ -89,6 +90,33 @@ fn what_was_not_seen_counts_as_broken() {
             good_lines().into_iter().filter(|line| !line.contains(&id)).collect();
         assert!(row == "C1" || !judge(&lines).passed(), "{row} never tried");
     }
+}
+
+#[test]
+fn the_race_is_not_expected_of_a_single_cpu() {
+    let mut lines = good_lines();
+    lines.retain(|line| !line.contains(&format!("id={RACE} ")));
+    assert!(!judge(&lines).passed());
+    let mut transcript = Transcript::default();
+    lines.iter().for_each(|line| transcript.push(line));
+    let mut failures = Vec::new();
+    judge_attacks(&transcript.attacks, 1, &mut |held, sentence| {
+        if !held {
+            failures.push(sentence);
+        }
+    });
+    assert_eq!(failures, Vec::<String>::new());
+}
+
+#[test]
+fn the_second_guest_hashes_what_the_first_has_written() {
+    let written =
+        |lines: &[String]| judge_with(lines, |facts| facts.sha256_written = "beef".into());
+    assert!(!written(&good_lines()).passed());
+    let mut lines = good_lines();
+    let second = lines.iter_mut().filter(|line| line.contains("sha256")).nth(1).unwrap();
+    *second = second.replace(HASH, "beef");
+    assert!(written(&lines).passed());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::Images;
 use crate::cpio::newc;
-use crate::disk::Disk;
+use crate::disk::{Disk, Kind, WHOLE_DISK};
 use crate::qemu::{Boot, End, Machine, Module};
 use crate::report::{Facts, Report};
 use crate::transcript::Transcript;
@@ -100,11 +100,7 @@ pub fn tell(
     drop((guest, disk_bytes, archive));
 
     let note = note();
-    let bootargs = format!(
-        "scenario=story vcpus={} policy=both attacks=all hash={} note={note}",
-        config.machine.cpus.min(2),
-        disk.hash_name
-    );
+    let bootargs = bootargs(config.machine.cpus, &disk, &note);
     let boot = Boot {
         machine: config.machine.clone(),
         kernel: images.bouncer.clone(),
@@ -137,10 +133,23 @@ pub fn tell(
         end: ended.end,
         orderly: ended.status.success(),
         write_seen,
+        sha256_written: disk.sha256_with(&note)?,
         seconds: started.elapsed().unwrap_or_default().as_secs_f64(),
     };
     let report = Report::judge(&facts, &transcript);
     Ok(Run { report, transcript, end: ended.end, folder })
+}
+
+/// The host's command line. Even one CPU runs a guest of two.
+fn bootargs(cpus: u32, disk: &Disk, note: &str) -> String {
+    let vcpus = cpus.max(2);
+    let (hash, write) = match disk.kind {
+        Kind::Fat => (disk.hash_name.as_str(), "file"),
+        Kind::Raw => (WHOLE_DISK, "last-sector"),
+    };
+    format!(
+        "scenario=story vcpus={vcpus} policy=both attacks=all hash={hash} write={write} note={note}"
+    )
 }
 
 /// Refuses a ramdisk that does not fit, before QEMU would.

@@ -48,7 +48,7 @@ impl Transcript {
     /// Takes the next console line.
     pub fn push(&mut self, line: &str) {
         self.lines.push(line.to_owned());
-        if self.panic.is_none() && line.to_lowercase().contains("panic") {
+        if self.panic.is_none() && tells_of_panic(line) {
             self.panic = Some(line.to_owned());
         }
         let Some(record) = Record::parse(line) else { return };
@@ -102,6 +102,11 @@ pub fn row_of(id: &str) -> &str {
     id.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or(id)
 }
 
+/// bouncer and the payloads end like this when they are themselves broken.
+fn tells_of_panic(line: &str) -> bool {
+    line.starts_with("@panic") || line.contains("panicked at") || line.contains("exception in EL2")
+}
+
 fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
@@ -146,7 +151,10 @@ mod tests {
     #[test]
     fn a_later_failure_of_the_host_is_not_hidden_by_an_early_pass() {
         assert_eq!(heard(&["@host result=pass", "@host result=fail"]).host_result.unwrap(), "fail");
-        assert!(heard(&["bouncer: PANIC at x"]).panic.is_some());
+        assert!(heard(&["bouncer: panicked at x"]).panic.is_some());
+        assert!(heard(&["@panic panicked"]).panic.is_some());
+        assert!(heard(&["bouncer: exception in EL2, vector 4"]).panic.is_some());
+        assert!(heard(&["host: no panic today"]).panic.is_none());
     }
 
     #[test]

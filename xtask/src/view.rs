@@ -3,20 +3,26 @@
 
 use std::collections::BTreeSet;
 
+use console::Term;
+
 use crate::console::Record;
 use crate::report::Report;
 use crate::term::{BAD, DIM, GOOD, HEAD, Step, paint};
 use crate::transcript::{Counters, Transcript};
 
-/// Widest a text may be so that a line stays a line.
-const WIDTH: usize = 100;
+/// Width assumed where nobody looks at a terminal.
+const LOG_WIDTH: usize = 160;
 
 /// Shows console lines as they come, under headings.
 #[derive(Debug)]
 pub struct Live {
     raw: bool,
+    width: usize,
+    machine: String,
     waiting: Option<Step>,
-    heading: &'static str,
+    heading: String,
+    shown: BTreeSet<String>,
+    alike: usize,
 }
 
 impl Live {
@@ -26,67 +32,93 @@ impl Live {
     pub fn new(raw: bool, machine: &str) -> Self {
         let step = Step::new("Booting");
         step.note(machine);
-        Self { raw, waiting: Some(step), heading: "" }
+        let terminal = Term::stdout();
+        let width = match terminal.size_checked() {
+            Some((_, columns)) if terminal.is_term() => usize::from(columns).max(80),
+            _ => LOG_WIDTH,
+        };
+        Self {
+            raw,
+            width,
+            machine: machine.to_owned(),
+            waiting: Some(step),
+            heading: String::new(),
+            shown: BTreeSet::new(),
+            alike: 0,
+        }
     }
 
     /// Takes the next console line.
     pub fn line(&mut self, line: &str) {
         if let Some(step) = self.waiting.take() {
-            step.done("first sign of life on the console");
+            step.done(&self.machine);
         }
         if self.raw {
             anstream::println!("{line}");
             return;
         }
         if let Some(record) = Record::parse(line) {
-            self.record(&record);
+            if record.name == "attack" {
+                self.attack(&record);
+            }
             return;
         }
-        let heading = match line.split_once(':').map(|(speaker, _)| speaker) {
-            Some("bouncer") => "bouncer takes the machine at EL2",
-            Some("host") => "the host comes up behind stage 2, no longer trusted",
-            Some("guest") => "a protected guest runs",
-            // Before the first speaker: firmware, or QEMU's own complaint.
-            _ => self.heading,
-        };
-        self.under(heading);
-        anstream::println!("    {}", cut(line));
+        self.end_attacks();
+        if let Some(heading) = heading(line) {
+            self.under(heading);
+        }
+        anstream::println!("    {}", cut(line, self.width - 4));
     }
 
-    fn under(&mut self, heading: &'static str) {
+    fn under(&mut self, heading: String) {
         if heading != self.heading {
-            anstream::println!("\n  {}", paint(HEAD, heading));
+            anstream::println!("\n  {}", paint(HEAD, &heading));
             self.heading = heading;
         }
     }
 
-    fn record(&mut self, record: &Record) {
+    /// One line for each way in; the same instruction aimed at the next
+    /// address is only counted, unless it was not refused.
+    fn attack(&mut self, record: &Record) {
         let get = |key: &str| record.get(key).unwrap_or_default();
-        match record.name.as_str() {
-            "attack" => {
-                self.under("the host attacks");
-                let refused = get("outcome") == "refused";
-                let mark = if refused { paint(GOOD, "✓") } else { paint(BAD, "✗") };
-                let outcome = paint(if refused { GOOD } else { BAD }, get("outcome"));
-                let (id, what) = (get("id"), get("what"));
-                anstream::println!("    {mark} {id:<5} {what}");
-                anstream::println!("            {outcome}: {}", paint(DIM, cut(get("detail"))));
-            }
-            "guest" if record.says("file") => {
-                self.under("a protected guest runs");
-                anstream::println!("    guest: {:>9} bytes  {}", get("size"), get("name"));
-            }
-            "guest" if record.says("sha256") => {
-                self.under("a protected guest runs");
-                let (file, dma) = (get("file"), get("dma"));
-                anstream::println!("    guest: sha256 of {file} through {dma} is {}", get("hex"));
-            }
-            "guest" if record.says("wrote") => {
-                self.under("a protected guest runs");
-                anstream::println!("    guest: wrote {} bytes to {}", get("bytes"), get("file"));
-            }
-            _ => {}
+        let (id, what, outcome, detail) = (get("id"), get("what"), get("outcome"), get("detail"));
+        let first = self.shown.insert(id.to_owned());
+        if outcome != "refused" {
+            let (mark, outcome) = (paint(BAD, "✗"), paint(BAD, outcome));
+            anstream::println!("    {mark} {id:<16} {what}: {outcome}: {detail}");
+        } else if first {
+            let (mark, outcome) = (paint(GOOD, "✓"), paint(GOOD, outcome));
+            let used = 6 + id.len().max(16) + 1 + what.chars().count().max(46) + 11;
+            let detail = cut(detail, self.width.saturating_sub(used).max(24));
+            anstream::println!("    {mark} {id:<16} {what:<46} {outcome}: {}", paint(DIM, detail));
+        } else {
+            self.alike += 1;
         }
+    }
+
+    fn end_attacks(&mut self) {
+        if self.alike > 0 {
+            let text =
+                format!("and {} more of the same kinds, all refused (-v shows them)", self.alike);
+            anstream::println!("    {} {}", paint(GOOD, "✓"), paint(DIM, text));
+            self.alike = 0;
+        }
+    }
+}
+
+/// The heading a line begins a new part of the story with, if it does.
+fn heading(line: &str) -> Option<String> {
+    let (speaker, text) = line.split_once(": ")?;
+    match speaker {
+        "bouncer" => Some("bouncer takes the machine at EL2".into()),
+        "host" if text.starts_with("guest `") => {
+            let guest = text.split(" measured ").next().unwrap_or(text);
+            Some(format!("the host starts {guest}"))
+        }
+        "host" if text.contains("CPUs up") => {
+            Some("the host comes up at EL1, behind stage 2, no longer trusted".into())
+        }
+        _ => None,
     }
 }
 
@@ -160,11 +192,11 @@ fn words(name: &str) -> String {
     name.replace('_', " ")
 }
 
-fn cut(text: &str) -> String {
-    if text.chars().count() <= WIDTH {
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
         return text.to_owned();
     }
-    text.chars().take(WIDTH - 1).chain(['…']).collect()
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -187,8 +219,17 @@ mod tests {
     }
 
     #[test]
+    fn the_parts_of_the_story_have_headings() {
+        assert!(heading("bouncer: version 0.1.0").unwrap().contains("EL2"));
+        let guest = heading("host: guest `story` (bounce-bar, 2 vCPUs) measured sha256=00");
+        assert_eq!(guest.unwrap(), "the host starts guest `story` (bounce-bar, 2 vCPUs)");
+        assert_eq!(heading("host: tries what it can"), None);
+        assert_eq!(heading("guest: bouncer: hello"), None);
+    }
+
+    #[test]
     fn long_lines_are_cut_at_a_character() {
-        assert_eq!(cut("kurz"), "kurz");
-        assert_eq!(cut(&"ü".repeat(200)).chars().count(), WIDTH);
+        assert_eq!(cut("kurz", 4), "kurz");
+        assert_eq!(cut(&"ü".repeat(200), 100).chars().count(), 100);
     }
 }

@@ -19,6 +19,8 @@ pub struct Options<'a> {
     pub hash: Option<&'a str>,
     /// `note=`, passed to the guest.
     pub note: Option<&'a str>,
+    /// `write=`, passed to the guest.
+    pub write: Option<&'a str>,
 }
 
 impl<'a> Options<'a> {
@@ -35,6 +37,7 @@ impl<'a> Options<'a> {
             attacks: "all",
             hash: None,
             note: None,
+            write: None,
         };
         for word in line.split_whitespace() {
             let Some((name, value)) = word.split_once('=') else { continue };
@@ -57,6 +60,7 @@ impl<'a> Options<'a> {
                 "attacks" => options.attacks = value,
                 "hash" => options.hash = Some(value),
                 "note" => options.note = Some(value),
+                "write" => options.write = Some(value),
                 _ => {}
             }
         }

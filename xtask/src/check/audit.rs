@@ -1,5 +1,8 @@
 //! The unsafe audit: how much there is, where it may be, and whether each
-//! use says why it is sound.
+//! block, implementation and function says why it is sound. Declarations of
+//! foreign items and attributes such as `#[unsafe(no_mangle)]` are counted
+//! only: what they promise is checked by the linker, or said where they are
+//! used.
 //!
 //! The compiler already denies unsafe code outside modules that allow it.
 //! The audit adds what it cannot say: which modules those may be
@@ -78,13 +81,18 @@ impl Audit {
     /// Counts one file; returns its uses of unsafe.
     fn file(&mut self, name: &str, source: &str) -> usize {
         let lines = lines(source);
-        let uses: Vec<usize> = lines
+        let uses: Vec<(usize, Use)> = lines
             .iter()
             .enumerate()
-            .flat_map(|(at, line)| std::iter::repeat_n(at, uses_in(&line.code)))
+            .flat_map(|(at, line)| uses_in(&line.code).into_iter().map(move |use_| (at, use_)))
             .collect();
-        for &at in &uses {
-            if !is_justified(&lines, at) {
+        for &(at, use_) in &uses {
+            let obliged = match use_ {
+                Use::Block => true,
+                Use::Function => !in_trait_impl(&lines, at),
+                Use::Declaration => false,
+            };
+            if obliged && !is_justified(&lines, at) {
                 let line = at + 1;
                 self.problems.push(format!("{name}:{line}: unsafe without a SAFETY comment"));
             }
@@ -136,10 +144,56 @@ fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
+/// What the keyword stands before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// A block or an `unsafe impl`: somebody vouches for something.
+    Block,
+    /// A function: its caller will have to.
+    Function,
+    /// An `extern` block, an attribute, or a function pointer's type.
+    Declaration,
+}
+
 /// Uses of the keyword on a line of code. `unsafe_code` in an attribute is
 /// another word.
-fn uses_in(code: &str) -> usize {
-    code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| *word == "unsafe").count()
+fn uses_in(code: &str) -> Vec<Use> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut uses = Vec::new();
+    for (at, word) in code.match_indices("unsafe") {
+        let (before, after) = (code.get(..at), code.get(at + word.len()..));
+        let (Some(before), Some(after)) = (before, after) else { continue };
+        if before.ends_with(is_word) || after.starts_with(is_word) {
+            continue;
+        }
+        let after = after.trim_start();
+        let after = match after.strip_prefix("extern").map(str::trim_start) {
+            Some(rest) if rest.starts_with("fn") => rest,
+            _ => after,
+        };
+        uses.push(match after.strip_prefix("fn") {
+            Some(rest) if rest.starts_with(' ') => Use::Function,
+            Some(_) => Use::Declaration,
+            None if after.starts_with("extern") || after.starts_with('(') => Use::Declaration,
+            None => Use::Block,
+        });
+    }
+    uses
+}
+
+/// Is this line inside `impl Trait for …`? Then the trait says what the
+/// function's caller must do.
+fn in_trait_impl(lines: &[Line], at: usize) -> bool {
+    let indent = |line: &Line| line.code.len() - line.code.trim_start().len();
+    let Some((this, above)) = lines.get(..=at).and_then(|lines| lines.split_last()) else {
+        return false;
+    };
+    let outer = |line: &&Line| !line.code.trim().is_empty() && indent(line) < indent(this);
+    above
+        .iter()
+        .rev()
+        .find(outer)
+        .is_some_and(|line| line.code.contains("impl") && line.code.contains(" for "))
 }
 
 /// A use is justified by `SAFETY:` or a `# Safety` section on its line, or in
@@ -183,7 +237,9 @@ mod tests {
             "// SAFETY: x\n// more\nlet a =\n    unsafe { f() };",
             "let a = unsafe { f() }; // SAFETY: x",
             "/// Does.\n///\n/// # Safety\n/// Call once.\n#[inline]\nunsafe fn f() {}",
-            "// SAFETY: one symbol of this name\n#[unsafe(no_mangle)]",
+            "#[unsafe(no_mangle)]",
+            "unsafe extern \"C\" {",
+            "fn f(g: unsafe fn(u8)) {}",
         ] {
             assert_eq!(problems("rt/src/a.rs", source), (1, vec![]), "{source}");
         }
@@ -197,9 +253,18 @@ mod tests {
             "// SAFETY: x\n\nunsafe { f() }",
             "// because\nunsafe { f() }",
             "let s = \"SAFETY: x\"; unsafe { f() }",
+            "unsafe impl Sync for X {}",
+            "impl X {\n    unsafe fn f() {}\n}",
+            "pub unsafe extern \"C\" fn f() {}",
         ] {
             assert_eq!(problems("rt/src/a.rs", source).1.len(), 1, "{source}");
         }
+    }
+
+    #[test]
+    fn a_traits_function_is_justified_by_the_trait() {
+        let source = "// SAFETY: x\nunsafe impl A for B {\n    unsafe fn f() {}\n}";
+        assert_eq!(problems("rt/src/a.rs", source), (2, vec![]));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(crate) fn main(dtb: usize) -> ! {
             console::init(hyp::layout::UART as usize);
             println!("host: {message}");
             println!("@host result=fail reason=\"{message}\"");
+            // The tree could not be asked; bouncer answers SMC.
+            psci::set_conduit(psci::Conduit::Smc);
             psci::shutdown()
         }
     };

@@ -136,7 +136,10 @@ impl Stage<'_> {
         let shared = policy == "shared-pages";
         let mut bootargs =
             format!("scenario={scenario} dma={}", if shared { "shared" } else { "bounce" });
-        for (name, value) in [("hash", self.options.hash), ("note", self.options.note)] {
+        let options = &self.options;
+        let passed_on =
+            [("hash", options.hash), ("note", options.note), ("write", options.write)];
+        for (name, value) in passed_on {
             if let Some(value) = value {
                 bootargs += &format!(" {name}={value}");
             }
