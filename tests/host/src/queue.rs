@@ -8,6 +8,7 @@
 //! not stop the host.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::memory::{Fault, Memory};
 
@@ -79,6 +80,27 @@ pub enum Hostile {
     Request,
 }
 
+impl fmt::Display for Hostile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Hostile::Rings => "rings of a wrong size or place",
+            Hostile::Address(Fault { address }) => {
+                return write!(f, "address {address:#x} is not the device's to touch");
+            }
+            Hostile::IndexJump => "the available index jumped",
+            Hostile::DescriptorIndex => "a descriptor index beyond the table",
+            Hostile::Loop => "a chain longer than its table",
+            Hostile::Indirect => "an indirect table where none may be",
+            Hostile::IndirectLength => "an indirect table of a wrong length",
+            Hostile::Length => "an empty, wrapping or oversized buffer",
+            Hostile::Order => "a readable buffer after a writable one",
+            Hostile::InRings => "a buffer inside the rings",
+            Hostile::Request => "a request that is none",
+        };
+        f.write_str(text)
+    }
+}
+
 impl From<Fault> for Hostile {
     fn from(fault: Fault) -> Self {
         Hostile::Address(fault)
@@ -103,6 +125,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Number of its first descriptor: its name in the rings.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
     /// Bytes the driver wrote for the device.
     pub fn readable_bytes(&self) -> u64 {
         total(&self.readable)
@@ -283,6 +310,26 @@ impl Queue {
         self.next_used = before.wrapping_add(1);
         memory.store_index(self.rings.device + 2, self.next_used)?;
         self.wants_interrupt(memory, before)
+    }
+
+    /// Writes what no honest device writes: any id and length into the next
+    /// used element, and the index `advance` further. For tests of drivers.
+    ///
+    /// # Errors
+    /// A ring that is not accessible.
+    pub fn forge<M: Memory + ?Sized>(
+        &mut self,
+        memory: &M,
+        id: u32,
+        length: u32,
+        advance: u16,
+    ) -> Result<(), Hostile> {
+        let slot = u64::from(self.next_used % self.rings.size);
+        let element = u64::from(id) | u64::from(length) << 32;
+        memory.write(self.rings.device + 4 + 8 * slot, &element.to_le_bytes())?;
+        self.next_used = self.next_used.wrapping_add(advance);
+        memory.store_index(self.rings.device + 2, self.next_used)?;
+        Ok(())
     }
 
     /// Has `avail.idx` moved on, and not by more than there can be?

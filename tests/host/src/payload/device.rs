@@ -11,6 +11,7 @@ use host::queue::{Hostile, Queue, Rings};
 use hyp::layout;
 
 use super::calls::BOUNCER;
+use super::lies::Lie;
 use super::window::Window;
 
 /// Status bits (virtio 1.4, 2.1).
@@ -71,6 +72,8 @@ pub(super) struct Device {
     live: bool,
     /// Queues that had more than the budget, one bit each.
     unfinished: u64,
+    /// How it lies to the driver, if it does.
+    pub(super) lie: Option<Lie>,
     /// What the driver did last that stopped the device.
     pub(super) failed: Option<Hostile>,
 }
@@ -88,6 +91,7 @@ impl Device {
             features: 0,
             live: false,
             unfinished: 0,
+            lie: None,
             failed: None,
         }
     }
@@ -146,7 +150,7 @@ impl Device {
             }
             Err(hostile) => {
                 rt::println!(
-                    "host: device {} stops, the driver broke a rule: {hostile:?}",
+                    "host: device {} stops, the driver broke a rule: {hostile}",
                     self.index
                 );
                 self.live = false;
@@ -184,27 +188,29 @@ impl Device {
         if matches!(self.backend, Backend::Console(_)) && number == console::RECEIVE {
             return Ok(Served::NOTHING);
         }
-        let (mut interrupt, mut all) = (false, false);
+        let (mut interrupt, mut all, mut kick) = (false, false, 0);
         for _ in 0..BUDGET {
             let Some(chain) = queue.pop(window)? else {
                 all = true;
                 break;
             };
             let written = match &mut self.backend {
+                _ if self.lie.is_some_and(|lie| !lie.serves()) => 0,
                 Backend::Block(block) => block.serve(window, &chain)?,
                 Backend::Console(console) => {
                     console.transmit(window, &chain)?.iter().for_each(|line| print(line));
                     0
                 }
             };
-            interrupt |= queue.push(window, &chain, written)?;
+            match self.lie {
+                None => interrupt |= queue.push(window, &chain, written)?,
+                Some(lie) => kick |= lie.answer((vm, index), queue, window, &chain, written)?,
+            }
         }
-        let kick = if interrupt {
+        if interrupt {
             // Refused only if the driver reset the device meanwhile.
-            BOUNCER.device_interrupt(vm, index, number.into()).unwrap_or(0)
-        } else {
-            0
-        };
+            kick |= BOUNCER.device_interrupt(vm, index, number.into()).unwrap_or(0);
+        }
         Ok(Served { all, kick })
     }
 }

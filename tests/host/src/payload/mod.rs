@@ -9,6 +9,7 @@ mod calls;
 mod clock;
 mod cpus;
 mod device;
+mod lies;
 mod machine;
 mod report;
 mod run;

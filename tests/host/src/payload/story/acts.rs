@@ -11,6 +11,7 @@ use rt::println;
 
 use super::{BOUNCE_PAGES, LIFE, RAM_MIB, Stage};
 use crate::payload::attacks::{self, Owner, donation};
+use crate::payload::lies::Lie;
 use crate::payload::report::{Finding, GOOD};
 use crate::payload::run;
 use crate::payload::run::FREE;
@@ -220,6 +221,41 @@ impl Stage<'_> {
         }
         self.report_all(told);
         self.bury(vm);
+    }
+}
+
+impl Stage<'_> {
+    /// H rows: guests whose disk lies. Whatever a guest makes of that, it must
+    /// end by its own decision, without a panic, and keep its memory to
+    /// itself.
+    pub(super) fn lies(&mut self) {
+        for lie in Lie::ALL {
+            let disk = self.disk.take().map(|disk| DevicePlan::Disk(disk, BOUNCE_PAGES));
+            let devices = disk.into_iter().collect();
+            let Some(vm) = self.build("bounce-bar", "story", 1, devices) else { return };
+            for device in &vm.devices {
+                device.lock().lie = Some(lie);
+            }
+            run::admit(Arc::clone(&vm));
+            let ended = run::until(LIFE, || vm.end() != end::NOT_YET);
+            let probe = attacks::memory::reach(vm.ram.pfn, Owner::Guest, "the guest");
+            run::retire(&vm);
+            let kept = probe.iter().all(|finding| finding.outcome == GOOD);
+            let (outcome, detail) = match (ended, vm.end(), vm.said("@panic"), kept) {
+                (_, _, Some(panic), _) => ("panic", panic),
+                (false, ..) => ("hung", String::from("the guest did not end")),
+                (_, end::OFF, None, true) => (GOOD, self.verdict(&vm)),
+                _ => ("broken", String::from("the guest died, or its memory was open")),
+            };
+            let what = format!("as a disk: {}", lie.words());
+            self.report(Finding { id: lie.id(), what, outcome, detail });
+            self.bury(vm);
+        }
+    }
+
+    fn verdict(&self, vm: &Vm) -> String {
+        let result = vm.said("@guest result=").unwrap_or_default();
+        format!("the guest ended itself, result {result}; its memory is still closed")
     }
 }
 

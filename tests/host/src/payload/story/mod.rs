@@ -87,6 +87,9 @@ impl Stage<'_> {
         if let "leave-off" | "leave-reset" = self.options.scenario {
             return self.leave();
         }
+        if self.options.scenario == "lies" {
+            return self.lies();
+        }
         if self.options.scenario != "story" {
             let policy = if self.options.bounce { "bounce-bar" } else { "shared-pages" };
             self.guest(policy, self.options.scenario);
@@ -137,8 +140,7 @@ impl Stage<'_> {
         let mut bootargs =
             format!("scenario={scenario} dma={}", if shared { "shared" } else { "bounce" });
         let options = &self.options;
-        let passed_on =
-            [("hash", options.hash), ("note", options.note), ("write", options.write)];
+        let passed_on = [("hash", options.hash), ("note", options.note), ("write", options.write)];
         for (name, value) in passed_on {
             if let Some(value) = value {
                 bootargs += &format!(" {name}={value}");

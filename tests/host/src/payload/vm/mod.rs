@@ -107,8 +107,10 @@ impl Vm {
     /// A guest speaks only for itself: a line that looks like another party's
     /// is shown as the guest's text.
     pub(super) fn say(&self, line: &str) {
-        if line.starts_with("@guest ") {
+        if line.starts_with("@guest ") || line.starts_with("@panic") {
             self.words.lock().push(String::from(line));
+        }
+        if line.starts_with("@guest ") {
             rt::println!("{line}");
         } else {
             rt::println!("guest: {}", line.strip_prefix("guest: ").unwrap_or(line));
