@@ -79,7 +79,8 @@ leave_world:
     stp     x26, x27, [x0, #208]
     stp     x28, x29, [x0, #224]
     str     x30, [x0, #240]
-    ldp     x2, x3, [sp], #16
+    ldp     x2, x3, [sp]
+    stp     xzr, xzr, [sp], #16     // a guest's registers stay in its frame only
     stp     x2, x3, [x0]
     mrs     x2, elr_el2
     mrs     x3, spsr_el2

@@ -3,17 +3,41 @@
 #![allow(unsafe_code)]
 
 use core::fmt;
+use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
+use tock_registers::registers::{ReadOnly, ReadWrite};
+use tock_registers::{register_bitfields, register_structs};
 
-/// Data register.
-const UARTDR: usize = 0x00;
-/// Flag register.
-const UARTFR: usize = 0x18;
-/// Control register.
-const UARTCR: usize = 0x30;
-/// UARTCR: UART and transmitter enabled.
-const UARTEN_TXE: u32 = 1 << 0 | 1 << 8;
-/// UARTFR: transmit FIFO full.
-const TXFF: u32 = 1 << 5;
+register_bitfields! {
+    u32,
+    /// Flag register.
+    FLAGS [
+        /// Transmit FIFO full.
+        TXFF OFFSET(5) NUMBITS(1) []
+    ],
+    /// Control register.
+    CONTROL [
+        /// UART enabled.
+        UARTEN OFFSET(0) NUMBITS(1) [],
+        /// Transmitter enabled.
+        TXE OFFSET(8) NUMBITS(1) []
+    ],
+}
+
+register_structs! {
+    /// As far as a transmitter goes.
+    Registers {
+        /// UARTDR.
+        (0x00 => data: ReadWrite<u32>),
+        (0x04 => _unused0),
+        /// UARTFR.
+        (0x18 => flags: ReadOnly<u32, FLAGS::Register>),
+        (0x1c => _unused1),
+        /// UARTCR.
+        (0x30 => control: ReadWrite<u32, CONTROL::Register>),
+        (0x34 => @END),
+    }
+}
+
 /// Polls of a full FIFO before a character is dropped: a UART that never
 /// drains must not stop the machine.
 const PATIENCE: u32 = 100_000;
@@ -34,29 +58,30 @@ impl Pl011 {
         Self { base }
     }
 
+    fn registers(&self) -> &Registers {
+        // SAFETY: `new`'s caller promised a mapped PL011 at `base`; device
+        // registers hold any value, and the fields are read and written with
+        // single volatile accesses.
+        unsafe { &*(self.base as *const Registers) }
+    }
+
     /// Switches the transmitter on, if the firmware has not.
     pub fn enable(&self) {
-        let control = (self.base + UARTCR) as *mut u32;
-        // SAFETY: `new`'s caller promised a PL011 at `base`; enabling its
-        // transmitter touches no memory.
-        unsafe { control.write_volatile(control.read_volatile() | UARTEN_TXE) }
+        self.registers().control.modify(CONTROL::UARTEN::SET + CONTROL::TXE::SET);
     }
 
     /// Sends one byte, or drops it if the FIFO stays full.
     pub fn put(&self, byte: u8) {
+        let registers = self.registers();
         let mut patience = PATIENCE;
-        // SAFETY: `new`'s caller promised a PL011 at `base`; both registers
-        // are 32-bit aligned and reading UARTFR has no side effect.
-        unsafe {
-            while ((self.base + UARTFR) as *const u32).read_volatile() & TXFF != 0 {
-                patience -= 1;
-                if patience == 0 {
-                    return;
-                }
-                core::hint::spin_loop();
+        while registers.flags.is_set(FLAGS::TXFF) {
+            patience -= 1;
+            if patience == 0 {
+                return;
             }
-            ((self.base + UARTDR) as *mut u32).write_volatile(u32::from(byte));
+            core::hint::spin_loop();
         }
+        registers.data.set(u32::from(byte));
     }
 }
 
