@@ -26,6 +26,7 @@ mod fixture;
 mod memory;
 mod oracle;
 mod tlb;
+pub mod walk;
 mod world;
 
 #[cfg(test)]

@@ -3,39 +3,16 @@
 mod boot;
 mod bounce;
 mod donate;
-mod model;
 mod reclaim;
 mod share;
 
 use super::*;
+use crate::sim::walk::memory::{BAR, RAM, SECRET, gfn, gfns, nth, pfns};
 use crate::sim::{Fixture, SimMachine, check};
 use std::vec::Vec;
 
-/// First frame of every guest's RAM.
-const RAM: u64 = crate::layout::RAM >> 12;
-/// A frame of the window for bounce BARs.
-const BAR: u64 = crate::layout::PCI_MEM64 >> 12;
-/// What a guest leaves in its frames.
-const SECRET: u64 = 0x5ec2_e700_5ec2_e700;
 /// What the host leaves in its own.
 const HOST_DATA: u64 = 0x0057_da7a_0057_da7a;
-
-fn gfn(number: u64) -> Gfn {
-    Gfn::new(number).unwrap()
-}
-
-fn pfns(start: u64, count: u64) -> PfnRange {
-    PfnRange::new(start, count).unwrap()
-}
-
-fn gfns(start: u64, count: u64) -> GfnRange {
-    GfnRange::new(start, count).unwrap()
-}
-
-/// Number of the `index`th frame of a range.
-fn nth(range: PfnRange, index: u64) -> Pfn {
-    range.start().checked_add(index).unwrap()
-}
 
 /// The call is refused with `error`, and nothing at all has changed: no word,
 /// no frame, no pool, no counter.

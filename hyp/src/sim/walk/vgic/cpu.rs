@@ -5,12 +5,12 @@ use crate::vcpu::state::VirtualCpuInterface;
 use std::vec::Vec;
 
 /// What ICC_IAR1_EL1 says when there is nothing.
-pub(super) const SPURIOUS: u32 = 1023;
+pub(crate) const SPURIOUS: u32 = 1023;
 
 const HW: u64 = 1 << 61;
 const EOI: u64 = 1 << 41;
 
-pub(super) fn state(lr: u64) -> u64 {
+pub(crate) fn state(lr: u64) -> u64 {
     lr >> 62
 }
 
@@ -39,12 +39,12 @@ fn signalled(gic: &VirtualCpuInterface) -> Option<usize> {
 }
 
 /// Does the interface signal an interrupt?
-pub(super) fn signals(gic: &VirtualCpuInterface) -> bool {
+pub(crate) fn signals(gic: &VirtualCpuInterface) -> bool {
     signalled(gic).is_some()
 }
 
 /// ICC_IAR1_EL1 (or ICC_IAR0_EL1, whichever group is signalled).
-pub(super) fn acknowledge(gic: &mut VirtualCpuInterface) -> u32 {
+pub(crate) fn acknowledge(gic: &mut VirtualCpuInterface) -> u32 {
     let Some(n) = signalled(gic) else { return SPURIOUS };
     let lr = gic.lr[n];
     gic.lr[n] = lr & !(3 << 62) | 2 << 62;
@@ -55,7 +55,7 @@ pub(super) fn acknowledge(gic: &mut VirtualCpuInterface) -> u32 {
 
 /// What a completion did outside the virtual CPU interface.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Completed {
+pub(crate) enum Completed {
     /// Nothing.
     Inside,
     /// The physical interrupt was deactivated.
@@ -65,7 +65,7 @@ pub(super) enum Completed {
 }
 
 /// Drops the running priority.
-pub(super) fn drop_priority(gic: &mut VirtualCpuInterface) {
+pub(crate) fn drop_priority(gic: &mut VirtualCpuInterface) {
     let urgent = running(gic) / 8;
     if urgent < 32 {
         let bank = if gic.ap0r[0] >> urgent & 1 == 1 { &mut gic.ap0r } else { &mut gic.ap1r };
@@ -74,13 +74,13 @@ pub(super) fn drop_priority(gic: &mut VirtualCpuInterface) {
 }
 
 /// ICC_EOIR1_EL1 in EOI mode 0: priority drop and deactivation.
-pub(super) fn end(gic: &mut VirtualCpuInterface, intid: u32) -> Completed {
+pub(crate) fn end(gic: &mut VirtualCpuInterface, intid: u32) -> Completed {
     drop_priority(gic);
     deactivate(gic, intid)
 }
 
 /// ICC_DIR_EL1.
-pub(super) fn deactivate_register(gic: &mut VirtualCpuInterface, intid: u32) -> Completed {
+pub(crate) fn deactivate_register(gic: &mut VirtualCpuInterface, intid: u32) -> Completed {
     if gic.hcr & 1 << 14 != 0 { Completed::Trapped } else { deactivate(gic, intid) }
 }
 
@@ -96,7 +96,7 @@ fn deactivate(gic: &mut VirtualCpuInterface, intid: u32) -> Completed {
 }
 
 /// Is the maintenance interrupt asserted (ICH_MISR_EL2)?
-pub(super) fn maintenance(gic: &VirtualCpuInterface) -> bool {
+pub(crate) fn maintenance(gic: &VirtualCpuInterface) -> bool {
     let ended = gic.lr.iter().any(|&lr| state(lr) == 0 && lr & HW == 0 && lr & EOI != 0);
     let valid = gic.lr.iter().filter(|&&lr| state(lr) != 0).count();
     let underflow = gic.hcr & 1 << 1 != 0 && valid <= 1;
@@ -111,12 +111,12 @@ pub(super) fn maintenance(gic: &VirtualCpuInterface) -> bool {
 }
 
 /// A CPU interface with everything enabled: both groups, mask 0xff.
-pub(super) fn enabled() -> VirtualCpuInterface {
+pub(crate) fn enabled() -> VirtualCpuInterface {
     VirtualCpuInterface { vmcr: 0xff << 24 | 0b11, ..Default::default() }
 }
 
 /// The valid list registers: (interrupt id, state).
-pub(super) fn listed(gic: &VirtualCpuInterface) -> Vec<(u32, u64)> {
+pub(crate) fn listed(gic: &VirtualCpuInterface) -> Vec<(u32, u64)> {
     let valid = gic.lr.iter().filter(|&&lr| state(lr) != 0);
     valid.map(|&lr| (lr as u32, state(lr))).collect()
 }

@@ -50,21 +50,21 @@ impl Interrupt {
 
 /// What the guest's CPU interface has.
 #[derive(Clone)]
-pub(super) struct Interface {
-    pub(super) mask: u8,
-    pub(super) enables: [bool; 2],
+pub(crate) struct Interface {
+    pub(crate) mask: u8,
+    pub(crate) enables: [bool; 2],
     active_priorities: Vec<u8>,
 }
 
-pub(super) struct Model {
+pub(crate) struct Model {
     control: u64,
     private: Vec<Vec<Interrupt>>,
     shared: Vec<Interrupt>,
-    pub(super) interfaces: Vec<Interface>,
+    pub(crate) interfaces: Vec<Interface>,
 }
 
 impl Model {
-    pub(super) fn new(vcpus: usize) -> Self {
+    pub(crate) fn new(vcpus: usize) -> Self {
         let private: Vec<_> = (0..32).map(|intid| Interrupt::new(intid < 16)).collect();
         let interface = Interface { mask: 0xff, enables: [true; 2], active_priorities: vec![] };
         Self {
@@ -96,11 +96,11 @@ impl Model {
         allowed.then_some(intid)
     }
 
-    pub(super) fn signals(&self, vcpu: usize) -> bool {
+    pub(crate) fn signals(&self, vcpu: usize) -> bool {
         self.signalled(vcpu).is_some()
     }
 
-    pub(super) fn acknowledge(&mut self, vcpu: usize) -> u32 {
+    pub(crate) fn acknowledge(&mut self, vcpu: usize) -> u32 {
         let Some(intid) = self.signalled(vcpu) else { return SPURIOUS };
         let it = self.interrupt(vcpu, intid).unwrap();
         it.latch = false;
@@ -111,7 +111,7 @@ impl Model {
         intid
     }
 
-    pub(super) fn drop_priority(&mut self, vcpu: usize) {
+    pub(crate) fn drop_priority(&mut self, vcpu: usize) {
         let active = &mut self.interfaces[vcpu].active_priorities;
         active.sort_unstable();
         if !active.is_empty() {
@@ -119,31 +119,31 @@ impl Model {
         }
     }
 
-    pub(super) fn deactivate(&mut self, vcpu: usize, intid: u32) {
+    pub(crate) fn deactivate(&mut self, vcpu: usize, intid: u32) {
         let it = self.interrupt(vcpu, intid).unwrap();
         if intid < 32 || it.owner == Some(vcpu) {
             it.active = false;
         }
     }
 
-    pub(super) fn set_level(&mut self, intid: u32, level: bool) {
+    pub(crate) fn set_level(&mut self, intid: u32, level: bool) {
         if intid >= 32 {
             self.interrupt(0, intid).unwrap().set_line(level);
         }
     }
 
-    pub(super) fn set_private_level(&mut self, vcpu: usize, intid: u32, level: bool) {
+    pub(crate) fn set_private_level(&mut self, vcpu: usize, intid: u32, level: bool) {
         self.private[vcpu][intid as usize].set_line(level);
     }
 
-    pub(super) fn msi(&mut self, address: u64, data: u32) {
+    pub(crate) fn msi(&mut self, address: u64, data: u32) {
         let last = MSI_INTID + MSI_COUNT - 1;
         if address == MSI_FRAME + 0x40 && (MSI_INTID..=last).contains(&data) {
             self.interrupt(0, data).unwrap().latch = true;
         }
     }
 
-    pub(super) fn send_sgi(&mut self, from: usize, value: u64) {
+    pub(crate) fn send_sgi(&mut self, from: usize, value: u64) {
         let intid = (value >> 24 & 15) as usize;
         for vcpu in 0..self.private.len() {
             let affinity = value >> 48 & 0xff | value >> 32 & 0xff | value >> 16 & 0xff;
@@ -156,7 +156,7 @@ impl Model {
         }
     }
 
-    pub(super) fn distributor_write(&mut self, offset: u64, size: u8, value: u64) {
+    pub(crate) fn distributor_write(&mut self, offset: u64, size: u8, value: u64) {
         if (offset, size) == (0, 4) {
             self.control = value & 3;
         }
@@ -169,7 +169,7 @@ impl Model {
         }
     }
 
-    pub(super) fn redistributor_write(&mut self, offset: u64, size: u8, value: u64) {
+    pub(crate) fn redistributor_write(&mut self, offset: u64, size: u8, value: u64) {
         let vcpu = (offset / GICR_STRIDE) as usize;
         let offset = offset % GICR_STRIDE;
         if vcpu >= self.private.len() || offset < 0x1_0000 {
@@ -229,7 +229,7 @@ impl Model {
 
     /// What the registers that describe an interrupt say about it: group,
     /// enabled, pending, active, edge, priority, route.
-    pub(super) fn describe(&mut self, vcpu: usize, intid: u32) -> [u64; 7] {
+    pub(crate) fn describe(&mut self, vcpu: usize, intid: u32) -> [u64; 7] {
         let it = self.interrupt(vcpu, intid).unwrap();
         let [group1, enabled, pending, active, edge] =
             [it.group1, it.enabled, it.pending(), it.active, it.edge].map(u64::from);

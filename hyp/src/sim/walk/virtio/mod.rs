@@ -1,53 +1,19 @@
-//! Random accesses of a guest and random calls of its host, with the promises
-//! checked after every step. The seed is fixed: a failure repeats.
+//! Accesses of a guest and calls of its host, with the promises of virtio
+//! 1.4 and of the DMA contract checked after every step.
 
-use super::*;
+// The walk needs a part of it, the unit tests the rest.
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod platform;
+
+use super::Choices;
+use crate::abi::CAUSE_CONFIG;
 use crate::addr::Gfn;
+use crate::layout;
+use crate::virtio::{MAX_QUEUES, Policy, QueueInfo};
+use platform::*;
+use std::vec::Vec;
 
-const STEPS: u32 = 300_000;
 const DEVICES: usize = 4;
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn pick<T: Copy>(&mut self, values: &[T]) -> T {
-        values[self.below(values.len() as u64) as usize]
-    }
-
-    /// Numbers that are interesting somewhere.
-    fn value(&mut self) -> u64 {
-        let boundary = self.pick(&[
-            0,
-            1,
-            2,
-            0xffff,
-            0xffff_ffff,
-            u64::MAX,
-            layout::PCI_MEM32,
-            layout::PCI_MEM64,
-            layout::PCI_MEM64 >> 32,
-            layout::RAM,
-        ]);
-        match self.below(4) {
-            0 => boundary,
-            1 => boundary.wrapping_add(self.below(0x4_0000)).wrapping_sub(0x1_0000),
-            2 => 1 << self.below(64),
-            _ => self.next(),
-        }
-    }
-}
 
 /// What a device was created with.
 #[derive(Clone, Copy)]
@@ -73,8 +39,8 @@ struct Seen {
     denied: u32,
 }
 
-struct Fuzz {
-    random: Random,
+struct Walk<'a> {
+    choices: Choices<'a>,
     platform: Platform,
     contracts: [Contract; DEVICES],
     queues: [[QueueInfo; MAX_QUEUES]; DEVICES],
@@ -84,8 +50,8 @@ struct Fuzz {
     seen: Seen,
 }
 
-impl Fuzz {
-    fn new(seed: u64) -> Self {
+impl<'a> Walk<'a> {
+    fn new(choices: Choices<'a>) -> Self {
         let mut platform = Platform::empty();
         let base = 1 << 28 | 1 << 29 | 1 << 32 | 1 << 33 | 1 << 35 | 1 << 38 | 1 << 40;
         let contracts = [
@@ -104,7 +70,7 @@ impl Fuzz {
             Contract { policy, offered, mandatory, pages, queues }
         });
         Self {
-            random: Random(seed),
+            choices,
             platform,
             contracts,
             queues: [[QueueInfo::default(); MAX_QUEUES]; DEVICES],
@@ -114,11 +80,33 @@ impl Fuzz {
         }
     }
 
+    /// Numbers that are interesting somewhere.
+    fn value(&mut self) -> u64 {
+        let boundary = self.choices.pick(&[
+            0,
+            1,
+            2,
+            0xffff,
+            0xffff_ffff,
+            u64::MAX,
+            layout::PCI_MEM32,
+            layout::PCI_MEM64,
+            layout::PCI_MEM64 >> 32,
+            layout::RAM,
+        ]);
+        match self.choices.below(4) {
+            0 => boundary,
+            1 => boundary.wrapping_add(self.choices.below(0x4_0000)).wrapping_sub(0x1_0000),
+            2 => 1 << self.choices.below(64),
+            _ => self.choices.bits(),
+        }
+    }
+
     // ---- one step -------------------------------------------------------------
 
     fn step(&mut self) {
-        let device = self.random.below(DEVICES as u64) as usize;
-        match self.random.below(16) {
+        let device = self.choices.below(DEVICES as u64) as usize;
+        match self.choices.below(16) {
             0..4 => self.register_access(device),
             4 => self.config_access(device),
             5 => self.place(device),
@@ -133,70 +121,84 @@ impl Fuzz {
     }
 
     fn register_access(&mut self, device: usize) {
-        let page = self.random.pick(&[0, 0, 0x400, 0x800, 0x1000, 0x2000, 0x3000]);
-        let offset = page + self.random.below(80);
-        let size = self.random.pick(&[1, 2, 4, 8]);
-        let offset = if self.random.below(4) == 0 { offset } else { offset & !(size as u64 - 1) };
+        let page = self.choices.pick(&[0, 0, 0x400, 0x800, 0x1000, 0x2000, 0x3000]);
+        let offset = page + self.choices.below(80);
+        let size = self.choices.pick(&[1, 2, 4, 8]);
+        let offset = if self.choices.below(4) == 0 { offset } else { offset & !(size as u64 - 1) };
         let address = register_base(device) + offset;
-        if self.random.below(2) == 0 {
+        if self.choices.below(2) == 0 {
+            self.choices.note(format_args!("read {address:#x} ({size} bytes)"));
             self.platform.read(address, size);
         } else {
-            let value = self.random.value();
+            let value = self.value();
+            self.choices.note(format_args!("write {address:#x} ({size} bytes) := {value:#x}"));
             self.platform.write(address, size, value);
         }
     }
 
     fn config_access(&mut self, device: usize) {
-        let register = self.random.below(0x110);
-        let size = self.random.pick(&[1, 2, 4, 8]);
-        if self.random.below(2) == 0 {
+        let register = self.choices.below(0x110);
+        let size = self.choices.pick(&[1, 2, 4, 8]);
+        if self.choices.below(2) == 0 {
+            self.choices
+                .note(format_args!("device {device}: read config {register:#x} ({size} bytes)"));
             self.platform.config_read(device, register, size);
         } else {
-            let register = self.random.pick(&[4, 0x10, 0x18, 0x1c, 0x94, 0xa8, register]);
-            let value = self.random.value();
+            let register = self.choices.pick(&[4, 0x10, 0x18, 0x1c, 0x94, 0xa8, register]);
+            let value = self.value();
+            self.choices.note(format_args!(
+                "device {device}: config {register:#x} ({size} bytes) := {value:#x}"
+            ));
             self.platform.config_write(device, register, size, value);
         }
     }
 
     /// Puts the BARs where they belong, one of them sometimes elsewhere.
     fn place(&mut self, device: usize) {
-        let elsewhere = self.random.below(DEVICES as u64) as usize;
+        let elsewhere = self.choices.below(DEVICES as u64) as usize;
         self.platform.config_write(device, BAR0, 4, register_base(device));
         self.platform.config_write(device, BAR2, 4, bounce_base(elsewhere));
         self.platform.config_write(device, BAR2 + 4, 4, bounce_base(0) >> 32);
-        let command = self.random.pick(&[MEMORY | MASTER, MEMORY | MASTER, MEMORY, 7 | 0x400]);
+        let command = self.choices.pick(&[MEMORY | MASTER, MEMORY | MASTER, MEMORY, 7 | 0x400]);
+        self.choices.note(format_args!(
+            "device {device}: BAR 2 where {elsewhere}'s is, command {command:#x}"
+        ));
         self.platform.config_write(device, COMMAND, 2, command);
     }
 
     /// MSI-X on, off or masked, and a vector written.
     fn messages(&mut self, device: usize) {
         let place = self.platform.msix_place(device);
-        let control = self.random.pick(&[0x8000, 0x8000, 0xc000, 0]);
+        let control = self.choices.pick(&[0x8000, 0x8000, 0xc000, 0]);
         self.platform.config_write(device, place + 2, 2, control);
-        let entry = register_base(device) + 0x2000 + 16 * self.random.below(10);
-        let mask = self.random.pick(&[0, 0, 0, 1]);
+        let entry = register_base(device) + 0x2000 + 16 * self.choices.below(10);
+        let mask = self.choices.pick(&[0, 0, 0, 1]);
+        self.choices.note(format_args!(
+            "device {device}: MSI-X {control:#x}, entry {entry:#x} mask {mask}"
+        ));
         self.platform.write(entry + 12, 4, mask);
     }
 
     fn common_write(&mut self, device: usize, field: u64, size: u8, value: u64) {
+        self.choices.note(format_args!("device {device}: common {field:#x} := {value:#x}"));
         self.platform.write(register_base(device) + field, size, value);
     }
 
     fn negotiate(&mut self, device: usize) {
         let Contract { offered, mandatory, .. } = self.contracts[device];
-        let noise = 1 << self.random.below(64);
-        let features = self.random.pick(&[mandatory, offered, offered ^ noise, mandatory ^ noise]);
+        let noise = 1 << self.choices.below(64);
+        let features = self.choices.pick(&[mandatory, offered, offered ^ noise, mandatory ^ noise]);
         let broken = self.status[device] & (64 | 128) != 0;
-        if self.random.below(8) < if broken { 6 } else { 1 } {
+        if self.choices.below(8) < if broken { 6 } else { 1 } {
             self.common_write(device, STATUS, 1, 0);
         }
         for (select, word) in [(0, features & 0xffff_ffff), (1, features >> 32)] {
             self.common_write(device, DRIVER_FEATURE_SELECT, 4, select);
             self.common_write(device, DRIVER_FEATURE, 4, word);
         }
-        let status = self.random.pick(&[3, 11, 11, 15]);
+        let status = self.choices.pick(&[3, 11, 11, 15]);
         self.common_write(device, STATUS, 1, status);
-        let status = self.random.pick(&[11, 15, 15, 15, 15, 15, 15, 128]);
+        let status = self.choices.pick(&[11, 15, 15, 15, 15, 15, 15, 128]);
         self.common_write(device, STATUS, 1, status);
     }
 
@@ -206,51 +208,54 @@ impl Fuzz {
             Policy::BounceBar => (bounce_base(device), pages * 4096),
             Policy::SharedPages => (layout::RAM, 1 << 30),
         };
-        let queue = self.random.below(u64::from(queues) + 1);
+        let queue = self.choices.below(u64::from(queues) + 1);
         self.common_write(device, QUEUE_SELECT, 2, queue);
-        let size = self.random.pick(&[1, 16, 64, 256, 256, 3, 0]);
+        let size = self.choices.pick(&[1, 16, 64, 256, 256, 3, 0]);
         self.common_write(device, QUEUE_SIZE, 2, size);
         for field in [QUEUE_DESC, QUEUE_DRIVER, QUEUE_DEVICE] {
-            let address = match self.random.below(64) {
-                0 => self.random.value(),
-                1 => base + length - 16 * self.random.below(300),
-                _ => base + 16 * self.random.below(length / 32),
+            let address = match self.choices.below(64) {
+                0 => self.value(),
+                1 => base + length - 16 * self.choices.below(300),
+                _ => base + 16 * self.choices.below(length / 32),
             };
             self.common_write(device, field, 8, address);
         }
-        let vector = self.random.below(10);
+        let vector = self.choices.below(10);
         self.common_write(device, QUEUE_VECTOR, 2, vector);
         self.common_write(device, QUEUE_ENABLE, 2, 1);
-        if self.random.below(8) == 0 {
+        if self.choices.below(8) == 0 {
             self.common_write(device, QUEUE_RESET, 2, 1);
         }
     }
 
     fn kick(&mut self, device: usize) {
-        let queue = self.random.pick(&[0, 0, 1, 1, 2, 7, 8]);
-        let size = self.random.pick(&[2, 2, 4, 1, 8]);
+        let queue = self.choices.pick(&[0, 0, 1, 1, 2, 7, 8]);
+        let size = self.choices.pick(&[2, 2, 4, 1, 8]);
+        self.choices.note(format_args!("device {device}: kick {queue} ({size} bytes)"));
         self.platform.write(register_base(device) + 0x1000 + 4 * queue, size, queue);
     }
 
     /// The guest touches bounce memory: EL2 maps the page lazily.
     fn touch_bounce(&mut self) {
-        let elsewhere = self.random.below(DEVICES as u64) as usize;
-        let address = bounce_base(elsewhere) + self.random.below(64) * 4096;
+        let elsewhere = self.choices.below(DEVICES as u64) as usize;
+        let address = bounce_base(elsewhere) + self.choices.below(64) * 4096;
         let gfn = Gfn::containing(address).unwrap();
         if self.mapped.iter().any(|(mapped, ..)| *mapped == gfn) {
             return;
         }
         if let Some((device, page)) = self.platform.bus.bounce_page_at(gfn) {
+            self.choices.note(format_args!("touch {address:#x}: page {page} of device {device}"));
             self.mapped.push((gfn, device, page));
         }
     }
 
     /// H6: an interrupt is delivered or refused by the rules, never else.
     fn interrupt(&mut self, device: usize) {
-        let cause = self.random.pick(&[0, 0, 1, 7, 8, crate::abi::CAUSE_CONFIG]);
+        let cause = self.choices.pick(&[0, 0, 1, 7, 8, CAUSE_CONFIG]);
+        self.choices.note(format_args!("host: device {device}, interrupt {cause:#x}"));
         let live = self.status[device] & (4 | 64 | 128) == 4;
         let allowed = match cause {
-            crate::abi::CAUSE_CONFIG => self.status[device] & 4 != 0,
+            CAUSE_CONFIG => self.status[device] & 4 != 0,
             queue if queue < u64::from(self.contracts[device].queues) => {
                 live && self.queues[device][queue as usize].enabled
             }
@@ -261,11 +266,15 @@ impl Fuzz {
     }
 
     fn host(&mut self, device: usize) {
-        if self.random.below(8) == 0 {
+        if self.choices.below(8) == 0 {
+            self.choices.note(format_args!("host: device {device} fails"));
             let _ = self.platform.fail(device);
         } else {
-            let (offset, value) = (self.random.below(70), self.random.next());
-            let bytes = self.random.below(10) as u8;
+            let (offset, value) = (self.choices.below(70), self.choices.bits());
+            let bytes = self.choices.below(10) as u8;
+            self.choices.note(format_args!(
+                "host: device {device}, config {offset} := {value:#x} ({bytes} bytes)"
+            ));
             if let Ok(effects) = self.platform.bus.config_write(device, offset, value, bytes, true)
             {
                 self.platform.carry_out(effects);
@@ -359,31 +368,52 @@ impl Fuzz {
     }
 }
 
-#[test]
-fn no_sequence_of_accesses_breaks_a_promise() {
-    let mut fuzz = Fuzz::new(0x5eed_0fb0_0ce5);
-    let offered: Vec<u64> = (0..DEVICES).map(|device| fuzz.platform.offered(device)).collect();
-    for _ in 0..STEPS {
-        fuzz.step();
-        fuzz.check();
+/// Walks until the choices are over or `steps` are done.
+fn walk(choices: Choices<'_>, steps: u64) -> Walk<'_> {
+    let mut walk = Walk::new(choices);
+    let offered: Vec<u64> = (0..DEVICES).map(|device| walk.platform.offered(device)).collect();
+    for _ in 0..steps {
+        if walk.choices.is_over() {
+            break;
+        }
+        walk.step();
+        walk.check();
     }
     for (device, offered) in offered.into_iter().enumerate() {
-        fuzz.platform.place_bars(device);
-        assert_eq!(offered, fuzz.contracts[device].offered);
-        assert_eq!(fuzz.platform.offered(device), offered, "H8");
+        walk.platform.place_bars(device);
+        assert_eq!(offered, walk.contracts[device].offered);
+        assert_eq!(walk.platform.offered(device), offered, "H8");
     }
-    let seen = fuzz.seen;
-    for count in [
-        seen.features_ok,
-        seen.driver_ok,
-        seen.enabled,
-        seen.broken,
-        seen.kicks,
-        seen.messages,
-        seen.lines,
-        seen.closed,
-        seen.denied,
-    ] {
-        assert!(count > 100, "the walk missed a part of the device: {seen:?}");
+    walk
+}
+
+/// Lets a guest and its host do what `choices` say, as long as there are any.
+///
+/// # Panics
+/// If a promise is broken.
+pub fn run(choices: Choices<'_>) {
+    walk(choices, 1000);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_sequence_of_accesses_breaks_a_promise() {
+        let seen = walk(Choices::seed(0x5eed_0fb0_0ce5), 300_000).seen;
+        for count in [
+            seen.features_ok,
+            seen.driver_ok,
+            seen.enabled,
+            seen.broken,
+            seen.kicks,
+            seen.messages,
+            seen.lines,
+            seen.closed,
+            seen.denied,
+        ] {
+            assert!(count > 100, "the walk missed a part of the device: {seen:?}");
+        }
     }
 }
