@@ -45,6 +45,11 @@ pub(super) fn handle<M: Machine>(
     let (Some(transfer), false) = (fault.transfer, fault.table_walk) else { return false };
     hyp.stats.count(MachineCounter::HostRedistributor);
     let offset = fault.ipa - range.start().base();
+    // Nothing answers a misaligned access. EL2 must not repeat it either: its
+    // own access to device memory would be an alignment fault in EL2.
+    if !offset.is_multiple_of(u64::from(transfer.size)) {
+        return false;
+    }
     if fault.write {
         let value = transfer.stored(frame.get(transfer.register));
         if !write(&hyp.machine, fault.ipa, offset, transfer, value) {

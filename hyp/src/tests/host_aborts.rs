@@ -96,6 +96,23 @@ fn m5_enable_lpis_is_masked_and_typer_does_not_offer_them() {
     assert_eq!(frame.x[3], 7 << 8);
 }
 
+/// EL2 repeated a misaligned load of an identification register as it was, and
+/// took an alignment fault in EL2. (The host's own stage 1 can call the page
+/// normal memory, so that nothing stops the access before stage 2 does.)
+#[test]
+fn m5_a_misaligned_access_to_the_redistributor_is_refused_not_repeated() {
+    let rig = Rig::new();
+    for (offset, size) in [(0xffd1, 4), (0xffea, 4), (0xfffb, 4), (0x000c, 8), (0x0001, 2)] {
+        for write in [false, true] {
+            let mut frame = Frame { pc: 0x4100_0000, pstate: EL1H, ..Frame::default() };
+            rig.hyp.machine().write_el1(El1Register::Vbar, 0x4800_0000);
+            rig.hyp.handle_host_trap(&mut frame, abort(RD_BASE + offset, size, 3, write));
+            assert_eq!(frame.pc, 0x4800_0200, "offset {offset:#x}, {size} bytes");
+        }
+    }
+    assert!(rig.hyp.machine().world().device_log.is_empty());
+}
+
 #[test]
 fn withheld_instructions_are_undefined_to_the_host() {
     let rig = Rig::new();
