@@ -184,6 +184,11 @@ fn g2_a_guest_shares_only_what_is_its_own() -> Result<()> {
 }
 
 #[test]
+fn g3_a_hostile_driver_stops_its_device_and_nothing_else() -> Result<()> {
+    refused(&["G3"])
+}
+
+#[test]
 fn m1_fw_cfgs_dma_register_is_out_of_reach() -> Result<()> {
     refused(&["M1.fw-cfg", "M1.fw-cfg-data"])
 }

@@ -99,6 +99,12 @@ fn tokens(text: &str) -> Vec<String> {
     tokens
 }
 
+/// Whether bouncer or a payload says that it is broken itself.
+#[must_use]
+pub fn tells_of_panic(line: &str) -> bool {
+    line.starts_with("@panic") || line.contains("panicked at") || line.contains("exception in EL2")
+}
+
 /// A console line without what a terminal would act on: a guest's bytes must
 /// not move the user's cursor or change the colours.
 #[must_use]

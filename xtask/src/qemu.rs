@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::console::printable;
+use crate::console::{printable, tells_of_panic};
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-aarch64";
@@ -23,6 +23,9 @@ pub const PROGRAM: &str = "qemu-system-aarch64";
 const LONGEST_LINE: usize = 4096;
 /// How long QEMU may take to answer its monitor or to quit.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a machine may go on after a panic, to say all about it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Set by Ctrl-C; every running machine is then stopped.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -259,7 +262,7 @@ impl Qemu {
 
     fn until_stopped(
         &mut self,
-        deadline: Option<Instant>,
+        mut deadline: Option<Instant>,
         line: &mut impl FnMut(&str),
     ) -> Result<End> {
         loop {
@@ -270,7 +273,13 @@ impl Qemu {
                 return Ok(End::TimedOut);
             }
             match self.messages.recv_timeout(Duration::from_millis(100)) {
-                Ok(Message::Line(text)) => line(&text),
+                Ok(Message::Line(text)) => {
+                    if tells_of_panic(&text) {
+                        let soon = Instant::now() + LAST_WORDS;
+                        deadline = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
+                    }
+                    line(&text);
+                }
                 Ok(Message::Monitor(message)) => match event(&message) {
                     Some("SHUTDOWN") => return Ok(reason_of(&message)),
                     Some("GUEST_PANICKED") => return Ok(End::Died),

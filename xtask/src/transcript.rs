@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::console::Record;
+use crate::console::{Record, tells_of_panic};
 
 /// An attempt the host made, in its own words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -100,11 +100,6 @@ impl Transcript {
 #[must_use]
 pub fn row_of(id: &str) -> &str {
     id.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or(id)
-}
-
-/// bouncer and the payloads end like this when they are themselves broken.
-fn tells_of_panic(line: &str) -> bool {
-    line.starts_with("@panic") || line.contains("panicked at") || line.contains("exception in EL2")
 }
 
 fn number(text: &str) -> Option<u64> {

@@ -82,7 +82,7 @@ pub const MAX_LIST_REGISTERS: usize = 16;
 #[repr(C)]
 #[derive(Clone, Debug, Default)]
 pub struct VirtualCpuInterface {
-    /// ICH_LR<n>_EL2.
+    /// `ICH_LR<n>_EL2`.
     pub lr: [u64; MAX_LIST_REGISTERS],
     /// ICH_HCR_EL2 to run with.
     pub hcr: u64,

@@ -60,7 +60,7 @@ pub(super) enum Backing {
     Physical(u32),
 }
 
-/// ICH_LR<n>_EL2.
+/// `ICH_LR<n>_EL2`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ListRegister(pub(super) u64);
 

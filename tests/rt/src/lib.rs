@@ -3,7 +3,7 @@
 //! The host payload and the guest payload are bare-metal EL1 programs. What
 //! they have in common lives here: the arm64 `Image` entry ([`entry!`]), an
 //! identity-mapped stage 1 ([`mmu`]), exception vectors that survive attempted
-//! accesses ([`attempt`]), console, GICv3, virtual timer, PSCI, SMCCC, heap,
+//! accesses ([`mod@attempt`]), console, GICv3, virtual timer, PSCI, SMCCC, heap,
 //! and readers for device trees and cpio archives.
 //!
 //! A payload's `build.rs` hands `DEP_PAYLOAD_RT_LINK_ARGS` to the linker:

@@ -197,27 +197,29 @@ fn in_trait_impl(lines: &[Line], at: usize) -> bool {
 }
 
 /// A use is justified by `SAFETY:` or a `# Safety` section on its line, or in
-/// the comment right above the statement or item it is part of.
+/// the comment right above the statement or item it is part of; a second use
+/// in one statement shares the first one's reason.
 fn is_justified(lines: &[Line], at: usize) -> bool {
     let says = |line: &Line| line.comment.contains("SAFETY:") || line.comment.contains("# Safety");
-    let Some((this, above)) = lines.get(..=at).and_then(|lines| lines.split_last()) else {
-        return false;
-    };
-    if says(this) {
+    if lines.get(at).is_some_and(says) {
         return true;
     }
-    let mut above = above.iter().rev().peekable();
-    // Up through the statement this line continues and its attributes.
-    while let Some(line) = above.peek() {
+    let is_comment = |line: &Line| line.code.trim().is_empty() && !line.comment.is_empty();
+    // Up through the statement this line continues, and its attributes.
+    for (above, line) in lines.iter().enumerate().take(at).rev() {
         let code = line.code.trim();
-        let is_comment = code.is_empty() && !line.comment.is_empty();
-        let ends = code.ends_with([';', '{', '}']) || (code.is_empty() && !is_comment);
-        if is_comment || ends {
-            break;
+        if is_comment(line) {
+            let comment = lines.iter().take(above + 1).rev().take_while(|line| is_comment(line));
+            return comment.into_iter().any(says);
         }
-        above.next();
+        if code.ends_with('{') && !uses_in(code).is_empty() {
+            return is_justified(lines, above);
+        }
+        if code.is_empty() || code.ends_with([';', '{', '}']) {
+            return false;
+        }
     }
-    above.take_while(|line| line.code.trim().is_empty() && !line.comment.is_empty()).any(says)
+    false
 }
 
 #[cfg(test)]
@@ -236,6 +238,7 @@ mod tests {
             "// SAFETY: x\nunsafe { f() }",
             "// SAFETY: x\n// more\nlet a =\n    unsafe { f() };",
             "let a = unsafe { f() }; // SAFETY: x",
+            "// SAFETY: x\nf(\n    a,\n    || b,\n    || unsafe { g() },\n)",
             "/// Does.\n///\n/// # Safety\n/// Call once.\n#[inline]\nunsafe fn f() {}",
             "#[unsafe(no_mangle)]",
             "unsafe extern \"C\" {",
@@ -259,6 +262,15 @@ mod tests {
         ] {
             assert_eq!(problems("rt/src/a.rs", source).1.len(), 1, "{source}");
         }
+    }
+
+    #[test]
+    fn two_uses_in_one_statement_share_a_reason_but_not_two_statements() {
+        let one =
+            "// SAFETY: x\nf(\n    || unsafe {\n        g()\n    },\n    || unsafe { h() },\n)";
+        assert_eq!(problems("rt/src/a.rs", one), (2, vec![]));
+        let two = "// SAFETY: x\nunsafe { g() };\nunsafe { h() };";
+        assert_eq!(problems("rt/src/a.rs", two).1.len(), 1);
     }
 
     #[test]

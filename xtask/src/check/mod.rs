@@ -57,12 +57,22 @@ fn commands(workspace: &Workspace) -> Vec<(&'static str, Command)> {
         bare.args(["--package", package]);
     }
     bare.args(["--", "-D", "warnings"]);
-    let mut documentation = new(&["doc", "--no-deps", "--workspace", "--lib"]);
-    documentation.env("RUSTDOCFLAGS", "-D warnings");
+    // With private items: the comments are written for readers of the code.
+    let doc = ["doc", "--no-deps", "--document-private-items"];
+    let mut documentation = new(&doc);
+    let mut bare_documentation = new(&doc);
+    bare_documentation.args(["--target", TARGET]);
+    for package in BARE {
+        bare_documentation.args(["--package", package]);
+    }
+    for command in [&mut documentation, &mut bare_documentation] {
+        command.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
+    }
     vec![
         ("formatting", new(&["fmt", "--all", "--check"])),
         ("lints, native", new(&["clippy", "--all-targets", "--", "-D", "warnings"])),
         ("lints, bare metal", bare),
-        ("documentation", documentation),
+        ("documentation, native", documentation),
+        ("documentation, bare metal", bare_documentation),
     ]
 }
