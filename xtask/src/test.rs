@@ -46,7 +46,7 @@ pub fn run(workspace: &Workspace) -> Result<Outcome> {
     };
     suite(
         "unit, simulated machine, default boot".into(),
-        cargo().args(["test", "--no-fail-fast"]),
+        cargo().args(["test", "--workspace", "--no-fail-fast"]),
     )?;
     for (name, cpu, cpus, memory, own_disk) in MATRIX {
         let mut command = cargo();

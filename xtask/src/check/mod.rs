@@ -70,7 +70,7 @@ fn commands(workspace: &Workspace) -> Vec<(&'static str, Command)> {
     }
     vec![
         ("formatting", new(&["fmt", "--all", "--check"])),
-        ("lints, native", new(&["clippy", "--all-targets", "--", "-D", "warnings"])),
+        ("lints, native", new(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         ("lints, bare metal", bare),
         ("documentation, native", documentation),
         ("documentation, bare metal", bare_documentation),
