@@ -1,5 +1,7 @@
 //! `cargo xtask run`.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 
 use crate::build::{self, Images};
@@ -53,12 +55,15 @@ pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     Ok(Outcome::Fail)
 }
 
+/// Both images are linked at 0 and say nothing about where they lie.
 fn print_gdb(images: &Images) {
-    let elf = images.bouncer_elf.display();
+    let symbols =
+        |elf: &Path, at: u64| format!("-ex 'add-symbol-file {} -o {at:#x}'", elf.display());
     anstream::println!(
-        "\n  The machine waits for a debugger. In another terminal:\n\n    gdb-multiarch {elf} \
-         -ex 'add-symbol-file {}' -ex 'target remote 127.0.0.1:{GDB_PORT}'\n\n  then, for example, \
-         `hbreak main` and `continue`. Ctrl-C here ends it.\n",
-        images.host_elf.display()
+        "\n  The machine waits for a debugger. In another terminal:\n\n    gdb-multiarch {} {} -ex \
+         'target remote 127.0.0.1:{GDB_PORT}'\n\n  then, for example, `hbreak \
+         el2_boot::boot::boot_main` and `continue`. Ctrl-C here ends it.\n",
+        symbols(&images.bouncer_elf, story::BOUNCER),
+        symbols(&images.host_elf, story::HOST),
     );
 }
