@@ -38,6 +38,12 @@ pub enum Task {
     /// Sets up what is missing and runs every test: unit, simulated machine,
     /// end-to-end on QEMU, lints
     Test,
+    /// Counts instructions: what bouncer's calls, exits and boot cost
+    ///
+    /// On one cortex-a72 under QEMU's instruction counting, so the figures are
+    /// the same on every machine and every day, for the same binaries. Each is
+    /// what the caller spends, its own wrapper included.
+    Bench(BenchOptions),
     /// Builds bouncer, the host and the guest into bootable images
     Build,
     /// Formatting, lints, documentation, and an audit of all unsafe code
@@ -103,6 +109,14 @@ pub struct RunOptions {
     pub verbose: bool,
 }
 
+/// `bench`'s options.
+#[derive(Debug, Clone, Args)]
+pub struct BenchOptions {
+    /// Write the figures as JSON to FILE
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
 /// Port of `--gdb`, on the local machine only.
 pub const GDB_PORT: u16 = 1234;
 
@@ -122,6 +136,7 @@ impl RunOptions {
             // Nobody debugs against the clock.
             timeout: (!self.gdb).then(|| Duration::from_secs(self.timeout)),
             gdb: self.gdb.then_some(GDB_PORT),
+            scenario: "story".into(),
         }
     }
 }

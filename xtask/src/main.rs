@@ -7,7 +7,7 @@ use clap::Parser;
 use xtask::cli::{Cli, Task};
 use xtask::term::{BAD, paint};
 use xtask::workspace::Workspace;
-use xtask::{Outcome, build, check, qemu, run, setup, test};
+use xtask::{Outcome, bench, build, check, qemu, run, setup, test};
 
 /// Exit status when something could not be set up, built or booted.
 const TROUBLE: u8 = 3;
@@ -28,6 +28,7 @@ fn act(cli: &Cli) -> Result<Outcome> {
     match &cli.command {
         Task::Setup => setup::run()?,
         Task::Run(options) => return run::run(&Workspace::find()?, options),
+        Task::Bench(options) => return bench::run(&Workspace::find()?, options),
         Task::Build => {
             setup::run()?;
             build::images(&Workspace::find()?)?;

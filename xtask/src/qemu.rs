@@ -63,11 +63,21 @@ pub struct Machine {
     pub virtualization: bool,
     /// GIC version.
     pub gic: u32,
+    /// Time is the number of instructions executed: runs repeat exactly, and
+    /// nothing the emulator's machine does changes them. One CPU only.
+    pub icount: bool,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { cpu: "cortex-a72".into(), cpus: 2, memory: 1024, virtualization: true, gic: 3 }
+        Self {
+            cpu: "cortex-a72".into(),
+            cpus: 2,
+            memory: 1024,
+            virtualization: true,
+            gic: 3,
+            icount: false,
+        }
     }
 }
 
@@ -110,6 +120,9 @@ impl Boot {
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"]);
         add(&["-M", &format!("virt,virtualization={on_off},gic-version={}", machine.gic)]);
         add(&["-cpu", &machine.cpu, "-smp", &machine.cpus.to_string()]);
+        if machine.icount {
+            add(&["-icount", "shift=0,sleep=off"]);
+        }
         add(&["-m", &format!("{}M", machine.memory)]);
         // Memory that is not touched costs nothing: a machine may be larger
         // than what is free here.

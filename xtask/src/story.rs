@@ -46,6 +46,8 @@ pub struct Config {
     pub timeout: Option<Duration>,
     /// Wait for a debugger on this local port.
     pub gdb: Option<u16>,
+    /// The host's scenario.
+    pub scenario: String,
 }
 
 impl Config {
@@ -58,6 +60,7 @@ impl Config {
             disk: None,
             timeout: Some(Duration::from_secs(300)),
             gdb: None,
+            scenario: "story".into(),
         }
     }
 }
@@ -102,7 +105,7 @@ pub fn tell(
     drop((guest, disk_bytes, archive));
 
     let note = note();
-    let bootargs = bootargs(config.machine.cpus, &disk, &note);
+    let bootargs = bootargs(config, &disk, &note);
     let boot = Boot {
         machine: config.machine.clone(),
         kernel: images.bouncer.clone(),
@@ -143,14 +146,15 @@ pub fn tell(
 }
 
 /// The host's command line. Even one CPU runs a guest of two.
-fn bootargs(cpus: u32, disk: &Disk, note: &str) -> String {
-    let vcpus = cpus.max(2);
+fn bootargs(config: &Config, disk: &Disk, note: &str) -> String {
+    let vcpus = config.machine.cpus.max(2);
+    let scenario = &config.scenario;
     let (hash, write) = match disk.kind {
         Kind::Fat => (disk.hash_name.as_str(), "file"),
         Kind::Raw => (WHOLE_DISK, "last-sector"),
     };
     format!(
-        "scenario=story vcpus={vcpus} policy=both attacks=all hash={hash} write={write} note={note}"
+        "scenario={scenario} vcpus={vcpus} policy=both attacks=all hash={hash} write={write} note={note}"
     )
 }
 

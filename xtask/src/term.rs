@@ -100,7 +100,9 @@ pub fn run_quietly(step: &Step, command: &mut Command) -> Result<String> {
     let status = child.wait()?;
     let output = reader.join().map_err(|_| anyhow::anyhow!("lost the output of `{shown}`"))??;
     if !status.success() {
-        bail!("{}\n{output}\n`{shown}` failed ({status})", said.join("\n"));
+        // Cargo's messages for programs are not for people.
+        said.extend(output.lines().filter(|line| !line.starts_with('{')).map(str::to_owned));
+        bail!("{}\n`{shown}` failed ({status})", said.join("\n"));
     }
     Ok(output)
 }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+mod bench;
 mod bounce_hal;
 mod checked_transport;
 mod checks;
@@ -118,10 +119,11 @@ fn play(machine: &Machine) -> ! {
         "idle" => secrets::hold_for_ever(true),
         "spin" => secrets::hold_for_ever(false),
         "smp" => smp::start_all(machine),
+        "bench" => bench::measure(machine),
         "fault" => checks::die(machine),
         _ => fail(
             "unknown scenario",
-            "use story, hostile, driver, secrets, lend, idle, spin, smp or fault",
+            "use story, hostile, driver, secrets, lend, idle, spin, smp, bench or fault",
         ),
     };
     println!("@guest result={}", if passed { "pass" } else { "fail" });

@@ -5,6 +5,7 @@
 //! `story` says what happens in which order, `attacks` tries to break in.
 
 mod attacks;
+mod bench;
 mod calls;
 mod clock;
 mod cpus;

@@ -19,6 +19,7 @@ use host::bouncer::Handle;
 use hyp::abi;
 use rt::{println, psci};
 
+use super::bench;
 use super::calls::BOUNCER;
 use super::machine::Machine;
 use super::report::{self, Finding, GOOD};
@@ -86,6 +87,11 @@ impl Stage<'_> {
     fn play(&mut self) {
         if let "leave-off" | "leave-reset" = self.options.scenario {
             return self.leave();
+        }
+        if self.options.scenario == "bench" {
+            self.passed &= bench::measure();
+            self.guest("bounce-bar", "bench");
+            return;
         }
         if self.options.scenario == "lies" {
             return self.lies();
