@@ -1,13 +1,15 @@
 //! The little that EL2 does with the physical GIC. It belongs to the host;
-//! EL2 needs two private interrupts to be able to reach it while a guest
+//! EL2 needs three private interrupts to be able to reach it while a guest
 //! runs, and marks the timer's active while a list register stands for it.
 #![allow(unsafe_code)]
 
 use crate::percpu;
 use platform::gicv3::{self, SGI_FRAME, sgi};
 
-/// Maintenance interrupt and virtual timer (Arm BSA).
-const PPIS: u32 = 1 << 25 | 1 << 27;
+/// Virtual timer (Arm BSA).
+const VIRTUAL_TIMER: u32 = 1 << 27;
+/// Maintenance interrupt, EL2's timer and the virtual timer (Arm BSA).
+const PPIS: u32 = 1 << 25 | 1 << 26 | VIRTUAL_TIMER;
 
 /// Reads a register of a mapped device; `size` is 1, 2, 4 or 8.
 ///
@@ -64,8 +66,9 @@ pub(crate) fn initialise() {
 }
 
 /// Enables the private interrupts that a guest needs and the host has
-/// disabled, for as long as a guest is loaded.
-pub(crate) fn lend_private() {
+/// disabled, for as long as a guest is loaded. Says whether the host itself
+/// listens to the virtual timer.
+pub(crate) fn lend_private() -> bool {
     let cpu = percpu::this();
     let register = cpu.redistributor.get() + SGI_FRAME + sgi::ISENABLER0;
     // SAFETY: as in `write_private`; reading has no side effect.
@@ -75,6 +78,7 @@ pub(crate) fn lend_private() {
     if lent != 0 {
         write_private(sgi::ISENABLER0, lent);
     }
+    lent & VIRTUAL_TIMER == 0
 }
 
 /// Gives them back as they were.

@@ -72,6 +72,8 @@ registers! {
     mdcr_el2 = "mdcr_el2";
     cnthctl_el2 = "cnthctl_el2";
     cntvoff_el2 = "cntvoff_el2";
+    cnthp_ctl_el2 = "cnthp_ctl_el2";
+    cnthp_cval_el2 = "cnthp_cval_el2";
     vpidr_el2 = "vpidr_el2";
     vmpidr_el2 = "vmpidr_el2";
     vttbr_el2 = "vttbr_el2";

@@ -164,6 +164,11 @@ fn c11_only_a_live_vcpu_runs_and_only_once() -> Result<()> {
 }
 
 #[test]
+fn g4_a_guest_that_never_leaves_does_not_keep_the_hosts_cpu() -> Result<()> {
+    refused(&["G4.timer"])
+}
+
+#[test]
 fn c14_exhaustion_ends_in_errors() -> Result<()> {
     refused(&["C14.slots", "C14.memcache", "C14.vcpus", "C14.many-vcpus", "C14.ram", "C14.no-ram"])
 }

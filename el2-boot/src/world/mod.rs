@@ -12,7 +12,7 @@
 //! | `el1` | EL1 and EL0 system registers, virtual timer |
 //! | `fp` | FP and SIMD |
 //! | `gic` | virtual CPU interface |
-//! | `timer` | (only looked at) |
+//! | `timer` | EL2's timer, in place of the host's virtual one |
 //! | `controls` | what traps |
 #![allow(unsafe_code)]
 
@@ -114,7 +114,9 @@ pub(crate) fn load(vcpu: &mut VcpuState, regime: Regime) {
         el1::restore(&vcpu.el1);
         fp::restore(&vcpu.fp);
         gic::load(&vcpu.gic);
-        crate::gic::lend_private();
+        if crate::gic::lend_private() {
+            timer::stand_in(&host.el1);
+        }
     }
 }
 
@@ -146,6 +148,7 @@ pub(crate) fn unload(vcpu: &mut VcpuState) {
     unsafe {
         let host = percpu::this().host();
         gic::unload();
+        timer::stand_down();
         crate::gic::return_private();
         el1::save(&mut vcpu.el1);
         fp::save(&mut vcpu.fp);

@@ -1,4 +1,4 @@
-//! C11 and I3: running vCPUs as they must not be run.
+//! C11 and I3: running vCPUs as they must not be run. G4: a guest that stays.
 
 use alloc::format;
 use alloc::string::String;
@@ -101,4 +101,38 @@ pub(in crate::payload) fn twice_at_once(vm: &Arc<Vm>) -> Option<Finding> {
     };
     let what = "run one vCPU on two CPUs at once".into();
     Some(Finding { id: "C11.twice", what, outcome, detail })
+}
+
+/// G4: `vm`'s vCPU 0 never leaves by itself, and the host waits for its
+/// *virtual* timer, which the guest has meanwhile. Expected: the host is back
+/// when that is due, not when the physical timer ends the attempt.
+pub(in crate::payload) fn stays(vm: &Vm) -> Finding {
+    let due = clock::now() + clock::milliseconds(2);
+    let end = clock::now() + clock::milliseconds(10 * DURATION);
+    rt::timer::set(due);
+    let other = loop {
+        clock::interrupt_at(end);
+        let exit = BOUNCER.vcpu_run(vm.handle, 0, 0);
+        if clock::now() >= due {
+            // Its line is up now; the handler knows the physical timer only.
+            rt::timer::cancel();
+        }
+        match exit {
+            Ok(Exit::Interrupt) if clock::now() < due => cpus::take_interrupts(),
+            Ok(Exit::Interrupt) => break None,
+            other => break Some(other),
+        }
+    };
+    let back = clock::now();
+    rt::timer::cancel();
+    clock::cancel();
+    cpus::take_interrupts();
+    let late = back.saturating_sub(due) * 1000 / rt::timer::frequency().max(1);
+    let (outcome, detail) = match other {
+        Some(exit) => ("invalid", format!("the guest left with {exit:?}")),
+        None if back < end => (GOOD, format!("back {late} ms after the timer was due")),
+        None => ("kept", String::from("only the physical timer brought the host back")),
+    };
+    let what = "keep a CPU from a host that lives by its virtual timer".into();
+    Finding { id: "G4.timer", what, outcome, detail }
 }

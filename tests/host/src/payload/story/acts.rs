@@ -196,6 +196,7 @@ impl Stage<'_> {
         // The slot's next life, which has not begun.
         let unborn = Handle(building.handle.0 + (1 << 8));
         findings.extend(attacks::vcpus::wrong_ones(vm, &building, unborn));
+        findings.push(attacks::vcpus::stays(vm));
         match attacks::vcpus::twice_at_once(vm) {
             Some(finding) => findings.push(finding),
             None => println!("host: C11 on two CPUs needs two CPUs: not tried"),
