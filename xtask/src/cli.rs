@@ -50,6 +50,12 @@ pub enum Task {
     Check,
     /// Installs what is missing: the bare-metal Rust target and QEMU
     Setup,
+    /// Puts known bugs of hypervisors into a copy of bouncer, one at a time,
+    /// and shows which check catches each
+    ///
+    /// Exits 0 only if every bug that can exist here is caught, and the
+    /// compiler still refuses those that cannot.
+    Mutants(crate::mutants::MutantsOptions),
 }
 
 /// CPU models that QEMU emulates well enough.

@@ -14,6 +14,7 @@ pub mod console;
 pub mod cpio;
 pub mod disk;
 pub mod image;
+pub mod mutants;
 pub mod qemu;
 pub mod report;
 pub mod run;

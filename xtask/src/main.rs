@@ -7,7 +7,7 @@ use clap::Parser;
 use xtask::cli::{Cli, Task};
 use xtask::term::{BAD, paint};
 use xtask::workspace::Workspace;
-use xtask::{Outcome, bench, build, check, qemu, run, setup, test};
+use xtask::{Outcome, bench, build, check, mutants, qemu, run, setup, test};
 
 /// Exit status when something could not be set up, built or booted.
 const TROUBLE: u8 = 3;
@@ -37,6 +37,7 @@ fn act(cli: &Cli) -> Result<Outcome> {
             setup::run()?;
             return check::run(&Workspace::find()?);
         }
+        Task::Mutants(options) => return mutants::run(&Workspace::find()?, options),
         Task::Test => {
             setup::run()?;
             return test::run(&Workspace::find()?);

@@ -140,6 +140,21 @@ fn a_block_full_of_shared_pages_stays_pages() {
 }
 
 #[test]
+fn a_page_given_back_among_borrowed_ones_makes_no_block_of_them() {
+    let mut fixture = Fixture::new(16);
+    let guest = fixture.guest(0, 1024);
+    fixture.align_frames(512);
+    let (mut guest, _) = donate(&mut fixture, guest, RAM, 512);
+    done(&mut fixture, 511, |m, memory| memory.guest_share_host(m, &mut guest, gfns(RAM, 511)));
+    // Now the host maps all 512 again, but only one of them is its own.
+    done(&mut fixture, 1, |m, memory| memory.guest_relinquish(m, &mut guest, gfns(RAM + 511, 1)));
+    check(&fixture.machine, &fixture.memory, &[&guest]);
+    let pool = fixture.memory.pool_len();
+    done(&mut fixture, 1, |m, memory| memory.guest_unshare_host(m, &mut guest, gfns(RAM, 1)));
+    assert_eq!(fixture.memory.pool_len(), pool, "a block was split: nobody counted its table");
+}
+
+#[test]
 fn a_relinquished_page_is_zeros_for_the_host_and_gone_for_the_guest() {
     let (mut fixture, mut guest, frames) = with_guest(8);
     let blocks = fixture.machine.leaves(Vmid::HOST).len();

@@ -1,0 +1,155 @@
+//! `cargo xtask mutants`: puts known bugs into a copy of bouncer, one at a
+//! time, and sees whether its checks notice.
+//!
+//! A check that has never failed proves nothing. Each patch below
+//! `tests/mutants` is a mistake that a hypervisor of this kind really made;
+//! the table this prints says which check found it, and how soon.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `options` | the command line |
+//! | `patch` | a story and a diff |
+//! | `catalogue` | all of them, and what must become of each |
+//! | `scratch` | the copy |
+//! | `suite` | the native tests, up to the first that fails |
+//! | `table` | what a person and a program get to see |
+
+mod catalogue;
+mod options;
+mod patch;
+mod scratch;
+mod suite;
+mod table;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::qemu::interrupted;
+use crate::story::{self, Config};
+use crate::term::{BAD, DIM, GOOD, Step, paint};
+use crate::workspace::Workspace;
+use crate::{Outcome, build, setup};
+use catalogue::{Fate, Mutant};
+pub use options::MutantsOptions;
+use scratch::Scratch;
+use suite::Verdict;
+use table::{Row, What};
+
+/// Runs the mutants that `options` name.
+///
+/// # Errors
+/// When a patch does not apply, the tree itself does not pass, or something
+/// cannot be built.
+pub fn run(workspace: &Workspace, options: &MutantsOptions) -> Result<Outcome> {
+    let mutants = catalogue::select(catalogue::load(&workspace.root)?, &options.ids)?;
+    if options.list {
+        table::list(&mutants);
+        return Ok(Outcome::Pass);
+    }
+    // All at once: whoever changed the tree wants to know all that is to do.
+    let stale: Vec<String> = mutants.iter().filter_map(|m| does_not_apply(workspace, m)).collect();
+    if !stale.is_empty() {
+        bail!("patches must follow the source:\n  {}", stale.join("\n  "));
+    }
+    let scratch = Scratch::new(workspace)?;
+    let limit = Duration::from_secs(options.seconds);
+    baseline(&scratch, limit, options.boot)?;
+    let mut rows = Vec::new();
+    for mutant in &mutants {
+        let row = put_to_the_test(&scratch, mutant, limit, options.boot)?;
+        if interrupted() {
+            return Ok(Outcome::Interrupted);
+        }
+        rows.push(row);
+    }
+    if let Some(path) = &options.json {
+        let json = serde_json::to_string_pretty(&table::json(&rows))? + "\n";
+        std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(table::print(&rows))
+}
+
+fn does_not_apply(workspace: &Workspace, mutant: &Mutant) -> Option<String> {
+    let error = mutant.patch.apply(&workspace.root).err()?;
+    Some(format!("{}: {error:#}", mutant.id))
+}
+
+/// Without a mutant everything must pass, or a failure would mean nothing.
+fn baseline(scratch: &Scratch, limit: Duration, with_boot: bool) -> Result<()> {
+    let step = Step::new("Baseline");
+    match suite::native(scratch, limit, &step)? {
+        Verdict::Passed => {}
+        Verdict::Caught(by) => bail!("the tree fails without a mutant in it: {by}"),
+        Verdict::DoesNotBuild(error) => bail!("the tree does not build: {error}"),
+    }
+    if with_boot {
+        setup::run()?;
+        if let Some(by) = boot(scratch, &step)? {
+            bail!("the machine does not hold without a mutant in it: {by}");
+        }
+    }
+    step.done("no mutant: all pass");
+    Ok(())
+}
+
+/// Puts one mutant into the copy and looks.
+fn put_to_the_test(
+    scratch: &Scratch,
+    mutant: &Mutant,
+    limit: Duration,
+    with_boot: bool,
+) -> Result<Row> {
+    let step = Step::new(&mutant.id);
+    step.note(&mutant.title);
+    let start = Instant::now();
+    let mutated = scratch.mutate(&mutant.patch)?;
+    let what = match (&mutant.fate, with_boot) {
+        (Fate::Native, _) => match suite::native(scratch, limit, &step)? {
+            Verdict::Passed => What::Survived,
+            Verdict::Caught(by) => What::Caught(by),
+            Verdict::DoesNotBuild(error) => bail!("{} does not build: {error}", mutant.id),
+        },
+        (Fate::Impossible(expected), _) => match suite::native(scratch, limit, &step)? {
+            Verdict::DoesNotBuild(error) if error.contains(expected) => {
+                What::Impossible(format!("the compiler: {expected}"))
+            }
+            Verdict::DoesNotBuild(error) => {
+                bail!("{} fails to build for another reason than {expected:?}: {error}", mutant.id)
+            }
+            Verdict::Passed | Verdict::Caught(_) => What::Possible,
+        },
+        (Fate::Boot | Fate::Hidden(_), true) => match (boot(scratch, &step)?, &mutant.fate) {
+            (Some(by), _) => What::Caught(by),
+            (None, Fate::Hidden(why)) => What::Hidden(why.clone()),
+            (None, _) => What::Survived,
+        },
+        (Fate::Boot, false) => What::NotTried,
+        (Fate::Hidden(why), false) => What::Hidden(why.clone()),
+    };
+    drop(mutated);
+    let row = Row::new(mutant, what, start.elapsed());
+    let style = match row.what {
+        What::Caught(_) | What::Impossible(_) => GOOD,
+        What::NotTried | What::Hidden(_) => DIM,
+        What::Survived | What::Possible => BAD,
+    };
+    step.done(&format!("{}: {}", mutant.title, paint(style, row.what.words())));
+    Ok(row)
+}
+
+/// Boots the copy with the whole story and every attack; the first promise it
+/// breaks.
+fn boot(scratch: &Scratch, step: &Step) -> Result<Option<String>> {
+    step.note("building what boots");
+    let images = match build::images(scratch.workspace()) {
+        Ok(images) => images,
+        Err(error) => bail!("the mutant does not build for EL2: {error:#}"),
+    };
+    step.note("booting");
+    let run = story::tell(scratch.workspace(), &images, &Config::new("mutant"), &mut |_| ())?;
+    let failures = &run.report.failures;
+    // An attack or a check says more than "the host's result is fail".
+    let telling = failures.iter().find(|failure| failure.starts_with("attack "));
+    Ok(telling.or(failures.first()).map(|failure| format!("boot: {failure}")))
+}

@@ -1,0 +1,25 @@
+//! `mutants`' command line.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// `mutants`' options.
+#[derive(Debug, Clone, Args)]
+pub struct MutantsOptions {
+    /// Bugs to try, as K5 (all its mutants) or K05b (one); all if none
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Only show which there are
+    #[arg(long)]
+    pub list: bool,
+    /// Write the result as JSON to FILE
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Let each test program run for at most this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Boot those that are below the simulated machine, too: minutes
+    #[arg(long)]
+    pub boot: bool,
+}
