@@ -151,9 +151,12 @@ fn cpu_off<M: Machine>(hyp: &Hypervisor<M>) -> i64 {
 }
 
 /// Off or reset: what guests leave in RAM is wiped before the machine, or
-/// whatever runs on it next, can look.
+/// whatever runs on it next, can look. Host memory stays locked until it
+/// stops: no other CPU of the host's makes a guest that nobody would wipe.
 fn power<M: Machine>(hyp: &Hypervisor<M>, action: PowerAction) -> i64 {
-    hyp.with_memory(|memory| hyp.end_all(memory));
-    hyp.machine.power(action);
+    hyp.with_memory(|memory| {
+        hyp.end_all(memory);
+        hyp.machine.power(action);
+    });
     code::SUCCESS
 }

@@ -300,5 +300,10 @@ impl Machine for SimMachine {
 
     fn power(&self, action: PowerAction) {
         self.world().power.push(action);
+        // It runs unlocked: it may look at the machine.
+        let meanwhile = self.world().at_power.take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
     }
 }

@@ -52,6 +52,8 @@ pub struct World {
     pub stopped: Vec<CpuId>,
     /// Every power action.
     pub power: Vec<PowerAction>,
+    /// What happens elsewhere while the machine is about to stop.
+    pub at_power: Option<Box<dyn FnOnce() + Send>>,
     scripts: [VecDeque<Script>; MAX_CPUS],
     loaded: [Option<Regime>; MAX_CPUS],
     el1: [[u64; 6]; MAX_CPUS],
@@ -72,6 +74,7 @@ impl Default for World {
             started: Vec::new(),
             stopped: Vec::new(),
             power: Vec::new(),
+            at_power: None,
             scripts: Default::default(),
             loaded: [None; MAX_CPUS],
             el1: [[0; 6]; MAX_CPUS],

@@ -1,9 +1,13 @@
 //! The host's firmware calls (attack rows C8, C9).
 
-use super::rig::{Rig, interrupt, pfn};
+use super::rig::{Rig, interrupt, pfn, sync};
 use crate::abi::host as id;
 use crate::machine::PowerAction;
 use crate::psci::{code, function};
+use crate::vcpu::state::Frame;
+use std::boxed::Box;
+use std::sync::mpsc;
+use std::time::Duration;
 
 fn cpu_on(rig: &Rig, mpidr: u64, entry: u64) -> i64 {
     rig.smc(u64::from(function::CPU_ON_64), &[mpidr, entry, 0xc0])
@@ -112,4 +116,31 @@ fn c9_registers_that_el2_keeps_for_a_guest_are_wiped_before_the_machine_stops() 
     assert!(kept(&rig), "the secret is in the vCPU while it may run again");
     rig.smc(u64::from(function::SYSTEM_OFF), &[]);
     assert!(!kept(&rig));
+}
+
+/// Between the wipe and the stop another CPU could make a guest and let it
+/// run: nobody would have wiped that one.
+#[test]
+fn c9_no_guest_comes_to_be_between_the_wipe_and_the_stop() {
+    let mut rig = Rig::new();
+    let memcache = rig.frames(16);
+    let (stopping, stops) = mpsc::channel();
+    let (made, news) = mpsc::channel();
+    rig.hyp.machine().world().at_power = Some(Box::new(move || {
+        stopping.send(()).unwrap();
+        let early = news.recv_timeout(Duration::from_millis(100));
+        assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout), "VM_CREATE came through");
+    }));
+    let hyp = &rig.hyp;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            stops.recv().unwrap();
+            let mut frame = Frame::default();
+            frame.x[..5].copy_from_slice(&[u64::from(id::VM_CREATE), memcache, 16, 64, 1]);
+            hyp.handle_host_trap(&mut frame, sync(0x16 << 26));
+            // Too late, and only because this machine does not really stop.
+            let _ = made.send(frame.x[0]);
+        });
+        rig.smc(u64::from(function::SYSTEM_OFF), &[]);
+    });
 }
