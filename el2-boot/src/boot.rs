@@ -12,7 +12,7 @@ use crate::{console, cpu, entry, fixmap, firmware, gic, heap, host, percpu, sysr
 use alloc::boxed::Box;
 use arrayvec::ArrayVec;
 use core::convert::Infallible;
-use hyp::addr::{ADDRESS_BITS, FRAME_SIZE, PfnRange};
+use hyp::addr::{FRAME_SIZE, PfnRange};
 use hyp::machine::MAX_CPUS;
 use hyp::memory::{BootMemory, FrameEntry};
 use hyp::{HostPlatform, Hypervisor};
@@ -169,7 +169,9 @@ fn frame_range(what: &'static str, range: ByteRange) -> Result<PfnRange, BootErr
         .ok()
         .filter(|_| range.start().is_multiple_of(FRAME_SIZE))
         .filter(|_| range.size().is_multiple_of(FRAME_SIZE))
-        .filter(|_| range.end() <= 1 << ADDRESS_BITS)
+        // Not the last 2 MiB: a frame there, donated as a table, would be mapped
+        // where the fixmap is.
+        .filter(|_| range.end() <= fixmap::BASE)
         .ok_or(BootError::BadProperty(what))
 }
 
