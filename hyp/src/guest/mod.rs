@@ -123,7 +123,7 @@ impl<M: Machine> Running<'_, M> {
             }
             self.count(VmCounter::Entries);
             let trap = self.hyp.machine.run_vcpu(&mut self.vcpu.state);
-            self.after_exit();
+            self.after_exit(&trap);
             match self.handle(&trap) {
                 Outcome::Resume if self.kick.is_empty() => {}
                 Outcome::Resume => return (HostExit::Kick, self.kick),
@@ -148,12 +148,14 @@ impl<M: Machine> Running<'_, M> {
 
     /// Takes back what the guest did to its list registers. What it did not
     /// take may now be another vCPU's.
-    fn after_exit(&mut self) {
+    fn after_exit(&mut self, trap: &Trap) {
         let machine = &self.hyp.machine;
         let (vcpu, here) = (&mut *self.vcpu, machine.cpu());
         let gic = &vcpu.state.gic;
-        self.own_interrupt = Vgic::needs_maintenance(gic)
-            || machine.timer_line() && !Vgic::timer_in_list_register(gic);
+        // Only an interrupt asks whose it was.
+        self.own_interrupt = trap.kind == TrapKind::Interrupt
+            && (Vgic::needs_maintenance(gic)
+                || machine.timer_line() && !Vgic::timer_in_list_register(gic));
         // The VM cannot go away while one of its vCPUs is out.
         let moved = self.hyp.with_vm(self.handle, |vm| {
             let targets = vm.vgic.sync(vcpu.index, &mut vcpu.state.gic);

@@ -166,6 +166,10 @@ impl Vcpus {
     /// another CPU than `here`, or they wait.
     pub(crate) fn to_kick(&self, targets: VcpuSet, here: CpuId) -> VcpuSet {
         let mut kick = VcpuSet::default();
+        // Nearly every exit concerns nobody else.
+        if targets.is_empty() {
+            return kick;
+        }
         for index in targets.iter() {
             if let Some(Some(place)) = self.places.get(index) {
                 let elsewhere = place.running_on.is_some_and(|cpu| cpu != here);
