@@ -2,7 +2,6 @@
 
 use crate::machine::Machine;
 use crate::psci::{self, code, function};
-use crate::vgic::VcpuSet;
 use crate::vm::Stage;
 use crate::vm::vcpus::{Power, StartError};
 
@@ -80,9 +79,7 @@ impl<M: Machine> Running<'_, M> {
         let here = self.hyp.machine.cpu();
         let kick = self.hyp.with_vm(self.handle, |vm| {
             vm.stage = Stage::Dying;
-            let mut everybody = VcpuSet::default();
-            (0..vm.vcpus.count()).for_each(|index| everybody.insert(index));
-            Ok(vm.vcpus.to_kick(everybody, here))
+            Ok(vm.vcpus.to_kick(vm.vcpus.all(), here))
         });
         Outcome::Return(HostExit::Shutdown { reset }, kick.unwrap_or_default())
     }

@@ -48,7 +48,7 @@ pub(super) fn handle_smc<M: Machine>(
 ) {
     hyp.stats.count(MachineCounter::HostSmcs);
     let pc = frame.pc;
-    frame.pc = frame.pc.wrapping_add(4);
+    frame.advance();
     let [id, a1, a2, a3] = [frame.get(0), frame.get(1), frame.get(2), frame.get(3)];
     let result = match u32::try_from(id) {
         Ok(id) if immediate == 0 => call(hyp, id, [a1, a2, a3]),

@@ -32,7 +32,8 @@ fn c10_no_register_of_the_guest_is_seen_at_any_exit() {
     let nowhere = abort(layout::UART, 4, 3, true);
     let sgi = sync(0x18 << 26 | 3 << 20 | 5 << 17 | 12 << 10 | 3 << 5 | 11 << 1);
     let serror = Trap { kind: TrapKind::SError, esr: 0, far: 0, hpfar: 0 };
-    for trap in [wfi, undefined, missing, nowhere, sgi, serror, interrupt(), sync(0x16 << 26)] {
+    // The last one ends the VM.
+    for trap in [wfi, undefined, missing, nowhere, sgi, interrupt(), sync(0x16 << 26), serror] {
         rig.script(move |vcpu| {
             vcpu.frame.x = [SECRET; 31];
             vcpu.fp.v = [u128::from(SECRET); 32];
@@ -47,6 +48,21 @@ fn c10_no_register_of_the_guest_is_seen_at_any_exit() {
             assert_eq!(frame.x[1..3], [exit::MEM_FAULT, (RAM_GFN + PAGES) << 12]);
         }
     }
+}
+
+#[test]
+fn a_guest_does_not_go_on_after_an_error_of_the_machine() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    rig.script(|vcpu| {
+        vcpu.frame.pc = SECRET;
+        Trap { kind: TrapKind::SError, esr: 0xbe00_0000, far: 0, hpfar: 0 }
+    });
+    assert_eq!(rig.run(handle)[0], exit::DEAD);
+    assert!(rig.hvc(host::VCPU_RUN, &[handle, 0, 0]).is_err());
+    let [what, address, pc] = rig.hvc(host::EVENT_NEXT, &[]).unwrap();
+    assert_eq!(what & 0xff, crate::EventKind::GuestDied as u64);
+    assert_eq!((what >> 16 & 0xff, address, pc), (3, 0, 0), "whose, but not where it was");
 }
 
 #[test]
