@@ -18,7 +18,7 @@ use hyp::memory::{BootMemory, FrameEntry};
 use hyp::{HostPlatform, Hypervisor};
 use log::{debug, error, info, warn};
 use platform::carve::{carve, place};
-use platform::command_line::{Word, verbosity, words};
+use platform::command_line::{Word, oracle, verbosity, words};
 use platform::qemu_virt::QemuVirt;
 use platform::{
     BootError, BootInfo, ByteRange, Conduit, MAX_BANKS, MAX_HOST_WINDOWS, Platform, host_tree,
@@ -37,6 +37,8 @@ struct Prepared {
     stage1: Stage1,
     kernel: u64,
     tree: u64,
+    #[cfg(feature = "oracle")]
+    oracle: Option<platform::command_line::Oracle>,
 }
 
 /// Called by `entry.S` with the address of the device tree.
@@ -103,6 +105,8 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
         kernel: info.kernel.range.start(),
         tree,
         stage1,
+        #[cfg(feature = "oracle")]
+        oracle: oracle(&info.command_line),
     });
     let root = prepared.stage1.root();
     let [stack, _] = layout.stacks(0);
@@ -119,8 +123,11 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
 extern "C" fn finish(prepared: u64) -> ! {
     // SAFETY: `prepare` passes the box it gave up.
     let prepared = unsafe { Box::from_raw(prepared as *mut Prepared) };
-    let Prepared { ram, host_mmio, own, pool, layout, redistributors, stage1, kernel, tree } =
-        *prepared;
+    #[cfg(feature = "oracle")]
+    let asked = prepared.oracle;
+    let Prepared {
+        ram, host_mmio, own, pool, layout, redistributors, stage1, kernel, tree, ..
+    } = *prepared;
     let mut rd_frames = [None; MAX_CPUS];
     for (slot, &frame) in rd_frames.iter_mut().zip(&redistributors) {
         *slot = PfnRange::new(frame / FRAME_SIZE, platform::gicv3::FRAME_SIZE / FRAME_SIZE).ok();
@@ -135,7 +142,11 @@ extern "C" fn finish(prepared: u64) -> ! {
     let machine = Cpus::new(stage1, redistributors.len());
     let platform = HostPlatform { redistributors: rd_frames };
     match Hypervisor::new(machine, frames, &memory, platform) {
-        Ok(hypervisor) => cpu::HYPERVISOR.call_once(|| hypervisor),
+        Ok(hypervisor) => {
+            #[cfg(feature = "oracle")]
+            choose_oracle(&hypervisor, asked);
+            cpu::HYPERVISOR.call_once(|| hypervisor)
+        }
         Err(error) => {
             error!("the memory map contradicts itself ({error:?}): move the boot modules");
             firmware::stop()
@@ -144,6 +155,22 @@ extern "C" fn finish(prepared: u64) -> ! {
     info!("starting the host at {kernel:#x}, device tree at {tree:#x}");
     console::hand_over();
     cpu::run_host(kernel, tree)
+}
+
+/// Tells the oracle how much to check; without a word it keeps its own mind.
+#[cfg(feature = "oracle")]
+fn choose_oracle(
+    hypervisor: &Hypervisor<Cpus>,
+    asked: Option<platform::command_line::Oracle>,
+) {
+    use hyp::oracle::watch::Mode;
+    use platform::command_line::Oracle;
+    match asked {
+        None => {}
+        Some(Oracle::Off) => hypervisor.set_oracle(Mode::Off),
+        Some(Oracle::Changes) => hypervisor.set_oracle(Mode::Changes),
+        Some(Oracle::Every) => hypervisor.set_oracle(Mode::Every),
+    }
 }
 
 fn report(info: &BootInfo) {
@@ -155,8 +182,18 @@ fn report(info: &BootInfo) {
     }
     for word in words(&info.command_line) {
         if let Word::Unknown(word) = word {
-            warn!("unknown word \"{word}\" on the command line: only log=error|warn|info|debug");
+            warn!(
+                "unknown word \"{word}\" on the command line: only log=error|warn|info|debug and \
+                 oracle=off|changes|every"
+            );
         }
+    }
+    match oracle(&info.command_line) {
+        Some(_) if cfg!(not(feature = "oracle")) => {
+            warn!("oracle= has no effect: this bouncer was built without its oracle");
+        }
+        Some(oracle) => info!("the oracle checks {oracle:?}"),
+        None => {}
     }
     for bank in &info.memory {
         info!("{} MiB of memory at {:#x}", bank.size() >> 20, bank.start());

@@ -45,6 +45,8 @@ pub struct Hypervisor<M> {
     events: Mutex<EventLog>,
     pub(crate) power: HostPower,
     pub(crate) stats: MachineStats,
+    #[cfg(feature = "oracle")]
+    pub(crate) oracle: crate::oracle::watch::Watch,
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -60,6 +62,8 @@ impl<M: Machine> Hypervisor<M> {
     ) -> Result<Self, Error> {
         let memory = HostMemory::new(&machine, frames, boot)?;
         Ok(Self {
+            #[cfg(feature = "oracle")]
+            oracle: crate::oracle::watch::Watch::new(&memory),
             machine,
             platform,
             memory: Mutex::new(memory),
@@ -83,7 +87,11 @@ impl<M: Machine> Hypervisor<M> {
     /// Handles one trap of the host on this CPU; afterwards `frame` is where
     /// the host goes on.
     pub fn handle_host_trap(&self, frame: &mut Frame, trap: Trap) {
+        #[cfg(feature = "oracle")]
+        let scope = crate::oracle::watch::Scope::of(frame, &trap);
         crate::host::handle(self, frame, trap);
+        #[cfg(feature = "oracle")]
+        self.check_rules(scope);
     }
 
     /// Calls `act` with the host memory locked.
@@ -104,6 +112,23 @@ impl<M: Machine> Hypervisor<M> {
         let mut slot = slot.lock();
         let vm = slot.vm.first_mut().filter(|vm| vm.handle == handle).ok_or(Error::NotFound)?;
         act(vm)
+    }
+
+    /// Calls `act` with each VM and its slot's number, one locked at a time.
+    ///
+    /// # Errors
+    /// The first that `act` returns.
+    #[cfg(feature = "oracle")]
+    pub(crate) fn for_each_vm<E>(
+        &self,
+        mut act: impl FnMut(usize, &Vm) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (index, slot) in self.slots.iter().enumerate() {
+            if let Some(vm) = slot.lock().vm.first() {
+                act(index, vm)?;
+            }
+        }
+        Ok(())
     }
 
     /// Calls `act` with host memory and the VM locked, in this order.

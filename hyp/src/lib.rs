@@ -24,6 +24,8 @@ pub mod layout;
 pub mod machine;
 mod measurement;
 pub mod memory;
+#[cfg(any(test, feature = "sim", feature = "oracle"))]
+pub mod oracle;
 pub mod psci;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -14,11 +14,24 @@ pub enum Verbosity {
     Debug,
 }
 
+/// How much a bouncer that was built with its oracle checks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Oracle {
+    /// Nothing.
+    Off,
+    /// What each call may have changed, and now and then everything.
+    Changes,
+    /// Everything, after each trap of the host.
+    Every,
+}
+
 /// One word of the command line, understood or not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Word<'a> {
     /// `log=error|warn|info|debug`
     Log(Verbosity),
+    /// `oracle=off|changes|every`
+    Oracle(Oracle),
     /// Anything else; bouncer warns about it.
     Unknown(&'a str),
 }
@@ -30,6 +43,9 @@ pub fn words(line: &str) -> impl Iterator<Item = Word<'_>> {
         "log=warn" => Word::Log(Verbosity::Warn),
         "log=info" => Word::Log(Verbosity::Info),
         "log=debug" => Word::Log(Verbosity::Debug),
+        "oracle=off" => Word::Oracle(Oracle::Off),
+        "oracle=changes" => Word::Oracle(Oracle::Changes),
+        "oracle=every" => Word::Oracle(Oracle::Every),
         other => Word::Unknown(other),
     })
 }
@@ -39,10 +55,20 @@ pub fn verbosity(line: &str) -> Verbosity {
     words(line)
         .filter_map(|word| match word {
             Word::Log(verbosity) => Some(verbosity),
-            Word::Unknown(_) => None,
+            Word::Oracle(_) | Word::Unknown(_) => None,
         })
         .last()
         .unwrap_or_default()
+}
+
+/// What `line` wants the oracle to check, if it says so; the last word wins.
+pub fn oracle(line: &str) -> Option<Oracle> {
+    words(line)
+        .filter_map(|word| match word {
+            Word::Oracle(oracle) => Some(oracle),
+            Word::Log(_) | Word::Unknown(_) => None,
+        })
+        .last()
 }
 
 #[cfg(test)]
@@ -59,7 +85,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_line_means_info() {
-        assert_eq!(verbosity(""), Verbosity::Info);
+    fn an_empty_line_means_info_and_leaves_the_oracle_alone() {
+        assert_eq!((verbosity(""), oracle("")), (Verbosity::Info, None));
+    }
+
+    #[test]
+    fn the_oracle_is_told_by_its_last_good_word() {
+        assert_eq!(oracle("oracle=every log=warn oracle=off"), Some(Oracle::Off));
+        assert_eq!(oracle("oracle=changes oracle=sometimes"), Some(Oracle::Changes));
     }
 }

@@ -4,7 +4,8 @@
 //! guest holds secrets; each test looks for one row of the attack table in
 //! what was said, and xtask's own look at the disk stands beside it. Which
 //! machine: `BOUNCER_CPUS`, `BOUNCER_CPU`, `BOUNCER_MEMORY` (MiB) and
-//! `BOUNCER_DISK` choose; `cargo xtask test` runs several.
+//! `BOUNCER_DISK` choose, and `BOUNCER_ORACLE=changes|every` boots a bouncer
+//! that checks its own rules; `cargo xtask test` runs several.
 
 use std::sync::OnceLock;
 
@@ -23,7 +24,7 @@ fn run() -> Result<&'static Run> {
 }
 
 fn boot() -> Result<Run> {
-    let (workspace, images) = ready()?;
+    let (workspace, mut images) = ready()?;
     let mut config = Config::new("promises");
     let value = |name: &str| std::env::var(name).ok();
     if let Some(cpu) = value(environment::CPU) {
@@ -36,6 +37,10 @@ fn boot() -> Result<Run> {
         config.machine.memory = memory.parse()?;
     }
     config.disk = value(environment::DISK).map(Into::into);
+    if let Some(oracle) = value(environment::ORACLE) {
+        images = xtask::build::images_with_oracle(&workspace)?;
+        config.machine.command_line = format!("oracle={oracle}");
+    }
     let _turn = one_at_a_time();
     tell(&workspace, &images, &config, &mut |_| {})
 }

@@ -60,6 +60,29 @@ pub fn images(workspace: &Workspace) -> Result<Images> {
     Ok(Images { bouncer, bouncer_elf, host, host_elf, guest })
 }
 
+/// The same with a bouncer that checks the rules of memory while it runs
+/// (hyp's feature `oracle`).
+///
+/// # Errors
+/// As [`images`].
+pub fn images_with_oracle(workspace: &Workspace) -> Result<Images> {
+    let images = images(workspace)?;
+    let step = Step::new("Building bouncer with its oracle");
+    let mut command = cargo();
+    command.current_dir(&workspace.root).args(["build", "--release", "--target", TARGET]);
+    command.args(["--package", "el2-boot", "--features", "oracle"]);
+    // In a place of its own: the plain bouncer's files stay as they are.
+    command.arg("--target-dir").arg(workspace.target.join("oracle"));
+    command.arg("--message-format=json-render-diagnostics");
+    let messages = run_quietly(&step, &mut command).context("the build failed")?;
+    let elf = executable(&messages, "el2-boot").context("cargo built no executable of el2-boot")?;
+    let bytes = std::fs::read(&elf)?;
+    let image = flatten(&bytes).with_context(|| format!("{} is not bootable", shown(&elf)))?;
+    let bouncer = write_image(&workspace.folder("images")?, "bouncer-oracle", &image)?;
+    step.done(&format!("{} KiB", image.len().div_ceil(1024)));
+    Ok(Images { bouncer, bouncer_elf: elf, ..images })
+}
+
 /// Where cargo put the executable of a package.
 fn executable(messages: &str, package: &str) -> Option<PathBuf> {
     messages

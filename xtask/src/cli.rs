@@ -106,6 +106,10 @@ pub struct RunOptions {
     /// Give up after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
+    /// Build bouncer with its oracle: after each call that changes memory it
+    /// checks all its rules, and stops the machine if one is broken
+    #[arg(long)]
+    pub oracle: bool,
     /// Wait for a debugger before the first instruction, and print how to
     /// attach it
     #[arg(long)]
@@ -123,6 +127,9 @@ pub struct BenchOptions {
     pub json: Option<PathBuf>,
 }
 
+/// What `--oracle` tells bouncer.
+const ORACLE: &str = "oracle=changes";
+
 /// Port of `--gdb`, on the local machine only.
 pub const GDB_PORT: u16 = 1234;
 
@@ -136,6 +143,7 @@ impl RunOptions {
                 cpu: self.cpu.name().into(),
                 cpus: self.cpus,
                 memory: self.memory,
+                command_line: if self.oracle { ORACLE.into() } else { String::new() },
                 ..Machine::default()
             },
             disk: self.disk.clone(),
@@ -187,6 +195,9 @@ mod tests {
         assert_eq!(config.machine.cpu, "neoverse-n1");
         assert_eq!(config.timeout, Some(Duration::from_secs(300)));
         assert_eq!(run(&["--gdb"]).unwrap().config().timeout, None);
+        assert_eq!(options.config().machine.command_line, "");
+        let oracle = run(&["--oracle"]).unwrap().config();
+        assert_eq!(oracle.machine.command_line, "oracle=changes");
     }
 
     #[test]

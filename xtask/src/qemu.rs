@@ -66,6 +66,8 @@ pub struct Machine {
     /// Time is the number of instructions executed: runs repeat exactly, and
     /// nothing the emulator's machine does changes them. One CPU only.
     pub icount: bool,
+    /// bouncer's own command line.
+    pub command_line: String,
 }
 
 impl Default for Machine {
@@ -77,6 +79,7 @@ impl Default for Machine {
             virtualization: true,
             gic: 3,
             icount: false,
+            command_line: String::new(),
         }
     }
 }
@@ -132,6 +135,9 @@ impl Boot {
         ]);
         add(&["-machine", "memory-backend=ram"]);
         add(&["-kernel", &escaped(&self.kernel.display().to_string())]);
+        if !machine.command_line.is_empty() {
+            add(&["-append", &machine.command_line]);
+        }
         for module in &self.modules {
             let path = escaped(&module.path.display().to_string());
             let address = module.address;

@@ -22,7 +22,11 @@ pub const TAIL: usize = 30;
 /// When it could not be set up, built or booted at all.
 pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     setup::run()?;
-    let images = build::images(workspace)?;
+    let images = if options.oracle {
+        build::images_with_oracle(workspace)?
+    } else {
+        build::images(workspace)?
+    };
     let config = options.config();
     let machine = format!(
         "{} × {}, {} MiB, QEMU virt",

@@ -17,6 +17,8 @@ pub mod environment {
     pub const CPU: &str = "BOUNCER_CPU";
     /// MiB of memory.
     pub const MEMORY: &str = "BOUNCER_MEMORY";
+    /// Set: bouncer is built with its oracle and checks itself.
+    pub const ORACLE: &str = "BOUNCER_ORACLE";
     /// A user's file as the disk.
     pub const DISK: &str = "BOUNCER_DISK";
 }
@@ -59,6 +61,13 @@ pub fn run(workspace: &Workspace) -> Result<Outcome> {
         }
         suite(format!("end to end: {name}"), &mut command)?;
     }
+    let mut command = cargo();
+    command.args(["test", "--package", "hyp", "--features", "oracle", "--lib", "tests::"]);
+    suite("simulated machine, rules checked after each call".into(), &mut command)?;
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast", "--package", "tests", "--test", "promises"]);
+    command.env(environment::ORACLE, "changes");
+    suite("end to end: bouncer with its oracle".into(), &mut command)?;
     anstream::println!("\n  {}", paint(HEAD, "checks"));
     let checked = check::run(workspace)? == Outcome::Pass;
     suites.push(("formatting, lints, documentation, unsafe audit".into(), checked));

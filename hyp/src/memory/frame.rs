@@ -145,6 +145,11 @@ impl FrameEntry {
         (self.0 >> PINS_SHIFT) as u8
     }
 
+    /// The word itself, for messages.
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
     /// What it is to `party`.
     pub fn state_for(self, party: Owner) -> PageState {
         if party == Owner::None {
@@ -302,6 +307,15 @@ impl<'t> FrameTable<'t> {
             .iter()
             .enumerate()
             .filter_map(move |(index, entry)| Some((Pfn::new(first + index as u64)?, *entry)))
+    }
+
+    /// Entries of the frames numbered `start` to `end` - 1 that are in the
+    /// table, after the number of the first.
+    pub(crate) fn between(&self, start: u64, end: u64) -> (u64, &[FrameEntry]) {
+        let last = self.first + self.entries.len() as u64;
+        let (start, end) = (start.clamp(self.first, last), end.clamp(self.first, last));
+        let range = (start - self.first) as usize..(end.max(start) - self.first) as usize;
+        (start, self.entries.get(range).unwrap_or_default())
     }
 
     /// Frames per party.

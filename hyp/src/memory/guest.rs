@@ -63,6 +63,11 @@ impl GuestMemory {
         if self.dying { None } else { self.stage2.lookup(m, gfn) }
     }
 
+    /// Tables of its stage 2, the root included.
+    pub fn tables(&self) -> u64 {
+        self.stage2.tables()
+    }
+
     /// Free frames for page tables.
     pub fn memcache_len(&self) -> u64 {
         self.memcache.len()

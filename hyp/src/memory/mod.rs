@@ -103,6 +103,17 @@ impl HostMemory<'_> {
         self.frames.iter()
     }
 
+    /// Entries of the frames numbered `start` to `end` - 1 that the table has,
+    /// after the number of the first.
+    pub fn entries_between(&self, start: u64, end: u64) -> (u64, &[FrameEntry]) {
+        self.frames.between(start, end)
+    }
+
+    /// Tables of the host's stage 2, the root included.
+    pub fn tables(&self) -> u64 {
+        self.stage2.tables()
+    }
+
     /// What a frame is to the host.
     pub fn state_for_host(&self, pfn: Pfn) -> PageState {
         self.entry(pfn).state_for(Owner::Host)
