@@ -54,6 +54,16 @@ impl Memory {
         self.frames.word(pfn, index)
     }
 
+    /// Every frame that is written, by number.
+    pub(super) fn contents(&self) -> impl Iterator<Item = (u64, &[u64])> {
+        self.frames.0.iter().map(|(pfn, words)| (*pfn, &words[..]))
+    }
+
+    /// All words of a frame; none if it is zero.
+    pub(super) fn words(&self, pfn: u64) -> &[u64] {
+        self.frames.0.get(&pfn).map_or(&[], |words| &words[..])
+    }
+
     pub(super) fn set_word(&mut self, pfn: u64, index: usize, value: u64) {
         self.frames.set_word(pfn, index, value);
     }

@@ -26,6 +26,7 @@ mod fixture;
 mod memory;
 mod oracle;
 mod tlb;
+mod views;
 pub mod walk;
 mod world;
 
@@ -35,6 +36,7 @@ mod tests;
 pub use fixture::{Fixture, Layout, Random};
 pub use oracle::{check, try_check};
 pub use tlb::SimLeaf;
+pub use views::VmView;
 pub use world::{DeviceAccess, Script, World};
 
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};

@@ -1,0 +1,76 @@
+//! What a model of the whole hypervisor compares itself with: read-only views
+//! of a [`Hypervisor`] on the simulated machine.
+
+use super::SimMachine;
+use crate::addr::{Gfn, GfnRange, Pfn};
+use crate::hypervisor::Hypervisor;
+use crate::machine::Regime;
+use crate::memory::FrameEntry;
+use crate::vm::vcpus::Power;
+use crate::vm::{Handle, Stage};
+use std::vec::Vec;
+
+/// A VM as EL2 has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VmView {
+    /// Has it been finalised, and is it not dying?
+    pub running: bool,
+    /// Is it dying?
+    pub dying: bool,
+    /// Has its address space been unlinked?
+    pub unlinked: bool,
+    /// Its translation regime.
+    pub regime: Regime,
+    /// Free frames of its memcache.
+    pub memcache: u64,
+    /// Per vCPU: is it on?
+    pub on: Vec<bool>,
+    /// Is any vCPU out, on a CPU?
+    pub any_running: bool,
+    /// Per device: its open bounce window.
+    pub windows: Vec<Option<GfnRange>>,
+}
+
+impl Hypervisor<SimMachine> {
+    /// Hands every entry of the frame table to `visit`, in order.
+    pub fn view_frames(&self, mut visit: impl FnMut(Pfn, FrameEntry)) {
+        self.with_memory(|memory| memory.entries().for_each(|(pfn, entry)| visit(pfn, entry)));
+    }
+
+    /// The VM that `handle` names; `None` if it names none.
+    pub fn view_vm(&self, handle: u64) -> Option<VmView> {
+        let view = self.with_vm(Handle::from_raw(handle), |vm| {
+            let vcpus = 0..vm.vcpus.count() as u64;
+            let on = vcpus.map(|index| vm.vcpus.power(index) == Some(Power::On)).collect();
+            Ok(VmView {
+                on,
+                running: vm.stage == Stage::Running,
+                dying: vm.stage == Stage::Dying,
+                unlinked: vm.memory.is_dying(),
+                regime: vm.regime(),
+                memcache: vm.memory.memcache_len(),
+                any_running: vm.vcpus.any_running(),
+                windows: (0..vm.bus.len()).map(|device| vm.bus.bounce_window(device)).collect(),
+            })
+        });
+        view.ok()
+    }
+
+    /// May the host serve this page of the VM's (MMIO guard)?
+    pub fn view_granted(&self, handle: u64, page: Gfn) -> bool {
+        self.with_vm(Handle::from_raw(handle), |vm| Ok(vm.guard.allows(page))) == Ok(true)
+    }
+}
+
+impl SimMachine {
+    /// Hands every frame that is not all zeros to `visit`, unwatched.
+    pub fn view_contents(&self, mut visit: impl FnMut(u64, &[u64])) {
+        self.memory().contents().for_each(|(pfn, words)| visit(pfn, words));
+    }
+
+    /// Hands every word of a frame to `visit`, unwatched; none for a frame
+    /// that is all zeros.
+    pub fn view_words(&self, pfn: Pfn, visit: impl FnOnce(&[u64])) {
+        visit(self.memory().words(pfn.number()));
+    }
+}

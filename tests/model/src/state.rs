@@ -1,0 +1,298 @@
+//! The abstract state: who owns what, who borrows it, what each VM is.
+//!
+//! Written from docs/page.md and docs/abi.md, not from the code. There are no
+//! tables, pools or locks here: what a party reaches follows from what the
+//! frames are.
+
+use hyp::abi;
+use hyp::addr::{FRAME_LIMIT, FRAME_SHIFT};
+use hyp::layout;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+
+/// What a frame is. Exactly one of these at any time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Page {
+    /// bouncer's since boot.
+    Hyp,
+    /// EL2's, for the page tables of the VM in this slot.
+    Table(u8),
+    /// The host's alone.
+    Host,
+    /// The host's, lent to the VM in this slot, which has it mapped there.
+    Lent(u8, Option<u64>),
+    /// The VM's: mapped at this frame of its RAM, and lent to the host?
+    Guest(u8, u64, bool),
+}
+
+/// The stages of a VM's life.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Stage {
+    /// Before VM_FINALISE.
+    Building,
+    /// After it.
+    Running,
+    /// Nothing of it enters again.
+    Dying,
+}
+
+/// A virtual CPU.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Vcpu {
+    /// Turned on and not off.
+    pub on: bool,
+    /// The CPU that runs it.
+    pub running: Option<u8>,
+    /// x0 to x30 as the guest must find them when it goes on.
+    pub x: [u64; 31],
+    /// Where it goes on.
+    pub pc: u64,
+    /// The load (register, bytes) that the host is asked to answer.
+    pub load: Option<(usize, u8)>,
+    /// How it must be found when it runs again; `None` after a reset.
+    pub after: Option<crate::guest::Expected>,
+    /// Its last trap was an interrupt after which it went on.
+    pub explained: bool,
+}
+
+/// A device, as far as memory goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Device {
+    /// Virtio type.
+    pub kind: u64,
+    /// Queues.
+    pub queues: u64,
+    /// The frame behind each page of the bounce BAR.
+    pub pages: Vec<Option<u64>>,
+    /// Where the guest has put it: guest frames.
+    pub window: Option<(u64, u64)>,
+}
+
+/// A VM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vm {
+    /// Its name.
+    pub handle: u64,
+    /// Its place.
+    pub slot: u8,
+    /// Where in life.
+    pub stage: Stage,
+    /// VM_FINALISE succeeded once.
+    pub finalised: bool,
+    /// Dying, and a call of the host's has ended its translations.
+    pub unlinked: bool,
+    /// Guest frames of its RAM.
+    pub ram: Range<u64>,
+    /// Its vCPUs.
+    pub vcpus: Vec<Vcpu>,
+    /// Pages that it lets the host serve.
+    pub granted: BTreeSet<u64>,
+    /// Its devices.
+    pub devices: Vec<Device>,
+    /// The guest has written to a device: its driver may be set up.
+    pub driver: bool,
+    /// What VM_MEASUREMENT said, by part.
+    pub measurement: [Option<[u64; 2]>; 2],
+}
+
+impl Vm {
+    /// Does one of its vCPUs run?
+    pub fn any_running(&self) -> bool {
+        self.vcpus.iter().any(|vcpu| vcpu.running.is_some())
+    }
+
+    /// Is the byte in its RAM?
+    pub fn is_ram(&self, ipa: u64) -> bool {
+        self.ram.contains(&(ipa >> FRAME_SHIFT))
+    }
+
+    /// May this be an instruction of its?
+    pub fn is_entry(&self, ipa: u64) -> bool {
+        self.is_ram(ipa) && ipa.is_multiple_of(4)
+    }
+}
+
+/// A refusal the host can read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// x1 of EVENT_NEXT: kind, CPU, owner, ESR.
+    pub what: u64,
+    /// What was touched.
+    pub address: u64,
+    /// From where.
+    pub pc: u64,
+}
+
+/// Refusals that are kept.
+const LOG: usize = 128;
+
+/// Everything.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    /// Number of the first frame of RAM.
+    pub first: u64,
+    /// What each frame is.
+    pub pages: Vec<Page>,
+    /// What is in it: one word, everywhere. Meaningless for EL2's.
+    pub contents: Vec<u64>,
+    /// VMs by slot.
+    pub vms: [Option<Vm>; abi::MAX_VMS],
+    /// Generation of each slot's last VM.
+    pub generations: [u64; abi::MAX_VMS],
+    /// CPUs that the host has started.
+    pub cpus_on: Vec<bool>,
+    /// The event log.
+    pub log: VecDeque<Refusal>,
+    /// EL2's own tables are exhausted.
+    pub allocations_fail: bool,
+    /// The timer line.
+    pub timer: bool,
+    /// The machine is off.
+    pub off: bool,
+}
+
+impl State {
+    /// After boot: RAM is the host's but for bouncer's part.
+    pub fn new(ram: Range<u64>, hyp: &[Range<u64>], cpus: usize) -> Self {
+        let page = |pfn: u64| {
+            if hyp.iter().any(|range| range.contains(&pfn)) { Page::Hyp } else { Page::Host }
+        };
+        let pages: Vec<Page> = ram.clone().map(page).collect();
+        Self {
+            first: ram.start,
+            contents: vec![0; pages.len()],
+            pages,
+            vms: Default::default(),
+            generations: [0; abi::MAX_VMS],
+            cpus_on: (0..cpus).map(|cpu| cpu == 0).collect(),
+            log: VecDeque::new(),
+            allocations_fail: false,
+            timer: false,
+            off: false,
+        }
+    }
+
+    fn index(&self, pfn: u64) -> Option<usize> {
+        usize::try_from(pfn.checked_sub(self.first)?).ok().filter(|i| *i < self.pages.len())
+    }
+
+    /// What a frame is; `None` where there is no RAM.
+    pub fn page(&self, pfn: u64) -> Option<Page> {
+        self.pages.get(self.index(pfn)?).copied()
+    }
+
+    /// The word that fills a frame.
+    pub fn content(&self, pfn: u64) -> u64 {
+        self.index(pfn).and_then(|index| self.contents.get(index)).copied().unwrap_or(0)
+    }
+
+    /// A frame becomes something else, contents and all.
+    pub fn set(&mut self, pfn: u64, page: Page) {
+        if let Some(slot) = self.index(pfn).and_then(|index| self.pages.get_mut(index)) {
+            *slot = page;
+        }
+    }
+
+    /// A frame is filled with a word.
+    pub fn fill(&mut self, pfn: u64, word: u64) {
+        if let Some(slot) = self.index(pfn).and_then(|index| self.contents.get_mut(index)) {
+            *slot = word;
+        }
+    }
+
+    /// Every frame, with what it is.
+    pub fn frames(&self) -> impl Iterator<Item = (u64, Page)> + '_ {
+        (self.first..).zip(self.pages.iter().copied())
+    }
+
+    /// May the host access the frame?
+    pub fn host_may(&self, pfn: u64) -> bool {
+        matches!(self.page(pfn), Some(Page::Host | Page::Lent(..) | Page::Guest(_, _, true)))
+    }
+
+    /// The VM a handle names.
+    pub fn vm(&self, handle: u64) -> Option<&Vm> {
+        self.vms.iter().flatten().find(|vm| vm.handle == handle)
+    }
+
+    /// The same, to change it.
+    pub fn vm_mut(&mut self, handle: u64) -> Option<&mut Vm> {
+        self.vms.iter_mut().flatten().find(|vm| vm.handle == handle)
+    }
+
+    /// Everything the VM in `slot` has mapped: guest frame → frame.
+    pub fn mapped(&self, slot: u8) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let unlinked = self.vm_in(slot).is_none_or(|vm| vm.unlinked);
+        self.frames().filter_map(move |(pfn, page)| match page {
+            Page::Guest(s, gfn, _) | Page::Lent(s, Some(gfn)) if s == slot && !unlinked => {
+                Some((gfn, pfn))
+            }
+            _ => None,
+        })
+    }
+
+    /// What the VM reaches at a guest frame.
+    pub fn translate(&self, slot: u8, gfn: u64) -> Option<u64> {
+        self.mapped(slot).find(|(at, _)| *at == gfn).map(|(_, pfn)| pfn)
+    }
+
+    /// The VM in a slot.
+    pub fn vm_in(&self, slot: u8) -> Option<&Vm> {
+        self.vms.get(usize::from(slot))?.as_ref()
+    }
+
+    /// Frames EL2 holds for the tables of the VM in `slot`.
+    pub fn tables_held(&self, slot: u8) -> u64 {
+        self.pages.iter().filter(|page| **page == Page::Table(slot)).count() as u64
+    }
+
+    /// How many of them it needs if it has these guest frames mapped: a root,
+    /// and a table for each GiB and each 2 MiB with something in it.
+    pub fn tables_needed(gfns: impl Iterator<Item = u64>) -> u64 {
+        let mut tables = BTreeSet::new();
+        for gfn in gfns {
+            tables.insert((2, gfn >> 18));
+            tables.insert((3, gfn >> 9));
+        }
+        1 + tables.len() as u64
+    }
+
+    /// Frames the VM in `slot` owns or borrows.
+    pub fn frames_of(&self, slot: u8) -> u64 {
+        let its =
+            |page: &&Page| matches!(page, Page::Guest(s, ..) | Page::Lent(s, _) if *s == slot);
+        self.pages.iter().filter(its).count() as u64
+    }
+
+    /// Writes a refusal down.
+    pub fn record(&mut self, refusal: Refusal) {
+        if self.log.len() < LOG {
+            self.log.push_back(refusal);
+        }
+    }
+
+    /// The number the event log has for whoever owns the frame.
+    pub fn owner_code(&self, pfn: u64) -> u64 {
+        match self.page(pfn) {
+            None => 0,
+            Some(Page::Hyp | Page::Table(_)) => 1,
+            Some(Page::Host | Page::Lent(..)) => 2,
+            Some(Page::Guest(slot, ..)) => 3 + u64::from(slot),
+        }
+    }
+}
+
+/// `count` frames from `start`, if there is such a range: not empty, not
+/// wrapping, inside 39 bits.
+pub fn range(start: u64, count: u64) -> Option<Range<u64>> {
+    let end = start.checked_add(count)?;
+    (count > 0 && end <= FRAME_LIMIT).then_some(start..end)
+}
+
+/// As much of a range as one call handles.
+pub fn one_call(range: Range<u64>) -> Range<u64> {
+    range.start..range.end.min(range.start + abi::MAX_RANGE)
+}
+
+/// First guest frame of RAM.
+pub const RAM: u64 = layout::RAM >> FRAME_SHIFT;
