@@ -46,6 +46,12 @@ pub enum Task {
     Bench(BenchOptions),
     /// Builds bouncer, the host and the guest into bootable images
     Build,
+    /// Fuzzes what bouncer decides, guided by coverage
+    ///
+    /// Without a target all of them share the time. Every rule that is broken
+    /// is shown with the calls that led to it. The working corpus and the
+    /// inputs that broke a rule are kept below the target folder.
+    Fuzz(crate::fuzz::FuzzOptions),
     /// Formatting, lints, documentation, and an audit of all unsafe code
     Check,
     /// Installs what is missing: the bare-metal Rust target and QEMU

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod console;
 pub mod cpio;
 pub mod disk;
+pub mod fuzz;
 pub mod image;
 pub mod mutants;
 pub mod qemu;

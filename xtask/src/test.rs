@@ -1,13 +1,13 @@
 //! `cargo xtask test`: everything, in the order in which a failure says most.
 
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::term::{BAD, DIM, GOOD, HEAD, paint};
 use crate::workspace::{Workspace, cargo};
-use crate::{Outcome, build, check, qemu};
+use crate::{Outcome, build, check, fuzz, qemu};
 
 /// Environment variables by which the end-to-end tests learn what to boot.
 pub mod environment {
@@ -31,6 +31,10 @@ const MATRIX: [(&str, &str, u32, u64, bool); 4] = [
     ("every CPU feature", "max", 4, 1024, false),
     ("a disk of the user's, no FAT", "cortex-a72", 2, 1024, true),
 ];
+
+/// How long each fuzz target runs: long enough to try the seeds and some
+/// thousand inputs like them.
+const FUZZ: Duration = Duration::from_secs(5);
 
 /// Runs everything; goes on after a failure.
 ///
@@ -68,6 +72,11 @@ pub fn run(workspace: &Workspace) -> Result<Outcome> {
     command.args(["test", "--no-fail-fast", "--package", "tests", "--test", "promises"]);
     command.env(environment::ORACLE, "changes");
     suite("end to end: bouncer with its oracle".into(), &mut command)?;
+    if !qemu::interrupted() {
+        let name = format!("fuzz targets, {} s each", FUZZ.as_secs());
+        anstream::println!("\n  {}", paint(HEAD, &name));
+        suites.extend(fuzz::short_round(workspace, FUZZ)?.map(|passed| (name, passed)));
+    }
     anstream::println!("\n  {}", paint(HEAD, "checks"));
     let checked = check::run(workspace)? == Outcome::Pass;
     suites.push(("formatting, lints, documentation, unsafe audit".into(), checked));

@@ -102,6 +102,11 @@ impl World {
         self.scripts[cpu].len()
     }
 
+    /// Forgets the steps that were not played.
+    pub fn clear_script(&mut self, cpu: CpuId) {
+        self.scripts[cpu].clear();
+    }
+
     /// The regime loaded on a CPU; `None` while the host is.
     pub fn loaded(&self, cpu: CpuId) -> Option<Regime> {
         self.loaded[cpu]

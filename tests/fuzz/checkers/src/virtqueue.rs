@@ -1,0 +1,350 @@
+//! Hostile rings against the host's queue and block backend, side by side
+//! with rust-vmm's `virtio-queue` on a copy of the same memory.
+//!
+//! bouncer's queue is the stricter of the two: it stops at what rust-vmm
+//! passes over. So what it accepts must be what rust-vmm sees, what rust-vmm
+//! sees complete and in order must not be refused, and both must leave the
+//! same used ring. Whatever the rings say, the backend writes only into
+//! buffers the driver gave it for writing.
+
+use host::block::Block;
+use host::memory::{Fault, Memory};
+use host::queue::{Chain, Hostile, Queue, Rings};
+use hyp::sim::walk::Choices;
+use std::cell::RefCell;
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::{Queue as Other, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+const BASE: u64 = 0x20_0000_0000;
+const WINDOW: usize = 0x2000;
+const AVAILABLE: u64 = BASE + 0x200;
+const USED: u64 = BASE + 0x300;
+const TABLE: u64 = BASE + 0x600;
+const DATA: u64 = BASE + 0x1000;
+
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+thread_local! {
+    /// Mapped once: a mapping per input would be all the fuzzer does.
+    static OTHERS: GuestMemoryMmap =
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(BASE), WINDOW)]).unwrap();
+}
+
+/// The window of the device. A second vCPU of the driver may rewrite a byte
+/// after some number of reads.
+struct Window {
+    bytes: RefCell<Vec<u8>>,
+    rewrite: RefCell<Option<(u64, usize, u8)>>,
+}
+
+impl Window {
+    fn offset(address: u64, length: usize) -> Result<usize, Fault> {
+        let offset = address.checked_sub(BASE).ok_or(Fault { address })?;
+        match offset.checked_add(length as u64) {
+            Some(end) if end <= WINDOW as u64 => Ok(offset as usize),
+            _ => Err(Fault { address }),
+        }
+    }
+
+    fn put(&self, address: u64, bytes: &[u8]) {
+        self.write(address, bytes).unwrap();
+    }
+}
+
+impl Memory for Window {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let at = Self::offset(address, into.len())?;
+        into.copy_from_slice(&self.bytes.borrow()[at..at + into.len()]);
+        let mut rewrite = self.rewrite.borrow_mut();
+        match &mut *rewrite {
+            Some((0, at, value)) => {
+                self.bytes.borrow_mut()[*at] = *value;
+                *rewrite = None;
+            }
+            Some((reads, ..)) => *reads -= 1,
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), Fault> {
+        let at = Self::offset(address, from.len())?;
+        self.bytes.borrow_mut()[at..at + from.len()].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn load_index(&self, address: u64) -> Result<u16, Fault> {
+        let mut bytes = [0; 2];
+        if !address.is_multiple_of(2) {
+            return Err(Fault { address });
+        }
+        self.read(address, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    fn store_index(&self, address: u64, value: u16) -> Result<(), Fault> {
+        if !address.is_multiple_of(2) {
+            return Err(Fault { address });
+        }
+        self.write(address, &value.to_le_bytes())
+    }
+}
+
+struct Walk<'a> {
+    choices: Choices<'a>,
+    window: Window,
+    rings: Rings,
+    queue: Queue,
+    other: Other,
+    event_index: bool,
+    indirect: bool,
+    available: u16,
+    disk: Vec<u8>,
+}
+
+/// Lets a driver do what `choices` say, until it has broken its queue.
+pub(crate) fn run(mut choices: Choices<'_>) {
+    let size = choices.pick(&[1, 2, 4, 8, 16]);
+    let rings = Rings { size, descriptors: BASE, driver: AVAILABLE, device: USED };
+    let (event_index, indirect) = (choices.one_in(2), !choices.one_in(4));
+    choices.note(format_args!("{rings:x?}, event index {event_index}, indirect {indirect}"));
+    let mut other = Other::new(16).unwrap();
+    other.set_size(size);
+    other.set_desc_table_address(Some(BASE as u32), Some((BASE >> 32) as u32));
+    other.set_avail_ring_address(Some(AVAILABLE as u32), Some((AVAILABLE >> 32) as u32));
+    other.set_used_ring_address(Some(USED as u32), Some((USED >> 32) as u32));
+    other.set_event_idx(event_index);
+    other.set_ready(true);
+    let mut walk = Walk {
+        choices,
+        window: Window { bytes: RefCell::new(vec![0; WINDOW]), rewrite: RefCell::new(None) },
+        rings,
+        queue: Queue::new(rings, event_index, indirect).unwrap(),
+        other,
+        event_index,
+        indirect,
+        available: 0,
+        disk: (0..2048u32).map(|at| (at / 512) as u8).collect(),
+    };
+    for _ in 0..200 {
+        if walk.choices.is_over() || !walk.step() {
+            break;
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// One thing the driver does; false when the device has stopped.
+    fn step(&mut self) -> bool {
+        match self.choices.below(8) {
+            0..=2 => self.describe(),
+            3 => self.request(),
+            4 => self.offer(),
+            5 => {
+                let (at, value) = (self.choices.below(WINDOW as u64), self.choices.below(256));
+                self.choices.note(format_args!("byte {at:#x} := {value:#x}"));
+                self.window.put(BASE + at, &[value as u8]);
+            }
+            6 if self.choices.one_in(4) => return self.race(),
+            _ => return self.serve(),
+        }
+        true
+    }
+
+    /// A descriptor, in the queue's table or in an indirect one.
+    fn describe(&mut self) {
+        let table = self.choices.pick(&[BASE, BASE, TABLE]);
+        let index = self.choices.below(16);
+        let flags = [0, NEXT, WRITE, NEXT | WRITE, INDIRECT, NEXT | INDIRECT, 7, 0xffff];
+        let flags = self.choices.pick(&flags);
+        let address = match self.choices.below(8) {
+            0 => self.choices.bits(),
+            1 => BASE + self.choices.below(WINDOW as u64 + 16),
+            2 | 3 if flags & INDIRECT != 0 => TABLE,
+            _ => DATA + 16 * self.choices.below(256),
+        };
+        let length = match self.choices.below(8) {
+            0 => self.choices.bits() as u32,
+            1 => self.choices.pick(&[0, 1, 15, u32::MAX, 1 << 31]),
+            _ => 16 * (1 + self.choices.below(40) as u32),
+        };
+        let next = match self.choices.below(8) {
+            0 => self.choices.bits() as u16,
+            _ => self.choices.below(16) as u16,
+        };
+        self.put_descriptor(table, index, (address, length), flags, next);
+    }
+
+    fn put_descriptor(
+        &self,
+        table: u64,
+        index: u64,
+        (address, length): (u64, u32),
+        flags: u16,
+        next: u16,
+    ) {
+        let place = if table == BASE { "table" } else { "indirect table" };
+        self.choices.note(format_args!(
+            "{place}[{index}]: {length:#x} bytes at {address:#x}, flags {flags:#b}, next {next}"
+        ));
+        let raw = u128::from(address)
+            | u128::from(length) << 64
+            | u128::from(flags) << 96
+            | u128::from(next) << 112;
+        self.window.put(table + 16 * index, &raw.to_le_bytes());
+    }
+
+    /// A block request as an honest driver makes it, but for its numbers.
+    fn request(&mut self) {
+        let kind = self.choices.pick(&[0u32, 1, 4, 8, 77]);
+        let sector = self.choices.pick(&[0u64, 1, 3, 4, u64::MAX, 1 << 55]);
+        let length = self.choices.pick(&[512u32, 1024, 20, 2048]);
+        let direction = if kind == 1 { 0 } else { WRITE };
+        self.window.put(DATA, &(u128::from(kind) | u128::from(sector) << 64).to_le_bytes());
+        self.put_descriptor(BASE, 0, (DATA, 16), NEXT, 1);
+        self.put_descriptor(BASE, 1, (DATA + 0x100, length), NEXT | direction, 2);
+        self.put_descriptor(BASE, 2, (DATA + 0xfff, 1), WRITE, 0);
+    }
+
+    fn offer(&mut self) {
+        let head = match self.choices.below(8) {
+            0 => self.choices.bits() as u16,
+            _ => self.choices.below(4) as u16,
+        };
+        let jump = if self.choices.one_in(16) { self.choices.bits() as u16 } else { 1 };
+        self.choices.note(format_args!("offer {head}, index + {jump}"));
+        let slot = u64::from(self.available % self.rings.size);
+        self.window.put(AVAILABLE + 4 + 2 * slot, &head.to_le_bytes());
+        self.available = self.available.wrapping_add(jump);
+        self.window.put(AVAILABLE + 2, &self.available.to_le_bytes());
+        let event = self.choices.below(4) as u16;
+        self.window.put(AVAILABLE + 4 + 2 * u64::from(self.rings.size), &event.to_le_bytes());
+    }
+
+    /// The device serves everything while a second vCPU rewrites a byte of
+    /// the rings: it must survive, and write nothing beyond a request.
+    fn race(&mut self) -> bool {
+        let (reads, at) = (self.choices.below(32), self.choices.below(0x800));
+        let value = self.choices.below(256) as u8;
+        self.choices.note(format_args!("serve; after {reads} reads byte {at:#x} := {value:#x}"));
+        *self.window.rewrite.borrow_mut() = Some((reads, at as usize, value));
+        for _ in 0..=self.rings.size {
+            let Ok(Some(chain)) = self.queue.pop(&self.window) else { break };
+            let served = Block::new(&mut self.disk, "fuzz").serve(&self.window, &chain);
+            let Ok(written) = served else { break };
+            assert!(u64::from(written) <= chain.writable_bytes());
+            if self.queue.push(&self.window, &chain, written).is_err() {
+                break;
+            }
+        }
+        // The two memories are not the same any more.
+        false
+    }
+
+    /// The device serves one request; both queues must agree on it.
+    fn serve(&mut self) -> bool {
+        OTHERS.with(|others| {
+            others.write_slice(&self.window.bytes.borrow(), GuestAddress(BASE)).unwrap();
+            let ours = self.queue.pop(&self.window);
+            self.choices.note(format_args!("serve: {ours:x?}"));
+            let Some(other) = self.other.pop_descriptor_chain(others) else {
+                assert!(!matches!(ours, Ok(Some(_))), "accepted what rust-vmm does not see");
+                return ours.is_ok();
+            };
+            let head = other.head_index();
+            let seen: Vec<Descriptor> = other.collect();
+            match ours {
+                Ok(Some(chain)) => {
+                    self.compare(&chain, &seen);
+                    self.answer(&chain, head, &seen, others)
+                }
+                Ok(None) => panic!("rust-vmm sees {head}, and it was passed over"),
+                Err(error) => {
+                    assert!(!self.is_honest(error, &seen), "{error:?} for {seen:?}");
+                    false
+                }
+            }
+        })
+    }
+
+    /// Is it a chain that no rule forbids, as far as rust-vmm tells?
+    fn is_honest(&self, error: Hostile, seen: &[Descriptor]) -> bool {
+        // What rust-vmm follows without a word: where indirect tables are,
+        // how long they are, and whether they were agreed at all.
+        let indirect = self.window.bytes.borrow()[..0x100]
+            .chunks(16)
+            .any(|descriptor| u16::from(descriptor[12]) & INDIRECT != 0);
+        if indirect || matches!(error, Hostile::Address(_)) {
+            return false;
+        }
+        let size = u64::from(self.rings.size);
+        let areas = [(BASE, 16 * size), (AVAILABLE, 6 + 2 * size), (USED, 6 + 8 * size)];
+        let whole = seen.last().is_some_and(|last| !last.has_next());
+        let mut writable = seen.iter().skip_while(|buffer| !buffer.is_write_only());
+        let mut places = seen.iter().map(|buffer| (buffer.addr().0, u64::from(buffer.len())));
+        whole
+            && writable.all(Descriptor::is_write_only)
+            && places.all(|(start, length)| {
+                let end = start.checked_add(length);
+                let clear = |end| areas.iter().all(|(at, bytes)| start >= at + bytes || end <= *at);
+                length > 0 && end.is_some_and(clear)
+            })
+    }
+
+    /// The same bytes each way.
+    fn compare(&self, chain: &Chain, seen: &[Descriptor]) {
+        assert!(seen.last().is_some_and(|last| !last.has_next()), "a chain without end: {seen:?}");
+        let bytes = |writable| -> u64 {
+            let half = seen.iter().filter(|buffer| buffer.is_write_only() == writable);
+            half.map(|buffer| u64::from(buffer.len())).sum()
+        };
+        assert_eq!(chain.readable_bytes(), bytes(false));
+        assert_eq!(chain.writable_bytes(), bytes(true));
+        assert!(self.indirect || seen.len() <= usize::from(self.rings.size));
+        let mut expected = Vec::new();
+        for buffer in seen.iter().filter(|buffer| !buffer.is_write_only()) {
+            let Ok(at) = Window::offset(buffer.addr().0, buffer.len() as usize) else { return };
+            expected.extend_from_slice(&self.window.bytes.borrow()[at..at + buffer.len() as usize]);
+        }
+        let mut got = vec![0; expected.len()];
+        assert_eq!(chain.read(&self.window, 0, &mut got), Ok(()));
+        assert_eq!(got, expected);
+    }
+
+    /// The block backend serves it; nothing but its writable buffers and the
+    /// used ring may change.
+    fn answer(
+        &mut self,
+        chain: &Chain,
+        head: u16,
+        seen: &[Descriptor],
+        others: &GuestMemoryMmap,
+    ) -> bool {
+        let before = self.window.bytes.borrow().clone();
+        let served = Block::new(&mut self.disk, "fuzz").serve(&self.window, chain);
+        self.choices.note(format_args!("    {served:?}"));
+        for (at, (old, new)) in before.iter().zip(self.window.bytes.borrow().iter()).enumerate() {
+            let address = BASE + at as u64;
+            let given = |buffer: &Descriptor| {
+                let inside = address.checked_sub(buffer.addr().0);
+                buffer.is_write_only() && inside.is_some_and(|at| at < u64::from(buffer.len()))
+            };
+            assert!(old == new || seen.iter().any(given), "the device wrote to {address:#x}");
+        }
+        let Ok(written) = served else { return false };
+        assert!(u64::from(written) <= chain.writable_bytes());
+        others.write_slice(&self.window.bytes.borrow(), GuestAddress(BASE)).unwrap();
+        let interrupt = self.queue.push(&self.window, chain, written).unwrap();
+        self.other.add_used(others, head, written).unwrap();
+        let wanted = self.other.needs_notification(others).unwrap();
+        assert!(!self.event_index || interrupt == wanted, "an interrupt too many or too few");
+        let mut ring = vec![0; 4 + 8 * usize::from(self.rings.size)];
+        others.read_slice(&mut ring, GuestAddress(USED)).unwrap();
+        let at = (USED - BASE) as usize;
+        assert_eq!(self.window.bytes.borrow()[at..at + ring.len()], ring[..], "the used rings");
+        true
+    }
+}
