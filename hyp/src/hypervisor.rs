@@ -74,6 +74,12 @@ impl<M: Machine> Hypervisor<M> {
         })
     }
 
+    /// The memory of the frame table, for the next machine: this one is over.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn into_frame_table(self) -> &'static mut [FrameEntry] {
+        self.memory.into_inner().into_entries()
+    }
+
     /// The machine.
     pub fn machine(&self) -> &M {
         &self.machine

@@ -217,6 +217,12 @@ impl<'t> FrameTable<'t> {
         Self { entries, first, counts: Counts::default() }
     }
 
+    /// The memory of the table: the machine is over.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn into_entries(self) -> &'t mut [FrameEntry] {
+        self.entries
+    }
+
     /// Gives frames their first entry. (Written once: at boot the table is
     /// the largest thing EL2 touches.)
     pub(crate) fn assign(&mut self, range: PfnRange, entry: FrameEntry) {

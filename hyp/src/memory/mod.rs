@@ -77,6 +77,14 @@ pub enum HostFault {
     Refused(Owner),
 }
 
+#[cfg(any(test, feature = "sim"))]
+impl<'t> HostMemory<'t> {
+    /// The memory of the frame table: the machine is over.
+    pub(crate) fn into_entries(self) -> &'t mut [FrameEntry] {
+        self.frames.into_entries()
+    }
+}
+
 impl HostMemory<'_> {
     /// What VTTBR_EL2 holds while the host runs.
     pub fn regime(&self) -> Regime {

@@ -15,6 +15,7 @@
 //! | `event`, `names`, `decode` | what can happen; what it means now; from bytes |
 //! | `session`, `turn`, `traps` | host traps; a guest's turn; syndromes |
 //! | `sequence` | the door: `run(events)` |
+//! | `ownership` | all short sequences of ownership calls |
 
 pub mod abstraction;
 mod decode;
@@ -23,6 +24,7 @@ pub mod guest;
 pub mod host;
 pub mod machine;
 pub mod names;
+pub mod ownership;
 pub mod sequence;
 pub mod session;
 pub mod state;

@@ -6,6 +6,7 @@ use hyp::machine::MAX_CPUS;
 use hyp::memory::FrameEntry;
 use hyp::sim::{Layout, SimMachine};
 use hyp::{HostPlatform, Hypervisor};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Physical CPUs.
 pub const CPUS: usize = 3;
@@ -17,9 +18,18 @@ pub const MIB: u64 = 4;
 /// that the host reaches directly.
 pub const RD_BASE: u64 = 0x0a0a_0000;
 
-/// A booted bouncer and the memory of its frame table.
+/// Frame tables of machines that are over. bouncer keeps its table for ever;
+/// a fuzzer that boots a million times has to use it again.
+static TABLES: Mutex<Vec<&'static mut [FrameEntry]>> = Mutex::new(Vec::new());
+
+fn tables() -> MutexGuard<'static, Vec<&'static mut [FrameEntry]>> {
+    TABLES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A booted bouncer.
 pub struct Booted {
-    hyp: Hypervisor<SimMachine>,
+    /// Always there, until it is dropped.
+    hyp: Option<Hypervisor<SimMachine>>,
     /// What it was booted with.
     pub layout: Layout,
 }
@@ -33,19 +43,29 @@ impl Booted {
         let layout = Layout::new(MIB);
         let mut redistributors = [const { None }; MAX_CPUS];
         redistributors[0] = PfnRange::new(RD_BASE >> FRAME_SHIFT, 16).ok();
-        let table: &'static mut [FrameEntry] = layout.frame_table();
+        let table = tables().pop().unwrap_or_else(|| layout.frame_table());
         let platform = HostPlatform { redistributors };
         let hyp = Hypervisor::new(layout.machine(), table, &layout.boot(), platform)
             .map_err(|error| format!("boot: {error:?}"))?;
         hyp.machine().world().cpus = CPUS;
         hyp.machine().attach(hyp.host_regime());
         hyp.machine().set_hostile(true);
-        Ok(Self { hyp, layout })
+        Ok(Self { hyp: Some(hyp), layout })
     }
 
     /// bouncer.
+    ///
+    /// # Panics
+    /// Never: it is taken out only when this is dropped.
+    #[allow(clippy::expect_used)]
     pub fn hyp(&self) -> &Hypervisor<SimMachine> {
-        &self.hyp
+        self.hyp.as_ref().expect("a machine that is not over")
+    }
+}
+
+impl Drop for Booted {
+    fn drop(&mut self) {
+        tables().extend(self.hyp.take().map(Hypervisor::into_frame_table));
     }
 }
 
