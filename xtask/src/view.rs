@@ -21,9 +21,22 @@ pub struct Live {
     machine: String,
     waiting: Option<Step>,
     heading: String,
-    shown: BTreeSet<String>,
-    alike: usize,
+    rows: Vec<Row>,
+    said: String,
+    repeated: usize,
 }
+
+/// The attempts of one row of the attack table in one part of the story.
+#[derive(Debug)]
+struct Row {
+    id: String,
+    what: String,
+    detail: String,
+    attempts: usize,
+}
+
+/// Lines that agree in so many characters say the same again.
+const ALIKE: usize = 28;
 
 impl Live {
     /// A view of a machine that is being switched on; `raw` shows the console
@@ -43,8 +56,9 @@ impl Live {
             machine: machine.to_owned(),
             waiting: Some(step),
             heading: String::new(),
-            shown: BTreeSet::new(),
-            alike: 0,
+            rows: Vec::new(),
+            said: String::new(),
+            repeated: 0,
         }
     }
 
@@ -63,7 +77,13 @@ impl Live {
             }
             return;
         }
-        self.end_attacks();
+        let start: String = line.chars().take(ALIKE).collect();
+        if start == self.said && start.chars().count() == ALIKE {
+            self.repeated += 1;
+            return;
+        }
+        self.end_part();
+        self.said = start;
         if let Some(heading) = heading(line) {
             self.under(heading);
         }
@@ -77,32 +97,49 @@ impl Live {
         }
     }
 
-    /// One line for each way in; the same instruction aimed at the next
-    /// address is only counted, unless it was not refused.
+    /// One line for each row of the attack table, when its part of the story
+    /// is over; at once for an attempt that was not refused.
     fn attack(&mut self, record: &Record) {
-        let get = |key: &str| record.get(key).unwrap_or_default();
+        let get = |key: &str| record.get(key).unwrap_or_default().to_owned();
         let (id, what, outcome, detail) = (get("id"), get("what"), get("outcome"), get("detail"));
-        let first = self.shown.insert(id.to_owned());
         if outcome != "refused" {
             let (mark, outcome) = (paint(BAD, "✗"), paint(BAD, outcome));
-            anstream::println!("    {mark} {id:<16} {what}: {outcome}: {detail}");
-        } else if first {
-            let (mark, outcome) = (paint(GOOD, "✓"), paint(GOOD, outcome));
-            let used = 6 + id.len().max(16) + 1 + what.chars().count().max(46) + 11;
-            let detail = cut(detail, self.width.saturating_sub(used).max(24));
-            anstream::println!("    {mark} {id:<16} {what:<46} {outcome}: {}", paint(DIM, detail));
-        } else {
-            self.alike += 1;
+            anstream::println!("    {mark} {id:<4} {what}: {outcome}: {detail}");
+            return;
+        }
+        let id = id.split('.').next().unwrap_or_default().to_owned();
+        match self.rows.iter_mut().find(|row| row.id == id) {
+            Some(row) => row.attempts += 1,
+            None => self.rows.push(Row { id, what, detail, attempts: 1 }),
         }
     }
 
-    fn end_attacks(&mut self) {
-        if self.alike > 0 {
-            let text =
-                format!("and {} more of the same kinds, all refused (-v shows them)", self.alike);
-            anstream::println!("    {} {}", paint(GOOD, "✓"), paint(DIM, text));
-            self.alike = 0;
+    /// Shows what was gathered since the last line for people.
+    fn end_part(&mut self) {
+        if self.repeated > 0 {
+            anstream::println!("    {}", paint(DIM, format!("… and {} like it", self.repeated)));
+            self.repeated = 0;
         }
+        for row in self.rows.drain(..) {
+            let more = match row.attempts {
+                1 => String::new(),
+                attempts => format!(" and {} more", attempts - 1),
+            };
+            let what = cut(&(row.what + &more), 62);
+            let detail = cut(&row.detail, self.width.saturating_sub(85).max(24));
+            let (mark, refused) = (paint(GOOD, "✓"), paint(GOOD, "refused"));
+            anstream::println!(
+                "    {mark} {:<4} {what:<62} {refused}: {}",
+                row.id,
+                paint(DIM, detail)
+            );
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.end_part();
     }
 }
 
