@@ -97,6 +97,13 @@ fn c9_guests_are_wiped_before_the_machine_stops() {
     }
 }
 
+/// Is the number in a register that EL2 keeps for the VM?
+fn keeps(rig: &Rig, handle: u64, secret: u64) -> bool {
+    let handle = crate::vm::Handle::from_raw(handle);
+    let text = rig.hyp.with_vm(handle, |vm| Ok(std::format!("{:?}", vm.vcpus))).unwrap();
+    text.contains(&std::format!("{secret}"))
+}
+
 #[test]
 fn c9_registers_that_el2_keeps_for_a_guest_are_wiped_before_the_machine_stops() {
     let mut rig = Rig::new();
@@ -108,14 +115,22 @@ fn c9_registers_that_el2_keeps_for_a_guest_are_wiped_before_the_machine_stops() 
         interrupt()
     });
     rig.hvc(id::VCPU_RUN, &[handle, 0, 0]).unwrap();
-    let kept = |rig: &Rig| {
-        let handle = crate::vm::Handle::from_raw(handle);
-        let text = rig.hyp.with_vm(handle, |vm| Ok(std::format!("{:?}", vm.vcpus))).unwrap();
-        text.contains(&std::format!("{}", 0x5ec2e7))
-    };
-    assert!(kept(&rig), "the secret is in the vCPU while it may run again");
+    assert!(keeps(&rig, handle, 0x5ec2e7), "while the vCPU may run again");
     rig.smc(u64::from(function::SYSTEM_OFF), &[]);
-    assert!(!kept(&rig));
+    assert!(!keeps(&rig, handle, 0x5ec2e7));
+}
+
+#[test]
+fn registers_of_a_vcpu_that_runs_while_its_vm_dies_are_wiped_when_it_is_back() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    rig.script(|vcpu| {
+        vcpu.fp.v[8] = 0x5ec2e7;
+        vcpu.frame.x[0] = u64::from(function::SYSTEM_OFF);
+        sync(0x16 << 26)
+    });
+    assert_eq!(rig.run(handle)[0], crate::abi::exit::SHUTDOWN);
+    assert!(!keeps(&rig, handle, 0x5ec2e7));
 }
 
 /// Between the wipe and the stop another CPU could make a guest and let it

@@ -54,7 +54,7 @@ pub fn run(workspace: &Workspace, options: &MutantsOptions) -> Result<Outcome> {
     }
     let scratch = Scratch::new(workspace)?;
     let limit = Duration::from_secs(options.seconds);
-    baseline(&scratch, limit, options.boot)?;
+    baseline(&scratch, &mutants, limit, options.boot)?;
     let mut rows = Vec::new();
     for mutant in &mutants {
         let row = put_to_the_test(&scratch, mutant, limit, options.boot)?;
@@ -75,15 +75,19 @@ fn does_not_apply(workspace: &Workspace, mutant: &Mutant) -> Option<String> {
     Some(format!("{}: {error:#}", mutant.id))
 }
 
-/// Without a mutant everything must pass, or a failure would mean nothing.
-fn baseline(scratch: &Scratch, limit: Duration, with_boot: bool) -> Result<()> {
+/// Without a mutant every check that will be asked must pass, or a failure
+/// would mean nothing.
+fn baseline(scratch: &Scratch, mutants: &[Mutant], limit: Duration, boots: bool) -> Result<()> {
     let step = Step::new("Baseline");
-    match suite::native(scratch, limit, &step)? {
-        Verdict::Passed => {}
-        Verdict::Caught(by) => bail!("the tree fails without a mutant in it: {by}"),
-        Verdict::DoesNotBuild(error) => bail!("the tree does not build: {error}"),
+    let boots_for = |mutant: &Mutant| matches!(mutant.fate, Fate::Boot | Fate::Hidden(_));
+    if !mutants.iter().all(boots_for) {
+        match suite::native(scratch, limit, &step)? {
+            Verdict::Passed => {}
+            Verdict::Caught(by) => bail!("the tree fails without a mutant in it: {by}"),
+            Verdict::DoesNotBuild(error) => bail!("the tree does not build: {error}"),
+        }
     }
-    if with_boot {
+    if boots && mutants.iter().any(boots_for) {
         setup::run()?;
         if let Some(by) = boot(scratch, &step)? {
             bail!("the machine does not hold without a mutant in it: {by}");
