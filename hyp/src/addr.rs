@@ -188,6 +188,9 @@ mod tests {
         assert!(PfnRange::new(FRAME_LIMIT - 1, 2).is_err());
         assert!(PfnRange::new(1, u64::MAX).is_err());
         assert!(PfnRange::new(u64::MAX, u64::MAX).is_err());
+        // Neither number is cut before it is looked at.
+        assert!(PfnRange::new(1, 1 << 32 | 1).is_err());
+        assert!(PfnRange::new(1 << 32 | 1, 1).is_err());
         let last = PfnRange::new(FRAME_LIMIT - 1, 1).unwrap();
         assert_eq!(last.end(), FRAME_LIMIT);
     }

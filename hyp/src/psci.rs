@@ -38,3 +38,26 @@ pub(crate) const NO_TRUSTED_OS: i64 = 2;
 pub(crate) const AFFINITY_ON: i64 = 0;
 /// AFFINITY_INFO: the CPU is off.
 pub(crate) const AFFINITY_OFF: i64 = 1;
+
+/// PSCI_FEATURES, for host and guests alike: both front ends serve the same
+/// functions.
+pub(crate) fn features(id: u64) -> i64 {
+    match u32::try_from(id) {
+        Ok(
+            function::SMCCC_VERSION
+            | function::PSCI_VERSION
+            | function::PSCI_FEATURES
+            | function::MIGRATE_INFO_TYPE
+            | function::AFFINITY_INFO_32
+            | function::AFFINITY_INFO_64
+            | function::CPU_ON_32
+            | function::CPU_ON_64
+            | function::CPU_OFF
+            | function::CPU_SUSPEND_32
+            | function::CPU_SUSPEND_64
+            | function::SYSTEM_OFF
+            | function::SYSTEM_RESET,
+        ) => code::SUCCESS,
+        _ => code::NOT_SUPPORTED,
+    }
+}

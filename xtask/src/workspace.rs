@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
@@ -56,10 +57,26 @@ impl Workspace {
     }
 }
 
-/// The cargo that runs us, or the one on the PATH.
+/// The toolchain all further commands run in, if it is not the active one.
+static TOOLCHAIN: OnceLock<&'static str> = OnceLock::new();
+
+/// Runs all further cargo commands in this toolchain of rustup's.
+pub fn use_toolchain(name: &'static str) {
+    TOOLCHAIN.get_or_init(|| name);
+}
+
+/// The cargo that runs us or the one on the PATH, unless set-up had to choose
+/// another toolchain.
 #[must_use]
 pub fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let Some(toolchain) = TOOLCHAIN.get() else {
+        return Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    };
+    let mut command = Command::new("rustup");
+    command.args(["run", toolchain, "cargo"]);
+    // The cargo that runs us has set these for its own toolchain.
+    command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
+    command
 }
 
 /// A path as short as a person wants to read it: relative to here if below.

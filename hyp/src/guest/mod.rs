@@ -12,6 +12,7 @@ mod power;
 mod sysreg;
 
 use crate::error::Error;
+use crate::event::EventKind;
 use crate::hypervisor::Hypervisor;
 use crate::layout::VIRTUAL_TIMER_INTID;
 use crate::machine::Machine;
@@ -169,8 +170,10 @@ impl<M: Machine> Running<'_, M> {
     }
 
     fn handle(&mut self, trap: &Trap) -> Outcome {
-        if trap.kind != TrapKind::Sync {
-            return self.interrupt();
+        match trap.kind {
+            TrapKind::Sync => {}
+            TrapKind::Interrupt => return self.interrupt(),
+            TrapKind::SError => return self.system_error(trap),
         }
         self.explained = false;
         match decode(trap) {
@@ -192,6 +195,20 @@ impl<M: Machine> Running<'_, M> {
             return Outcome::Resume;
         }
         Outcome::exit(HostExit::Interrupt)
+    }
+
+    /// The machine lost or damaged something while the guest ran, and nobody
+    /// can say what. The guest must not go on with it.
+    fn system_error(&mut self, trap: &Trap) -> Outcome {
+        let here = self.hyp.machine.cpu();
+        let ended = self.hyp.with_vm(self.handle, |vm| {
+            vm.stage = Stage::Dying;
+            Ok((vm.memory.party().code(), vm.vcpus.to_kick(vm.vcpus.all(), here)))
+        });
+        let (owner, kick) = ended.unwrap_or_default();
+        // Where the guest was is its own business.
+        self.hyp.record(EventKind::GuestDied, owner, trap, 0, 0);
+        Outcome::Return(HostExit::Dead, kick)
     }
 
     /// WFI: back to the host, with the time at which the guest's timer fires.
@@ -218,7 +235,7 @@ impl<M: Machine> Running<'_, M> {
 
     /// Steps over the trapped instruction.
     fn advance(&mut self) {
-        self.vcpu.state.frame.pc = self.vcpu.state.frame.pc.wrapping_add(4);
+        self.vcpu.state.frame.advance();
     }
 
     /// The instruction is withheld: an UNDEFINED exception, as on a CPU that

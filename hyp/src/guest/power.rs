@@ -2,7 +2,6 @@
 
 use crate::machine::Machine;
 use crate::psci::{self, code, function};
-use crate::vgic::VcpuSet;
 use crate::vm::Stage;
 use crate::vm::vcpus::{Power, StartError};
 
@@ -16,7 +15,7 @@ impl<M: Machine> Running<'_, M> {
         let value = match id {
             function::SMCCC_VERSION | function::PSCI_VERSION => psci::VERSION,
             function::MIGRATE_INFO_TYPE => psci::NO_TRUSTED_OS,
-            function::PSCI_FEATURES => features(a1),
+            function::PSCI_FEATURES => psci::features(a1),
             function::AFFINITY_INFO_32 => self.affinity_info(low(a1), low(a2)),
             function::AFFINITY_INFO_64 => self.affinity_info(a1, a2),
             function::CPU_ON_32 => return Some(self.cpu_on(low(a1), low(a2), low(a3))),
@@ -80,32 +79,8 @@ impl<M: Machine> Running<'_, M> {
         let here = self.hyp.machine.cpu();
         let kick = self.hyp.with_vm(self.handle, |vm| {
             vm.stage = Stage::Dying;
-            let mut everybody = VcpuSet::default();
-            (0..vm.vcpus.count()).for_each(|index| everybody.insert(index));
-            Ok(vm.vcpus.to_kick(everybody, here))
+            Ok(vm.vcpus.to_kick(vm.vcpus.all(), here))
         });
         Outcome::Return(HostExit::Shutdown { reset }, kick.unwrap_or_default())
-    }
-}
-
-/// PSCI_FEATURES, about the functions above and no others.
-fn features(id: u64) -> i64 {
-    match u32::try_from(id) {
-        Ok(
-            function::SMCCC_VERSION
-            | function::PSCI_VERSION
-            | function::PSCI_FEATURES
-            | function::MIGRATE_INFO_TYPE
-            | function::AFFINITY_INFO_32
-            | function::AFFINITY_INFO_64
-            | function::CPU_ON_32
-            | function::CPU_ON_64
-            | function::CPU_OFF
-            | function::CPU_SUSPEND_32
-            | function::CPU_SUSPEND_64
-            | function::SYSTEM_OFF
-            | function::SYSTEM_RESET,
-        ) => code::SUCCESS,
-        _ => code::NOT_SUPPORTED,
     }
 }

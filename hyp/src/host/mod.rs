@@ -34,7 +34,7 @@ pub(crate) fn handle<M: Machine>(hyp: &Hypervisor<M>, frame: &mut Frame, trap: T
         Exception::Abort(fault) => abort::handle(hyp, frame, &fault, &trap),
         Exception::SystemRegister(access) => system_register(hyp, frame, access, &trap),
         // WFI and WFE do not trap for the host.
-        Exception::Wait { .. } => frame.pc = frame.pc.wrapping_add(4),
+        Exception::Wait { .. } => frame.advance(),
         Exception::Undefined => undefined(hyp, frame, &trap, 0),
     }
 }
@@ -59,7 +59,7 @@ fn system_register<M: Machine>(
     hyp.stats.count(MachineCounter::HostSystemRegisters);
     let id = IdRegister { crm: register.crm, op2: register.op2 };
     frame.set(access.rt, sanitised(World::Host, id, hyp.machine.id_register(id)));
-    frame.pc = frame.pc.wrapping_add(4);
+    frame.advance();
 }
 
 fn undefined<M: Machine>(hyp: &Hypervisor<M>, frame: &mut Frame, trap: &Trap, what: u64) {

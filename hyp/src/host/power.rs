@@ -8,7 +8,7 @@ use crate::event::EventKind;
 use crate::hypervisor::Hypervisor;
 use crate::machine::{CpuId, MAX_CPUS, Machine, PowerAction};
 use crate::memory::PageState;
-use crate::psci::{code, function};
+use crate::psci::{self, code, function};
 use crate::stats::MachineCounter;
 use crate::trap::Trap;
 use crate::vcpu::state::Frame;
@@ -48,7 +48,7 @@ pub(super) fn handle_smc<M: Machine>(
 ) {
     hyp.stats.count(MachineCounter::HostSmcs);
     let pc = frame.pc;
-    frame.pc = frame.pc.wrapping_add(4);
+    frame.advance();
     let [id, a1, a2, a3] = [frame.get(0), frame.get(1), frame.get(2), frame.get(3)];
     let result = match u32::try_from(id) {
         Ok(id) if immediate == 0 => call(hyp, id, [a1, a2, a3]),
@@ -71,7 +71,7 @@ fn call<M: Machine>(hyp: &Hypervisor<M>, id: u32, [a1, a2, a3]: [u64; 3]) -> Opt
         function::SMCCC_VERSION | function::PSCI_VERSION | function::MIGRATE_INFO_TYPE => {
             relay([u64::from(id), 0, 0, 0])
         }
-        function::PSCI_FEATURES => features(a1),
+        function::PSCI_FEATURES => psci::features(a1),
         function::AFFINITY_INFO_32 | function::AFFINITY_INFO_64 => {
             relay([u64::from(id), a1, a2, 0])
         }
@@ -91,28 +91,6 @@ fn call<M: Machine>(hyp: &Hypervisor<M>, id: u32, [a1, a2, a3]: [u64; 3]) -> Opt
         function::SYSTEM_RESET => power(hyp, PowerAction::Reset),
         _ => return None,
     })
-}
-
-/// PSCI_FEATURES, about the functions above and no others.
-fn features(id: u64) -> i64 {
-    match u32::try_from(id) {
-        Ok(
-            function::SMCCC_VERSION
-            | function::PSCI_VERSION
-            | function::PSCI_FEATURES
-            | function::MIGRATE_INFO_TYPE
-            | function::AFFINITY_INFO_32
-            | function::AFFINITY_INFO_64
-            | function::CPU_ON_32
-            | function::CPU_ON_64
-            | function::CPU_OFF
-            | function::CPU_SUSPEND_32
-            | function::CPU_SUSPEND_64
-            | function::SYSTEM_OFF
-            | function::SYSTEM_RESET,
-        ) => code::SUCCESS,
-        _ => code::NOT_SUPPORTED,
-    }
 }
 
 /// CPU_ON: the CPU starts in bouncer and reaches `entry` only behind stage 2.

@@ -59,7 +59,7 @@ pub(super) fn handle<M: Machine>(
         let value = read(&hyp.machine, fault.ipa, offset, transfer);
         frame.set(transfer.register, transfer.loaded(value));
     }
-    frame.pc = frame.pc.wrapping_add(4);
+    frame.advance();
     true
 }
 

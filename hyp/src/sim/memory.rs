@@ -129,6 +129,7 @@ impl Memory {
         }
         let old = self.frames.word(pfn, index);
         self.frames.set_word(pfn, index, value);
+        self.tlbs.dirty.insert(pfn);
         self.tlbs.written(&self.frames, (pfn, index), (old, value), &mut self.violations);
     }
 
@@ -138,6 +139,7 @@ impl Memory {
             self.violations.push(format!("frame {pfn:#x} is wiped while it is a live table"));
         }
         self.frames.fill(pfn, 0);
+        self.tlbs.dirty.remove(&pfn);
         if self.hostile
             && let Some(vmid) = self.tlbs.who_reaches(&self.frames, pfn).first()
         {

@@ -10,6 +10,7 @@
 //! - a live descriptor replaced by another valid one without a break, or made
 //!   valid while a TLB may still hold what was there before;
 //! - a table reused, wiped or unmapped while a walker may still reach it;
+//! - a frame that EL2 has written to given to a world without a clean;
 //! - at the end of a call ([`SimMachine::settle`]): a change not published, a
 //!   translation not invalidated;
 //! - a frame measured while somebody can write it, or before caches and memory

@@ -74,6 +74,23 @@ fn a_valid_entry_may_not_become_another_without_a_break() {
 }
 
 #[test]
+fn a_frame_that_el2_has_written_to_is_cleaned_before_a_world_gets_it() {
+    let machine = machine();
+    let given = frame(PAGES + 1);
+    machine.map_hyp(given);
+    machine.write_word(given, 7, 0);
+    machine.unmap_hyp(given);
+    machine.write_word(frame(PAGES), 1, page(PAGES + 1));
+    machine.publish();
+    // Zeros, but in a cache: whoever reads past it sees what was there before.
+    assert_eq!(machine.take_violations().len(), 1);
+    machine.zero_frame(given);
+    machine.write_word(frame(PAGES), 2, page(PAGES + 1));
+    machine.publish();
+    machine.settle();
+}
+
+#[test]
 fn a_break_without_invalidation_does_not_count() {
     let machine = machine();
     machine.write_word(frame(PAGES), 0, 0);

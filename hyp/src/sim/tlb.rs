@@ -99,6 +99,8 @@ pub(super) struct Tlbs {
     /// Guests that map a frame, by frame (the host maps by identity).
     guests_of: BTreeMap<u64, BTreeSet<(u8, u64)>>,
     unpublished: bool,
+    /// Frames with stores of EL2's that were not cleaned to memory since.
+    pub(super) dirty: BTreeSet<u64>,
 }
 
 const HOST: u8 = 1;
@@ -203,6 +205,10 @@ impl Tlbs {
             Decoded::Invalid => {}
             Decoded::Leaf { first, attributes } => {
                 self.unpublished = true;
+                if let Some(frame) = self.dirty.range(first..first + span(place.level)).next() {
+                    let whom = place.vmid;
+                    broken.push(format!("frame {frame:#x} goes to VMID {whom} without a clean"));
+                }
                 let end = gfn + span(place.level);
                 let conflict = self.stale.iter().any(|stale| {
                     stale.vmid == place.vmid

@@ -5,8 +5,10 @@ use super::rig::{PAGES, RAM_GFN, Rig, abort, interrupt, sync};
 use crate::abi::{exit, guest, host};
 use crate::layout;
 use crate::machine::{El1Register, Machine};
+use crate::psci::function;
 use crate::trap::{Trap, TrapKind};
 use crate::vcpu::state::Frame;
+use std::format;
 
 /// What the guest has in all its registers.
 const SECRET: u64 = 0x5ec2_e75e_c2e7_5ec2;
@@ -32,7 +34,8 @@ fn c10_no_register_of_the_guest_is_seen_at_any_exit() {
     let nowhere = abort(layout::UART, 4, 3, true);
     let sgi = sync(0x18 << 26 | 3 << 20 | 5 << 17 | 12 << 10 | 3 << 5 | 11 << 1);
     let serror = Trap { kind: TrapKind::SError, esr: 0, far: 0, hpfar: 0 };
-    for trap in [wfi, undefined, missing, nowhere, sgi, serror, interrupt(), sync(0x16 << 26)] {
+    // The last one ends the VM.
+    for trap in [wfi, undefined, missing, nowhere, sgi, interrupt(), sync(0x16 << 26), serror] {
         rig.script(move |vcpu| {
             vcpu.frame.x = [SECRET; 31];
             vcpu.fp.v = [u128::from(SECRET); 32];
@@ -47,6 +50,21 @@ fn c10_no_register_of_the_guest_is_seen_at_any_exit() {
             assert_eq!(frame.x[1..3], [exit::MEM_FAULT, (RAM_GFN + PAGES) << 12]);
         }
     }
+}
+
+#[test]
+fn a_guest_does_not_go_on_after_an_error_of_the_machine() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    rig.script(|vcpu| {
+        vcpu.frame.pc = SECRET;
+        Trap { kind: TrapKind::SError, esr: 0xbe00_0000, far: 0, hpfar: 0 }
+    });
+    assert_eq!(rig.run(handle)[0], exit::DEAD);
+    assert!(rig.hvc(host::VCPU_RUN, &[handle, 0, 0]).is_err());
+    let [what, address, pc] = rig.hvc(host::EVENT_NEXT, &[]).unwrap();
+    assert_eq!(what & 0xff, crate::EventKind::GuestDied as u64);
+    assert_eq!((what >> 16 & 0xff, address, pc), (3, 0, 0), "whose, but not where it was");
 }
 
 #[test]
@@ -151,6 +169,37 @@ fn c11_the_host_cannot_set_registers_on_entry() {
         .for_each(|(value, index)| frame.set(index, value));
     rig.hyp.handle_host_trap(&mut frame, sync(0x16 << 26));
     assert_eq!(frame.x[0], 0);
+}
+
+#[test]
+fn traps_and_clock_of_a_vcpu_are_the_same_at_every_entry_whatever_the_host_passes() {
+    let mut rig = Rig::new();
+    rig.hyp.machine().world().counter = 1000;
+    let (handle, _) = rig.vm(2);
+    let of = |index| {
+        let mut controls = crate::vcpu::controls::guest(rig.hyp.machine(), index);
+        controls.cntvoff_el2 = 1000;
+        format!("{controls:?}")
+    };
+    let (boot, second) = (of(0), of(1));
+    for reply in [0, 0x1234, u64::MAX] {
+        let boot = boot.clone();
+        rig.script_check(move |vcpu| assert_eq!(format!("{:?}", vcpu.controls), boot));
+        rig.hvc(host::VCPU_RUN, &[handle, 0, reply]).unwrap();
+    }
+    // A vCPU that is started later, and has been on before.
+    for counter in [2000, 3000] {
+        rig.hyp.machine().world().counter = counter;
+        rig.script_hvc(u64::from(function::CPU_ON_64), &[1, layout::RAM, 0]);
+        assert_eq!(rig.run(handle)[..2], [exit::CPU_ON, 1]);
+        let second = second.clone();
+        rig.script(move |vcpu| {
+            assert_eq!(format!("{:?}", vcpu.controls), second);
+            vcpu.frame.x[0] = u64::from(function::CPU_OFF);
+            sync(0x16 << 26)
+        });
+        rig.hvc(host::VCPU_RUN, &[handle, 1, 77]).unwrap();
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ use Field::{AtMost, Keep, Set};
 pub fn sanitised(world: World, register: IdRegister, real: u64) -> u64 {
     match world {
         World::Guest => compose(guest_fields(register), real),
-        World::Host => real & !host_hidden(register),
+        World::Host => host(register, real),
     }
 }
 
@@ -108,7 +108,7 @@ fn guest_fields(register: IdRegister) -> &'static [Field] {
         (7, 0) => &[AtMost(0, 2), Keep(4), Keep(8), Keep(16), Keep(20), Keep(24), Keep(28)],
         // MMFR1: access flag and dirty state, hierarchical permission
         // disable, PAN, ETS, AFP.
-        (7, 1) => &[Keep(0), Keep(12), Keep(20), Keep(36), Keep(44)],
+        (7, 1) => &[AtMost(0, 2), Keep(12), Keep(20), Keep(36), Keep(44)],
         // MMFR2: CnP, UAO, LSMAOC, VARange, CCIDX, ST, AT, IDS, TTL, BBM, E0PD.
         (7, 2) => &[
             Keep(0),
@@ -129,6 +129,15 @@ fn guest_fields(register: IdRegister) -> &'static [Field] {
 
 const fn field(position: u32) -> u64 {
     0xf << position
+}
+
+fn host(register: IdRegister, real: u64) -> u64 {
+    let shown = real & !host_hidden(register);
+    match (register.crm, register.op2) {
+        // MMFR1.HAFDBS beyond dirty state needs TCR2_EL1, which traps.
+        (7, 1) => shown & !field(0) | compose(&[AtMost(0, 2)], real),
+        _ => shown,
+    }
 }
 
 /// Fields of the CPU that the host does not see.

@@ -17,6 +17,17 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// PSTATE.SS and PSTATE.BTYPE, as SPSR_EL2 holds them.
+    const PER_INSTRUCTION: u64 = 1 << 21 | 0b11 << 10;
+
+    /// Steps over a trapped instruction that EL2 has carried out. As after
+    /// executing it, a single step is over and no branch was the last (Arm
+    /// ARM D2.12, D8.4.9).
+    pub fn advance(&mut self) {
+        self.pc = self.pc.wrapping_add(4);
+        self.pstate &= !Self::PER_INSTRUCTION;
+    }
+
     /// Register `index` as an instruction names it: 31 reads as zero (XZR).
     pub fn get(&self, index: u8) -> u64 {
         self.x.get(usize::from(index)).copied().unwrap_or(0)

@@ -76,6 +76,13 @@ impl Vcpus {
         self.count
     }
 
+    /// Every one of them.
+    pub(crate) fn all(&self) -> VcpuSet {
+        let mut all = VcpuSet::EMPTY;
+        (0..self.count).for_each(|index| all.insert(index));
+        all
+    }
+
     fn place(&mut self, index: u64) -> Option<&mut Place> {
         self.places.get_mut(usize::try_from(index).ok()?)?.as_mut()
     }

@@ -1,18 +1,28 @@
 //! The Rust side of set-up: the compiler's age, the bare-metal target, and
 //! the tools `check` needs.
+//!
+//! Usually the active toolchain serves, and at most the target is added to
+//! it. Where the active toolchain's channel does not offer the target, one
+//! that is known to have it is installed beside it.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use super::distro::{Version, version_in};
 use crate::term::{Step, run_quietly};
+use crate::workspace::use_toolchain;
 
 /// What bouncer and the payloads are compiled for: EL1 and EL2 without
 /// floating point, whose registers belong to the guests.
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The workspace's rust-version.
 const OLDEST: Version = (1, 88);
+/// The release that is known to have the target.
+const KNOWN: &str = "1.95.0";
+/// What `check` needs beside the compiler.
+const COMPONENTS: [(&str, &str); 2] = [("clippy", "cargo-clippy"), ("rustfmt", "rustfmt")];
 
 /// Installs what is missing; returns the compiler's version.
 ///
@@ -29,21 +39,57 @@ pub fn ensure(step: &Step) -> Result<String> {
             OLDEST.1
         );
     }
-    if !has_target() {
-        rustup(step, &["target", "add", TARGET])?;
+    if active_is_complete() {
+        return Ok(version);
     }
-    for (component, tool) in [("clippy", "cargo-clippy"), ("rustfmt", "rustfmt")] {
+    // Looked for before anything is installed: a second run needs no network.
+    if known_has_target() {
+        use_toolchain(KNOWN);
+        return Ok(KNOWN.to_owned());
+    }
+    if complete_active(step).is_ok() {
+        return Ok(version);
+    }
+    let mut arguments = vec!["toolchain", "install", KNOWN, "--profile", "minimal"];
+    arguments.extend(["--no-self-update", "--target", TARGET]);
+    for (component, _) in COMPONENTS {
+        arguments.extend(["--component", component]);
+    }
+    rustup(step, &arguments)?;
+    use_toolchain(KNOWN);
+    Ok(KNOWN.to_owned())
+}
+
+fn active_is_complete() -> bool {
+    let has_tools = COMPONENTS.iter().all(|(_, tool)| output(tool, &["--version"]).is_some());
+    let folder = output("rustc", &["--print", "target-libdir", "--target", TARGET]);
+    has_tools && is_folder(folder)
+}
+
+/// Adds what the active toolchain lacks, if its channel has it.
+fn complete_active(step: &Step) -> Result<()> {
+    rustup(step, &["target", "add", TARGET])?;
+    for (component, tool) in COMPONENTS {
         if output(tool, &["--version"]).is_none() {
             rustup(step, &["component", "add", component])?;
         }
     }
-    Ok(version)
+    Ok(())
+}
+
+fn known_has_target() -> bool {
+    let installed = output("rustup", &["toolchain", "list"]).unwrap_or_default();
+    // `rustup run` might install what it does not find.
+    installed.lines().any(|line| line.starts_with(KNOWN))
+        && is_folder(output(
+            "rustup",
+            &["run", KNOWN, "rustc", "--print", "target-libdir", "--target", TARGET],
+        ))
 }
 
 /// Looks for the target's libraries themselves: right with or without rustup.
-fn has_target() -> bool {
-    output("rustc", &["--print", "target-libdir", "--target", TARGET])
-        .is_some_and(|folder| std::path::Path::new(folder.trim()).is_dir())
+fn is_folder(path: Option<String>) -> bool {
+    path.is_some_and(|path| Path::new(path.trim()).is_dir())
 }
 
 fn rustup(step: &Step, arguments: &[&str]) -> Result<()> {
