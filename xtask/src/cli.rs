@@ -52,6 +52,8 @@ pub enum Task {
     /// is shown with the calls that led to it. The working corpus and the
     /// inputs that broke a rule are kept below the target folder.
     Fuzz(crate::fuzz::FuzzOptions),
+    /// Which lines of the policy are executed by its tests and fuzz corpora
+    Coverage(crate::coverage::CoverageOptions),
     /// Formatting, lints, documentation, and an audit of all unsafe code
     Check,
     /// Installs what is missing: the bare-metal Rust target and QEMU

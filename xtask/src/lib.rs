@@ -11,6 +11,7 @@ pub mod build;
 pub mod check;
 pub mod cli;
 pub mod console;
+pub mod coverage;
 pub mod cpio;
 pub mod disk;
 pub mod fuzz;

@@ -7,7 +7,7 @@ use clap::Parser;
 use xtask::cli::{Cli, Task};
 use xtask::term::{BAD, paint};
 use xtask::workspace::Workspace;
-use xtask::{Outcome, bench, build, check, fuzz, mutants, qemu, run, setup, test};
+use xtask::{Outcome, bench, build, check, coverage, fuzz, mutants, qemu, run, setup, test};
 
 /// Exit status when something could not be set up, built or booted.
 const TROUBLE: u8 = 3;
@@ -33,6 +33,7 @@ fn act(cli: &Cli) -> Result<Outcome> {
             setup::run()?;
             build::images(&Workspace::find()?)?;
         }
+        Task::Coverage(options) => return coverage::run(&Workspace::find()?, options),
         Task::Fuzz(options) => return fuzz::run(&Workspace::find()?, options),
         Task::Check => {
             setup::run()?;

@@ -15,14 +15,16 @@ mod sysreg_exit;
 mod virtqueue;
 
 use hyp::sim::walk::{self, Choices};
+use model::sequence::{self, Sequence};
 use std::sync::OnceLock;
 
 /// A checker by the name of its target.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("boot_input", boot_input),
+    ("hypercalls", hypercalls),
     ("stage2", stage2),
     ("sysreg_exit", sysreg_exit),
     ("vgic", vgic),
@@ -30,10 +32,24 @@ pub const TARGETS: [Target; 6] = [
     ("virtqueue", virtqueue),
 ];
 
-fn choices(data: &[u8]) -> Choices<'_> {
+/// Is somebody reading along?
+fn listing() -> bool {
     static LISTING: OnceLock<bool> = OnceLock::new();
-    let listing = LISTING.get_or_init(|| std::env::var_os("BOUNCER_FUZZ_LIST").is_some());
-    Choices::bytes(data).listed(*listing)
+    *LISTING.get_or_init(|| std::env::var_os("BOUNCER_FUZZ_LIST").is_some())
+}
+
+fn choices(data: &[u8]) -> Choices<'_> {
+    Choices::bytes(data).listed(listing())
+}
+
+/// Events of host, guests and devices against the model of all rules.
+pub fn hypercalls(data: &[u8]) {
+    let events = Sequence::from_bytes(data).events;
+    match sequence::run(&events) {
+        Ok(_) if listing() => events.iter().for_each(|event| println!("  {event:x?}")),
+        Ok(_) => {}
+        Err(failure) => panic!("{failure}"),
+    }
 }
 
 /// Transitions of the ownership engine against a plain map.

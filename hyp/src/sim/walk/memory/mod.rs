@@ -297,7 +297,7 @@ fn walk(choices: Choices<'_>, steps: u64) -> Model<'_> {
 /// # Panics
 /// If a result is not what the model says, or a rule is broken.
 pub fn run(choices: Choices<'_>) {
-    walk(choices, 1000);
+    walk(choices, 1000).fixture.end();
 }
 
 #[cfg(test)]
