@@ -136,7 +136,7 @@ impl Fixture {
 
     /// The end of the machine; its frame table serves the next one.
     pub fn end(self) {
-        Layout::reuse(self.memory.into_table());
+        Layout::reuse(self.memory.into_entries());
     }
 
     /// The next `count` frames of RAM that no test has used yet.
