@@ -5,10 +5,9 @@ use model::ownership::{Begin, search};
 
 #[test]
 fn every_pair_of_ownership_calls_does_what_the_model_says() {
-    for begin in [Begin::Building, Begin::Running] {
-        let coverage = search(begin, 2, |_| ()).unwrap_or_else(|failure| panic!("{failure}"));
-        // The search is worth its time only if it goes somewhere.
-        assert!(coverage.states > 50, "{coverage:?}");
-        assert!(coverage.successes > 200, "{coverage:?}");
+    for (begin, depth, states) in [(Begin::Building, 1, 29), (Begin::Running, 2, 184)] {
+        let coverage = search(begin, depth, |_| ()).unwrap_or_else(|failure| panic!("{failure}"));
+        // No fewer than there are: a search that stops early proves nothing.
+        assert_eq!(coverage.states, states, "{coverage:?}");
     }
 }
