@@ -134,7 +134,15 @@ fn call(u: Bytes<'_, '_>) -> Result<HostCall> {
         },
         33 => HostCall::VmMeasurement { vm: vm(u)?, part: small(u, 2)? },
         34..=36 => HostCall::VmStop { vm: vm(u)? },
-        37..=42 => HostCall::FrameReclaim { vm: vm(u)?, pfn: taken(u)?, count: small(u, 8)? },
+        37..=42 => {
+            let slot = slot(u)?;
+            let (vm, pfn) = match u.int_in_range(0..=5u8)? {
+                0 | 1 => (VmName::Slot(slot), FrameName::OwnedBy(slot, 0)),
+                2 | 3 => (VmName::Slot(slot), FrameName::LentTo(slot, 0)),
+                _ => (vm(u)?, taken(u)?),
+            };
+            HostCall::FrameReclaim { vm, pfn, count: small(u, 8)? }
+        }
         43..=46 => HostCall::VmDestroy { vm: vm(u)? },
         47..=50 => HostCall::DeviceCreate {
             vm: vm(u)?,

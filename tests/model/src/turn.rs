@@ -15,7 +15,7 @@ use crate::session::{Checker, Inner, Run, TAINT};
 use crate::state::Page;
 use crate::traps;
 use hyp::abi::exit;
-use hyp::addr::{FRAME_SHIFT, Gfn};
+use hyp::addr::{FRAME_SHIFT, Gfn, Pfn};
 use hyp::machine::Vmid;
 use hyp::trap::Trap;
 use hyp::vcpu::state::VcpuState;
@@ -142,7 +142,33 @@ impl Inner {
             (model.x, model.pc) = (frame.x, frame.pc);
         }
         self.adopt(checker, handle, expected.adopt)?;
-        self.compare(checker)
+        self.compare(checker)?;
+        self.fill_with_secrets(checker, handle);
+        Ok(())
+    }
+
+    /// The guest has used all of its private memory, so that every frame it
+    /// ever gives up is worth a wipe.
+    fn fill_with_secrets(&self, checker: &mut Checker, handle: u64) {
+        let Some(vm) = checker.state.vm(handle) else { return };
+        let slot = vm.slot;
+        let private = |(pfn, page): &(u64, Page)| {
+            matches!(page, Page::Guest(s, _, false) if *s == slot)
+                && checker.state.content(*pfn) & TAINT != TAINT
+        };
+        let frames: Vec<u64> = checker.state.frames().filter(private).map(|(pfn, _)| pfn).collect();
+        for number in frames {
+            self.secret(checker, slot, number);
+        }
+    }
+
+    /// A guest fills one frame.
+    fn secret(&self, checker: &mut Checker, slot: u8, number: u64) {
+        let Some(pfn) = Pfn::new(number) else { return };
+        checker.serial += 1;
+        let secret = TAINT | u64::from(slot) << 40 | checker.serial;
+        self.booted.hyp().machine().plant(pfn, secret);
+        checker.state.fill(number, secret);
     }
 
     /// Takes over what was EL2's or the driver's to choose, within limits.
@@ -249,7 +275,7 @@ impl Inner {
         if !reached.iter().copied().eq(expected) {
             return Err(format!("VM {slot} at {:#x} reaches {reached:x?}", access.ipa));
         }
-        let (Some(pfn), Some(number)) = (expected.and_then(hyp::addr::Pfn::new), expected) else {
+        let (Some(pfn), Some(number)) = (expected.and_then(Pfn::new), expected) else {
             return Ok(false);
         };
         let found = machine.peek(pfn, (access.ipa & 0xfff) as usize / 8);
@@ -257,10 +283,7 @@ impl Inner {
             return Err(format!("VM {slot} reads {found:#x} at {:#x}", access.ipa));
         }
         if access.write {
-            checker.serial += 1;
-            let secret = TAINT | u64::from(slot) << 40 | checker.serial;
-            machine.plant(pfn, secret);
-            checker.state.fill(number, secret);
+            self.secret(checker, slot, number);
         }
         Ok(true)
     }
