@@ -1,102 +1,15 @@
-//! A guest's traps: what it gets, what the host hears, what changes.
+//! A guest's hypercalls and trapped instructions: what it gets, what the host
+//! hears, what changes.
 
-use crate::host::{comes_back, features, has_tables_for, start};
+use crate::commit::{comes_back, start};
+use crate::expected::{Exit, Expected, Next, gone};
+use crate::fault::{DATA, Place, place};
+use crate::firmware::features;
 use crate::state::{Page, Stage, State, Vcpu, Vm, one_call, range};
 use hyp::abi::{exit, guest as id};
 use hyp::addr::{FRAME_SHIFT, FRAME_SIZE};
 use hyp::error::Error;
-use hyp::layout;
 use hyp::psci::{code, function as psci};
-
-/// Where a vCPU goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Next {
-    /// Here.
-    At(u64),
-    /// In one of its exception vectors.
-    Vector,
-    /// Here, or in a vector: the part of the state that decides is not here.
-    Either(u64),
-}
-
-/// A return to the host that is allowed: x1 to x3 without the kick bitmap.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Exit {
-    /// Exactly these; x3 only with MMIO.
-    Exactly([u64; 3]),
-    /// This reason, for a device of the VM.
-    Device(u64),
-    /// WFI, with one of these deadlines.
-    Wait(u64),
-    /// Other vCPUs have something to take.
-    Kick,
-}
-
-/// What may come of a trap.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Expected {
-    /// May the guest simply go on?
-    pub resume: bool,
-    /// Other ways it may end.
-    pub exits: Vec<Exit>,
-    /// Its registers then.
-    pub x: [u64; 31],
-    /// But this one is EL2's to choose.
-    pub free: Option<usize>,
-    /// Or this in x0: two reasons to refuse, and either will do.
-    pub or_x0: Option<u64>,
-    /// Where it goes on.
-    pub next: Next,
-    /// What else is EL2's choice, within limits.
-    pub adopt: Adopt,
-}
-
-/// A choice of EL2's or of the device model's that the abstract state takes
-/// over, after it has been checked against its limits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Adopt {
-    /// None.
-    Nothing,
-    /// Which pages behind this one of a device's bounce window are mapped.
-    Pages(u64),
-    /// Where the bounce windows are now.
-    Windows,
-}
-
-impl Expected {
-    /// It goes on, `advance` bytes further.
-    pub fn resume(vcpu: &Vcpu, advance: u64) -> Self {
-        Self {
-            resume: true,
-            exits: Vec::new(),
-            x: vcpu.x,
-            free: None,
-            or_x0: None,
-            next: Next::At(vcpu.pc.wrapping_add(advance)),
-            adopt: Adopt::Nothing,
-        }
-    }
-
-    fn exit(vcpu: &Vcpu, advance: u64, exit: Exit) -> Self {
-        Self { resume: false, exits: vec![exit], ..Self::resume(vcpu, advance) }
-    }
-
-    fn vector(vcpu: &Vcpu) -> Self {
-        Self { next: Next::Vector, ..Self::resume(vcpu, 0) }
-    }
-
-    /// Results of a hypercall.
-    fn results(vcpu: &Vcpu, values: [u64; 4]) -> Self {
-        let mut expected = Self::resume(vcpu, 0);
-        expected.x[..4].copy_from_slice(&values);
-        expected
-    }
-
-    fn or(mut self, exit: Exit) -> Self {
-        self.exits.push(exit);
-        self
-    }
-}
 
 /// An HVC with its registers in the vCPU.
 pub fn hvc(state: &mut State, slot: u8, index: usize, immediate: u16) -> Expected {
@@ -167,11 +80,6 @@ pub fn hvc(state: &mut State, slot: u8, index: usize, immediate: u16) -> Expecte
         }
         _ => refuse(Error::NotSupported),
     }
-}
-
-/// The VM a trap came from is always there; if not, nothing is allowed.
-fn gone() -> Expected {
-    Expected { resume: false, ..Expected::resume(&Vcpu::default(), 0) }
 }
 
 fn affinity(vm: &Vm, mpidr: u64, level: u64) -> i64 {
@@ -250,37 +158,6 @@ fn guest_frames(
     }
 }
 
-/// What is at an address that is neither RAM nor a bounce window.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
-    /// Distributor, redistributors, MSI frame: always served.
-    Interrupts,
-    /// Configuration space: always served.
-    Config,
-    /// A PCI window: a register BAR may be there.
-    Pci,
-    /// Nothing that EL2 serves.
-    Elsewhere,
-}
-
-fn place(vm: &Vm, ipa: u64) -> Place {
-    let within = |start: u64, size: u64| (start..start + size).contains(&ipa);
-    if within(layout::GICD, layout::GICD_SIZE)
-        || within(layout::GICR, layout::GICR_STRIDE * vm.vcpus.len() as u64)
-        || within(layout::MSI_FRAME, layout::MSI_FRAME_SIZE)
-    {
-        Place::Interrupts
-    } else if within(layout::ECAM, layout::ECAM_SIZE) {
-        Place::Config
-    } else if within(layout::PCI_MEM32, layout::PCI_MEM32_SIZE)
-        || within(layout::PCI_MEM64, layout::PCI_MEM64_SIZE)
-    {
-        Place::Pci
-    } else {
-        Place::Elsewhere
-    }
-}
-
 /// Pages that a guest can grant.
 const GRANTS: usize = 16;
 
@@ -305,108 +182,6 @@ fn guard(state: &mut State, vm: &Vm, ipa: u64, map: bool) -> Result<(), Error> {
         }
         false if granted.remove(&(ipa >> FRAME_SHIFT)) => Ok(()),
         false => Err(Error::NotFound),
-    }
-}
-
-/// A load to x9 or store of x9 that stage 2 does not translate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Access {
-    /// Where.
-    pub ipa: u64,
-    /// Bytes.
-    pub size: u8,
-    /// Store?
-    pub write: bool,
-    /// Does the syndrome describe it?
-    pub described: bool,
-}
-
-/// The bits that an access of `size` bytes transfers.
-pub fn mask(size: u8) -> u64 {
-    if size >= 8 { u64::MAX } else { (1 << (8 * size)) - 1 }
-}
-
-/// The register that guests here load and store.
-pub const DATA: usize = 9;
-
-/// A stage-2 translation fault.
-pub fn fault(state: &mut State, slot: u8, index: usize, access: &Access) -> Expected {
-    let Some(vm) = state.vm_in(slot).cloned() else { return gone() };
-    let Some(vcpu) = vm.vcpus.get(index) else { return gone() };
-    let gfn = access.ipa >> FRAME_SHIFT;
-    let page = gfn << FRAME_SHIFT;
-    if range(gfn, 1).is_none() {
-        return Expected::vector(vcpu);
-    }
-    if vm.is_ram(access.ipa) {
-        return Expected::exit(vcpu, 0, Exit::Exactly([exit::MEM_FAULT, page, 0]));
-    }
-    let window = |device: &&crate::state::Device| {
-        device.window.is_some_and(|(start, end)| (start..end).contains(&gfn))
-    };
-    if let Some(device) = vm.devices.iter().find(window) {
-        let start = device.window.map_or(0, |(start, _)| start);
-        let frame = device.pages.get((gfn - start) as usize).copied().flatten();
-        let ready = frame.is_some_and(|pfn| state.page(pfn) == Some(Page::Lent(slot, None)));
-        return if !ready || vm.unlinked {
-            Expected::vector(vcpu)
-        } else if has_tables_for(state, &vm, std::iter::once(gfn)) {
-            Expected { adopt: Adopt::Pages(gfn), ..Expected::resume(vcpu, 0) }
-        } else {
-            Expected::exit(vcpu, 0, Exit::Exactly([exit::MEM_FAULT, page, 0]))
-        };
-    }
-    if !access.described {
-        return Expected::vector(vcpu);
-    }
-    let stored = vcpu.x[DATA] & mask(access.size);
-    let free = (!access.write).then_some(DATA);
-    match place(&vm, access.ipa) {
-        Place::Interrupts => Expected { free, ..Expected::resume(vcpu, 4) }.or(Exit::Kick),
-        Place::Config => {
-            note_driver(state, &vm, access);
-            let mut expected = Expected { free, ..Expected::resume(vcpu, 4) }.or(Exit::Kick);
-            if !vm.devices.is_empty() && access.write {
-                expected = expected.or(Exit::Device(exit::DEVICE)).or(Exit::Device(exit::NOTIFY));
-                expected.adopt = Adopt::Windows;
-            }
-            expected
-        }
-        Place::Pci if vm.devices.is_empty() => Expected::vector(vcpu),
-        Place::Pci => {
-            note_driver(state, &vm, access);
-            let mut expected = Expected { free, ..Expected::resume(vcpu, 4) }.or(Exit::Kick);
-            expected.next = Next::Either(vcpu.pc.wrapping_add(4));
-            if access.write {
-                expected = expected.or(Exit::Device(exit::DEVICE)).or(Exit::Device(exit::NOTIFY));
-            }
-            expected
-        }
-        Place::Elsewhere => {
-            let inside = access.ipa - page + u64::from(access.size) <= FRAME_SIZE;
-            if !inside || !vm.granted.contains(&gfn) {
-                return Expected::vector(vcpu);
-            }
-            let size = u64::from(access.size) << 9;
-            let exit = match access.write {
-                true => [exit::MMIO | 1 << 8 | size, access.ipa, stored],
-                false => {
-                    let load = Some((DATA, access.size));
-                    if let Some(vcpu) = state.vm_mut(vm.handle).and_then(|v| v.vcpus.get_mut(index))
-                    {
-                        vcpu.load = load;
-                    }
-                    [exit::MMIO | size, access.ipa, 0]
-                }
-            };
-            Expected::exit(vcpu, 4, Exit::Exactly(exit))
-        }
-    }
-}
-
-fn note_driver(state: &mut State, vm: &Vm, access: &Access) {
-    if let Some(vm) = state.vm_mut(vm.handle) {
-        vm.driver |= access.write && !vm.devices.is_empty();
     }
 }
 
@@ -448,30 +223,4 @@ pub fn other(state: &State, slot: u8, index: usize, trapped: Trapped) -> Expecte
             Expected { resume: !vcpu.explained, ..expected }
         }
     }
-}
-
-/// Is this how VCPU_RUN may return? `x` are x1 to x3.
-///
-/// # Errors
-/// Why not.
-pub fn judge_exit(expected: &Expected, dying: bool, vm: &Vm, x: [u64; 3]) -> Result<(), String> {
-    let kick = |bitmap: u64| bitmap >> vm.vcpus.len() == 0;
-    let fits = |exit: &Exit| match *exit {
-        Exit::Exactly([reason, x2, x3]) if reason & 0xff == exit::MMIO => x == [reason, x2, x3],
-        Exit::Exactly([reason, x2, _]) => x[..2] == [reason, x2] && kick(x[2]),
-        Exit::Device(reason) => {
-            let device = (x[1] & 0xffff) as usize;
-            x[0] == reason && device < vm.devices.len() && kick(x[2])
-        }
-        Exit::Wait(deadline) => x[0] == exit::WFI && (x[1] == deadline || x[1] == 0) && kick(x[2]),
-        Exit::Kick => x[0] == exit::KICK && x[1] == x[2] && x[1] != 0 && kick(x[1]),
-    };
-    let dead = expected.resume && dying && x[..2] == [exit::DEAD, 0] && kick(x[2]);
-    // Whatever it did, an interrupt that it no longer takes may now be
-    // another vCPU's.
-    let moved = expected.resume && fits(&Exit::Kick);
-    if dead || moved || expected.exits.iter().any(fits) {
-        return Ok(());
-    }
-    Err(format!("returns to the host with {x:x?}, the rules ask for {expected:x?}"))
 }

@@ -10,18 +10,30 @@
 //! | file | one idea |
 //! |---|---|
 //! | `state` | the abstract state |
-//! | `host`, `guest` | the rules: which outcome is allowed, what comes next |
+//! | `call`, `host`, `commit` | the host's calls: reasons to refuse, next state |
+//! | `firmware` | its SMCs |
+//! | `guest`, `fault`, `expected` | a guest's traps: what may come of them |
 //! | `abstraction` | frame table, page tables and VMs → abstract state |
+//! | `adopt` | choices that are EL2's, within limits |
 //! | `event`, `names`, `decode` | what can happen; what it means now; from bytes |
-//! | `session`, `turn`, `traps` | host traps; a guest's turn; syndromes |
+//! | `machine`, `session` | the small machine; both sides, side by side |
+//! | `host_turn`, `host_access`, `turn`, `traps` | the host's turn, a guest's, syndromes |
 //! | `sequence` | the door: `run(events)` |
 //! | `ownership` | all short sequences of ownership calls |
 
 pub mod abstraction;
+mod adopt;
+pub mod call;
+pub mod commit;
 mod decode;
 pub mod event;
+pub mod expected;
+pub mod fault;
+pub mod firmware;
 pub mod guest;
 pub mod host;
+mod host_access;
+mod host_turn;
 pub mod machine;
 pub mod names;
 pub mod ownership;

@@ -1,7 +1,7 @@
 //! Who and what an event means, now.
 
+use crate::call::Call;
 use crate::event::{FrameName, HostAction, HostCall, IpaName, VmName};
-use crate::host::Call;
 use crate::state::{Page, RAM, State};
 use hyp::abi::host as id;
 use hyp::addr::FRAME_SHIFT;

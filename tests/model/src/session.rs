@@ -6,25 +6,19 @@
 //! the comparison is made after *every* trap.
 
 use crate::abstraction;
-use crate::event::{Event, HostAction};
-use crate::guest::{Expected, judge_exit};
-use crate::host::{self, Call};
+use crate::call::Call;
+use crate::event::{Event, HostAction, Step};
+use crate::expected::Expected;
 use crate::machine::{Booted, CPUS};
 use crate::names;
-use crate::state::{Page, Refusal, Stage, State};
-use crate::traps;
+use crate::state::State;
 use hyp::abi::host as id;
-use hyp::addr::Pfn;
-use hyp::machine::Vmid;
-use hyp::trap::Trap;
-use hyp::vcpu::state::Frame;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Registers of a guest have these bits and nothing else has: if the host
 /// finds one in its own, a secret has leaked.
 pub const TAINT: u64 = 0x7a17_0000_0000_0000;
-const TAINT_MASK: u64 = 0xffff_0000_0000_0000;
 
 /// What a sequence did, to see that it is worth its time.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -60,7 +54,7 @@ pub(crate) struct Run {
     pub(crate) handle: u64,
     pub(crate) slot: u8,
     pub(crate) vcpu: usize,
-    pub(crate) steps: VecDeque<crate::event::Step>,
+    pub(crate) steps: VecDeque<Step>,
     /// What may come of its last trap.
     pub(crate) expected: Expected,
 }
@@ -238,289 +232,8 @@ impl Inner {
             _ => Ok(()),
         }
     }
-
-    /// A trap of the host's on a CPU. Every register but those in `changes`
-    /// must survive, and none may hold a guest's secret.
-    fn host_trap(
-        &self,
-        cpu: u8,
-        frame: &mut Frame,
-        trap: Trap,
-        changes: &[usize],
-    ) -> Result<(), String> {
-        let machine = self.booted.hyp().machine();
-        let before = frame.clone();
-        let here = hyp::machine::Machine::cpu(machine);
-        machine.be_cpu(usize::from(cpu));
-        self.booted.hyp().handle_host_trap(frame, trap);
-        machine.be_cpu(here);
-        self.lock().stats.traps += 1;
-        for (index, (now, then)) in frame.x.iter().zip(before.x).enumerate() {
-            if *now != then && !changes.contains(&index) {
-                return Err(format!("x{index} of the host's changed from {then:#x} to {now:#x}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// An HVC of the host's: x0 to x3.
-    fn hypercall(&self, cpu: u8, call: &Call) -> Result<[u64; 4], String> {
-        let mut frame = marked();
-        frame.x[0] = call.function;
-        frame.x[1..6].copy_from_slice(&call.a);
-        let trap = traps::sync(0x16 << 26 | u64::from(call.immediate));
-        self.host_trap(cpu, &mut frame, trap, &[0, 1, 2, 3])?;
-        if (frame.pc, frame.pstate) != (HOST_PC, HOST_PSTATE) {
-            return Err("a hypercall moves the host's pc".into());
-        }
-        Ok([0, 1, 2, 3].map(|register: usize| frame.x[register]))
-    }
-
-    /// Any call but VCPU_RUN.
-    fn host_call(&self, cpu: u8, call: &Call) -> Result<(), String> {
-        let machine = self.booted.hyp().machine();
-        let (allowed, effects) = {
-            let checker = self.lock();
-            (host::refusals(&checker.state, call), machine.effects())
-        };
-        let [x0, x @ ..] = self.hypercall(cpu, call)?;
-        let mut guard = self.lock();
-        let checker = &mut *guard;
-        checker.note(|| format!("cpu{cpu} {} → {} {x:x?}", names::listing(call), x0 as i64));
-        allowed.judge(x0 as i64)?;
-        if x0 != 0 {
-            checker.stats.refusals += 1;
-            return self.refused(checker, call, x0 as i64, (x, effects));
-        }
-        checker.stats.successes += 1;
-        if x.iter().any(|x| x & TAINT_MASK == TAINT) && call.function != u64::from(id::EVENT_NEXT) {
-            return Err(format!("a guest's register leaks: {x:x?}"));
-        }
-        let hyp = self.booted.hyp();
-        let is_host = |number| {
-            let mut is = false;
-            hyp.view_frames(|pfn, entry| {
-                is |= pfn.number() == number && entry.owner() == hyp::memory::Owner::Host;
-            });
-            is
-        };
-        host::commit(&mut checker.state, call, x, &is_host)?;
-        if call.function == u64::from(id::VM_CREATE) {
-            let view = hyp.view_vm(x[0]).ok_or("the new VM is not there")?;
-            machine.attach(view.regime);
-        }
-        self.compare(checker)
-    }
-
-    fn refused(
-        &self,
-        checker: &mut Checker,
-        call: &Call,
-        x0: i64,
-        (x, effects): ([u64; 3], u64),
-    ) -> Result<(), String> {
-        let before = checker.state.vm(call.a[0]).map(|vm| vm.unlinked);
-        host::refused(&mut checker.state, call, x0);
-        let unlinked = checker.state.vm(call.a[0]).map(|vm| vm.unlinked) != before;
-        if x != [0; 3] {
-            return Err(format!("a refusal tells {x:x?}"));
-        }
-        if self.booted.hyp().machine().effects() != effects && !unlinked {
-            return Err("refused, but EL2 wrote to memory".into());
-        }
-        self.compare(checker)
-    }
-
-    /// VCPU_RUN from start to end.
-    fn vcpu_run(
-        self: &Arc<Self>,
-        cpu: u8,
-        call: &Call,
-        steps: VecDeque<crate::event::Step>,
-    ) -> Result<(), String> {
-        let mut checker = self.lock();
-        let allowed = host::refusals(&checker.state, call);
-        if allowed.none() {
-            let length = steps.len();
-            checker.note(|| format!("cpu{cpu} {} …", names::listing(call)));
-            checker.begin_run(cpu, call, steps)?;
-            checker.stats.runs += 1;
-            // A closure for each entry: one per step, and the interrupts.
-            let mut world = self.booted.hyp().machine().world();
-            for _ in world.steps_left(usize::from(cpu))..length + 3 {
-                let inner = Arc::downgrade(self);
-                world.script(usize::from(cpu), move |vcpu| match inner.upgrade() {
-                    Some(inner) => inner.guest_turn(cpu, vcpu),
-                    None => traps::INTERRUPT,
-                });
-            }
-        }
-        let effects = self.booted.hyp().machine().effects();
-        drop(checker);
-        let [x0, x @ ..] = self.hypercall(cpu, call)?;
-        let mut guard = self.lock();
-        let checker = &mut *guard;
-        let run = checker.runs.get_mut(usize::from(cpu)).and_then(Option::take);
-        checker.note(|| format!("cpu{cpu} {} → {} {x:x?}", names::listing(call), x0 as i64));
-        if checker.state.off || checker.failure.is_some() {
-            return Ok(());
-        }
-        allowed.judge(x0 as i64)?;
-        let Some(run) = run else {
-            checker.stats.refusals += 1;
-            return self.refused(checker, call, x0 as i64, (x, effects));
-        };
-        checker.stats.successes += 1;
-        let Some(vm) = checker.state.vm(run.handle) else { return Err("the VM is gone".into()) };
-        judge_exit(&run.expected, vm.stage == Stage::Dying, vm, x)?;
-        let adopt = run.expected.adopt;
-        checker.end_run(run, x[0] & 0xff);
-        self.adopt(checker, call.a[0], adopt)?;
-        self.compare(checker)
-    }
-
-    /// An SMC of the host's.
-    fn smc(&self, cpu: u8, function: (u64, u16), arguments: [u64; 3]) -> Result<(), String> {
-        let mut frame = marked();
-        frame.x[0] = function.0;
-        frame.x[1..4].copy_from_slice(&arguments);
-        let trap = traps::sync(0x17 << 26 | u64::from(function.1));
-        let expected = {
-            let mut checker = self.lock();
-            host::firmware(&mut checker.state, function, arguments, usize::from(cpu))
-        };
-        self.host_trap(cpu, &mut frame, trap, &[0, 1, 2, 3])?;
-        let mut guard = self.lock();
-        let checker = &mut *guard;
-        let x0 = frame.x[0] as i64;
-        checker.note(|| format!("cpu{cpu} SMC {:#x} {arguments:x?} → {x0}", function.0));
-        if frame.pc != HOST_PC + 4 || x0 != expected.unwrap_or(-1) || frame.x[1..4] != [0; 3] {
-            return Err(format!("SMC {:#x} gives {x0}, not {expected:?}", function.0));
-        }
-        if checker.state.off {
-            return self.machine_is_off(checker);
-        }
-        if expected.is_none() {
-            let what = 2 | u64::from(cpu) << 8 | trap.esr << 32;
-            checker.state.record(Refusal { what, address: function.0, pc: HOST_PC });
-        }
-        self.compare(checker)
-    }
-
-    /// The machine ended. Whatever runs on it next finds nothing of a guest.
-    fn machine_is_off(&self, checker: &Checker) -> Result<(), String> {
-        let machine = self.booted.hyp().machine();
-        if machine.world().power.len() != 1 {
-            return Err("the machine goes on".into());
-        }
-        for (number, page) in checker.state.frames() {
-            let lent = match page {
-                Page::Guest(_, _, lent) => lent,
-                _ => continue,
-            };
-            let tag = Pfn::new(number).and_then(|pfn| machine.tag(pfn));
-            if tag != Some(0) && !(lent && tag == Some(host::SPOILT)) {
-                return Err(format!("the machine ends with {tag:x?} of a guest in {number:#x}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// A load or store of the host's.
-    fn host_access(&self, cpu: u8, pfn: u64, word: u16, write: bool) -> Result<(), String> {
-        let machine = self.booted.hyp().machine();
-        // What EL2 filters for the host has its own tests.
-        if (crate::machine::RD_BASE >> 12..(crate::machine::RD_BASE >> 12) + 16).contains(&pfn) {
-            return Ok(());
-        }
-        let mut guard = self.lock();
-        let checker = &mut *guard;
-        let reached =
-            Pfn::new(pfn).map(|pfn| machine.access(Vmid::HOST, pfn.identity())).unwrap_or_default();
-        if let Some(frame) = reached.first() {
-            if reached != [*frame] || frame.number() != pfn {
-                return Err(format!("the host's {pfn:#x} reaches {reached:x?}"));
-            }
-            if self.booted.is_host_device(pfn) {
-                return Ok(());
-            }
-            if !checker.state.host_may(pfn) {
-                return Err(format!("the host reaches {pfn:#x}: {:?}", checker.state.page(pfn)));
-            }
-            let found = machine.peek(*frame, usize::from(word) % 512);
-            if found != checker.state.content(pfn) {
-                return Err(format!("the host reads {found:#x} in {pfn:#x}"));
-            }
-            if write {
-                checker.serial += 1;
-                let value = 0x4057_0000_0000_0000 | checker.serial;
-                machine.plant(*frame, value);
-                checker.state.fill(pfn, value);
-            }
-            return Ok(());
-        }
-        if checker.state.host_may(pfn) {
-            return Err(format!("the host does not reach its own frame {pfn:#x}"));
-        }
-        let ipa = ((pfn << 12) | (u64::from(word) % 512 * 8)) & 0xffff_ffff_ffff;
-        let trap = traps::abort(ipa, 8, 9, write, true);
-        let (owner, what) = {
-            let owner = checker.state.owner_code(ipa >> 12);
-            (owner, 1 | u64::from(cpu) << 8 | owner << 16 | trap.esr << 32)
-        };
-        drop(guard);
-        let mut frame = marked();
-        self.host_trap(cpu, &mut frame, trap, &[])?;
-        let mut guard = self.lock();
-        let checker = &mut *guard;
-        checker.note(|| format!("cpu{cpu} access to {ipa:#x}, which is {owner}'s: abort"));
-        checker.stats.aborts += 1;
-        if !traps::is_vector(frame.pc) {
-            return Err(format!("no abort for {ipa:#x}: pc {:#x}", frame.pc));
-        }
-        checker.state.record(Refusal { what, address: ipa, pc: HOST_PC });
-        self.compare(checker)
-    }
-
-    /// MRS or MSR of the host's.
-    fn host_register(
-        &self,
-        cpu: u8,
-        encoding: (u8, u8, u8, u8, u8),
-        read: bool,
-    ) -> Result<(), String> {
-        let trap = traps::register(encoding, 9, read);
-        let (op0, op1, crn, crm, _) = encoding;
-        let identification = (op0, op1, crn) == (3, 0, 0) && (1..=7).contains(&crm) && read;
-        let mut frame = marked();
-        let changes: &[usize] = if identification { &[9] } else { &[] };
-        self.host_trap(cpu, &mut frame, trap, changes)?;
-        let mut guard = self.lock();
-        let checker = &mut *guard;
-        checker.note(|| format!("cpu{cpu} system register {encoding:?}"));
-        match identification {
-            true if frame.pc == HOST_PC + 4 => {}
-            false if traps::is_vector(frame.pc) => {
-                let what = 4 | u64::from(cpu) << 8 | trap.esr << 32;
-                let address = trap.esr & 0x1ff_ffff;
-                checker.state.record(Refusal { what, address, pc: HOST_PC });
-            }
-            _ => return Err(format!("register {encoding:?}: pc {:#x}", frame.pc)),
-        }
-        self.compare(checker)
-    }
 }
 
 fn is_run(call: &Call) -> bool {
     call.function == u64::from(id::VCPU_RUN) && call.immediate == 0
-}
-
-const HOST_PC: u64 = 0x4000_1000;
-const HOST_PSTATE: u64 = 0x3c5;
-
-/// The host's registers, each with a value of its own.
-fn marked() -> Frame {
-    let mut frame = Frame { pc: HOST_PC, pstate: HOST_PSTATE, ..Frame::default() };
-    frame.x.iter_mut().zip(0x0e10_0000..).for_each(|(x, mark)| *x = mark);
-    frame
 }

@@ -50,7 +50,7 @@ pub struct Vcpu {
     /// The load (register, bytes) that the host is asked to answer.
     pub load: Option<(usize, u8)>,
     /// How it must be found when it runs again; `None` after a reset.
-    pub after: Option<crate::guest::Expected>,
+    pub after: Option<crate::expected::Expected>,
     /// Its last trap was an interrupt after which it went on.
     pub explained: bool,
 }
