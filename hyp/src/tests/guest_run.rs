@@ -203,6 +203,22 @@ fn traps_and_clock_of_a_vcpu_are_the_same_at_every_entry_whatever_the_host_passe
 }
 
 #[test]
+fn a_guest_has_a_redistributor_for_each_of_its_vcpus_and_no_more() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(3);
+    rig.hyp.machine().write_el1(El1Register::Vbar, 0x4000_0800);
+    for vcpu in 0..3 {
+        // GICR_TYPER: the processor's number in bits 23:8.
+        rig.script_load(layout::GICR + vcpu * layout::GICR_STRIDE + 8, 8, 3);
+        rig.script_check(move |state| assert_eq!(state.frame.x[3] >> 8 & 0xffff, vcpu));
+        assert_eq!(rig.run(handle)[0], exit::INTERRUPT);
+    }
+    rig.script_load(layout::GICR + 3 * layout::GICR_STRIDE + 8, 8, 3);
+    rig.script_check(|vcpu| assert_eq!(vcpu.frame.pc & !0x7ff, 0x4000_0800, "aborted"));
+    assert_eq!(rig.run(handle)[0], exit::INTERRUPT);
+}
+
+#[test]
 fn g1_beyond_its_ram_is_nothing_for_a_guest() {
     let mut rig = Rig::new();
     let (handle, _) = rig.vm(1);

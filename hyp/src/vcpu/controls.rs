@@ -123,3 +123,39 @@ pub fn host(machine: &impl Machine, mpidr: u64) -> Controls {
         vpidr_el2: machine.id_register(MIDR),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::SimMachine;
+    use std::vec::Vec;
+
+    /// The bits that are set, as the Arm ARM numbers them.
+    fn bits(value: u64) -> Vec<u32> {
+        (0..64).filter(|bit| value >> bit & 1 == 1).collect()
+    }
+
+    /// TZ, TSM, TTA, TAM trap beside the RES1 bits; TFP (10) does not.
+    const CPTR_BITS: [u32; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 20, 30];
+
+    #[test]
+    fn a_guest_runs_behind_stage_2_with_every_trap() {
+        let controls = guest(&SimMachine::new(&[]), 3);
+        let hcr = [0, 1, 2, 3, 4, 5, 9, 10, 13, 18, 19, 20, 21, 22, 31, 35, 36];
+        assert_eq!(bits(controls.hcr_el2), hcr);
+        assert_eq!(bits(controls.mdcr_el2), [5, 6, 9, 10, 11, 14, 17, 19, 23, 27]);
+        assert_eq!(bits(controls.cptr_el2), CPTR_BITS);
+        assert_eq!(bits(controls.cnthctl_el2), [0], "the counter, not the physical timer");
+        assert_eq!((controls.vmpidr_el2, controls.cntvoff_el2), (0x8000_0003, 0));
+    }
+
+    #[test]
+    fn the_host_runs_behind_stage_2_and_keeps_interrupts_timers_and_debug() {
+        let controls = host(&SimMachine::new(&[]), 0x8000_0100);
+        assert_eq!(bits(controls.hcr_el2), [0, 1, 2, 9, 10, 18, 19, 31, 35, 40, 41, 53]);
+        assert_eq!(bits(controls.mdcr_el2), [14, 17, 19, 23]);
+        assert_eq!(bits(controls.cptr_el2), CPTR_BITS);
+        assert_eq!(bits(controls.cnthctl_el2), [0, 1]);
+        assert_eq!((controls.vmpidr_el2, controls.cntvoff_el2), (0x8000_0100, 0));
+    }
+}

@@ -7,6 +7,7 @@
 //!
 //! | file | one idea |
 //! |---|---|
+//! | `generated` | `--cargo-mutants` |
 //! | `options` | the command line |
 //! | `patch` | a story and a diff |
 //! | `catalogue` | all of them, and what must become of each |
@@ -15,6 +16,7 @@
 //! | `table` | what a person and a program get to see |
 
 mod catalogue;
+mod generated;
 mod options;
 mod patch;
 mod scratch;
@@ -42,6 +44,9 @@ use table::{Row, What};
 /// When a patch does not apply, the tree itself does not pass, or something
 /// cannot be built.
 pub fn run(workspace: &Workspace, options: &MutantsOptions) -> Result<Outcome> {
+    if options.cargo_mutants {
+        return generated::run(workspace, options);
+    }
     let mutants = catalogue::select(catalogue::load(&workspace.root)?, &options.ids)?;
     if options.list {
         table::list(&mutants);

@@ -22,4 +22,14 @@ pub struct MutantsOptions {
     /// Boot those that are below the simulated machine, too: minutes
     #[arg(long)]
     pub boot: bool,
+    /// Instead, let the tool cargo-mutants make mistakes all over `hyp`, and
+    /// report its score; it is installed below the target folder if missing
+    #[arg(long, conflicts_with_all = ["ids", "list", "json", "boot"])]
+    pub cargo_mutants: bool,
+    /// Only one part of the tool's mutants, as 7/80; all take hours
+    #[arg(long, value_name = "K/N", requires = "cargo_mutants")]
+    pub shard: Option<String>,
+    /// How many of the tool's mutants to try at once
+    #[arg(long, value_name = "N", requires = "cargo_mutants", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub jobs: u32,
 }
