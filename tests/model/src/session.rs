@@ -143,6 +143,11 @@ impl Session {
         if checker.state.off { Ok(()) } else { self.inner.compare_all(&checker) }
     }
 
+    /// The machine, for tests that break something behind bouncer's back.
+    pub fn booted(&self) -> &Booted {
+        &self.inner.booted
+    }
+
     /// The abstract state.
     pub fn state(&self) -> State {
         self.inner.lock().state.clone()
