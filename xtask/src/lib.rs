@@ -17,6 +17,7 @@ pub mod disk;
 pub mod fuzz;
 pub mod image;
 pub mod mutants;
+pub mod on_target;
 pub mod qemu;
 pub mod report;
 pub mod run;

@@ -22,14 +22,17 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Checks the 2 MiB that `frames` touch.
+/// Frames that are looked at together: an eighth of a table.
+const NEIGHBOURS: u64 = ENTRIES / 8;
+
+/// Checks `frames` and their nearest neighbours.
 pub(super) fn check_around(
     m: &impl Machine,
     memory: &HostMemory<'_>,
     frames: PfnRange,
 ) -> Result<(), Violation> {
-    let start = frames.start().number() & !(ENTRIES - 1);
-    let end = frames.end().next_multiple_of(ENTRIES);
+    let start = frames.start().number() & !(NEIGHBOURS - 1);
+    let end = frames.end().next_multiple_of(NEIGHBOURS);
     let mut walk = Walk { m, memory, tally: None, start, end, tables: 0 };
     walk.table(memory.regime().root, ROOT, 0).map(|_| ())
 }

@@ -89,8 +89,7 @@ pub fn check_guest(
     Ok(())
 }
 
-/// Checks what the host has at these frames and at their neighbours of the
-/// same 2 MiB.
+/// Checks what the host has at these frames and at their nearest neighbours.
 ///
 /// # Errors
 /// The first violation.

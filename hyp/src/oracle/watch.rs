@@ -14,7 +14,7 @@ use crate::abi::{MAX_RANGE, MAX_VMS, host as id};
 use crate::addr::{Pfn, PfnRange};
 use crate::hypervisor::Hypervisor;
 use crate::machine::{Machine, Regime};
-use crate::memory::{Counts, HostMemory, Owner};
+use crate::memory::{GuestId, HostMemory, Owner};
 use crate::syndrome::{Exception, decode};
 use crate::trap::{Trap, TrapKind};
 use crate::vcpu::state::Frame;
@@ -35,8 +35,8 @@ pub enum Mode {
 
 /// Traps from one full check to the next ([`Mode::Changes`]).
 const FULL_EVERY: u64 = 256;
-/// Runs of a vCPU from one check of its VM to the next, if the counters tell
-/// of no change in between.
+/// Runs of a vCPU from one check of its VM to the next, if the VM's counters
+/// tell of no change in between.
 const RUNS: u64 = 16;
 
 /// What the oracle remembers.
@@ -45,8 +45,9 @@ pub(crate) struct Watch {
     traps: AtomicU64,
     /// Frames that EL2 owned before there was any guest.
     own: u64,
-    /// The counters when a VM was last checked after it ran.
-    seen: Mutex<Counts>,
+    /// Frames owned and borrowed by each VM when it was last checked after a
+    /// run.
+    seen: Mutex<[(u64, u64); MAX_VMS]>,
 }
 
 impl Watch {
@@ -56,8 +57,22 @@ impl Watch {
             mode: AtomicU8::new(Mode::Changes as u8),
             traps: AtomicU64::new(0),
             own: memory.counts().owned(Owner::Hyp),
-            seen: Mutex::new(*memory.counts()),
+            seen: Mutex::new([(0, 0); MAX_VMS]),
         }
+    }
+
+    /// Has the VM more or fewer frames than when it was last asked about, or
+    /// is it time to look at it anyway?
+    fn has_news(&self, memory: &HostMemory<'_>, handle: u64, traps: u64) -> bool {
+        let slot = Handle::from_raw(handle).slot();
+        let Some((slot, id)) = slot.and_then(|slot| Some((slot, GuestId::new(slot)?))) else {
+            return false;
+        };
+        let (counts, party) = (memory.counts(), Owner::Guest(id));
+        let now = (counts.owned(party), counts.borrowed(party));
+        let mut seen = self.seen.lock();
+        let old = seen.get_mut(slot).map(|old| core::mem::replace(old, now));
+        old != Some(now) || traps.is_multiple_of(RUNS)
     }
 
     /// Chooses how much is checked.
@@ -124,7 +139,7 @@ impl<M: Machine> Hypervisor<M> {
     /// If a rule is broken, with rule, frame and table word. Only a mistake of
     /// bouncer's can do that, and then nothing must go on.
     #[allow(clippy::panic)]
-    pub(crate) fn check_rules(&self, scope: Scope) {
+    pub(crate) fn check_rules(&self, scope: Scope, refused: bool) {
         let traps = self.oracle.traps.fetch_add(1, Ordering::Relaxed);
         let mode = self.oracle.mode.load(Ordering::Relaxed);
         if mode == Mode::Off as u8 {
@@ -134,16 +149,14 @@ impl<M: Machine> Hypervisor<M> {
         let result = self.with_memory(|memory| match scope {
             _ if all => self.check_all(memory),
             Scope::Nothing => Ok(()),
+            // A VM that is not ready for it gave nothing back.
+            Scope::All if refused => Ok(()),
             Scope::All => self.check_all(memory),
             Scope::Named(handle, frames) => self.check_named(memory, handle, frames),
-            Scope::Run(handle) => {
-                let mut seen = self.oracle.seen.lock();
-                if *seen == *memory.counts() && !traps.is_multiple_of(RUNS) {
-                    return Ok(());
-                }
-                *seen = *memory.counts();
+            Scope::Run(handle) if self.oracle.has_news(memory, handle, traps) => {
                 self.check_named(memory, handle, None)
             }
+            Scope::Run(_) => Ok(()),
         });
         if let Err(violation) = result {
             panic!("{violation}");

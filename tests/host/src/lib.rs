@@ -16,6 +16,7 @@ pub mod bootargs;
 pub mod bouncer;
 pub mod console;
 pub mod frames;
+pub mod fuzz;
 pub mod lines;
 pub mod memory;
 pub mod queue;

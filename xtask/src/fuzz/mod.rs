@@ -18,9 +18,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::Outcome;
 use crate::term::{BAD, DIM, GOOD, HEAD, paint};
 use crate::workspace::{Workspace, shown};
+use crate::{Outcome, on_target};
 use build::Fuzzers;
 pub use options::{FuzzOptions, Sanitizer};
 use targets::Target;
@@ -52,6 +52,12 @@ pub struct Report {
 /// # Errors
 /// When the targets cannot be built or started.
 pub fn run(workspace: &Workspace, options: &FuzzOptions) -> Result<Outcome> {
+    if options.booted.on_target {
+        on_target::require_no_target(options.target.as_deref())?;
+        let seed = options.replay.as_deref().map(|text| text.to_string_lossy());
+        let json = options.json.as_ref();
+        return on_target::run(workspace, &options.booted, options.time(), seed.as_deref(), json);
+    }
     let all = targets::find(workspace)?;
     if options.list {
         for target in &all {

@@ -41,6 +41,9 @@ pub struct FuzzOptions {
     /// Fuzz with a memory sanitiser
     #[arg(long, value_name = "NAME", value_enum)]
     pub sanitizer: Option<Sanitizer>,
+    /// Fuzzing the booted machine.
+    #[command(flatten)]
+    pub booted: crate::on_target::Options,
 }
 
 impl FuzzOptions {

@@ -10,6 +10,7 @@ mod calls;
 mod clock;
 mod cpus;
 mod device;
+mod fuzz;
 mod lies;
 mod machine;
 mod report;
@@ -46,7 +47,10 @@ pub(crate) fn main(dtb: usize) -> ! {
         machine.ram_bytes >> 20,
         cpu::image().start
     );
-    let passed = story::tell(machine);
+    let passed = match rt::dt::argument(machine.command_line, "scenario") {
+        Some("fuzz") => fuzz::run(&machine),
+        _ => story::tell(machine),
+    };
     println!("@host result={}", if passed { "pass" } else { "fail" });
     psci::shutdown()
 }
