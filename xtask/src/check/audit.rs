@@ -19,8 +19,17 @@ use super::lexer::{Line, lines};
 /// The list of files that may contain unsafe code.
 const ALLOWED: &str = "xtask/unsafe-modules.txt";
 /// Packages by folder; the longest prefix wins.
-const PACKAGES: [&str; 8] =
-    ["hyp", "platform", "el2-boot", "xtask", "tests/rt", "tests/host", "tests/guest", "tests"];
+const PACKAGES: [&str; 9] = [
+    "hyp",
+    "platform",
+    "el2-boot",
+    "xtask",
+    "tests/rt",
+    "tests/host",
+    "tests/guest",
+    "tests/fuzz",
+    "tests",
+];
 
 /// What was found.
 #[derive(Debug, Default)]
