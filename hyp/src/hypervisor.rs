@@ -7,8 +7,6 @@
 
 use alloc::vec::Vec;
 
-use spin::Mutex;
-
 use crate::abi;
 use crate::addr::PfnRange;
 use crate::error::Error;
@@ -17,6 +15,7 @@ use crate::host::power::HostPower;
 use crate::machine::{Machine, Regime};
 use crate::memory::{BootMemory, Counts, FrameEntry, GuestId, HostMemory, Owner};
 use crate::stats::{MachineCounter, MachineStats};
+use crate::sync::Mutex;
 use crate::trap::Trap;
 use crate::vcpu::state::Frame;
 use crate::vm::{Handle, Stage, Vm};

@@ -51,8 +51,14 @@ use std::string::String;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
+#[cfg(not(feature = "shuttle"))]
 std::thread_local! {
     static CPU: core::cell::Cell<CpuId> = const { core::cell::Cell::new(0) };
+}
+
+#[cfg(feature = "shuttle")]
+shuttle::thread_local! {
+    static CPU: core::cell::Cell<CpuId> = core::cell::Cell::new(0);
 }
 
 /// The simulated machine.
@@ -74,6 +80,9 @@ impl SimMachine {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
+        // Every access to the machine is a moment at which CPUs interleave.
+        #[cfg(feature = "shuttle")]
+        shuttle::hint::spin_loop();
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -84,7 +93,7 @@ impl SimMachine {
 
     /// From now on this thread is the CPU `cpu`.
     pub fn be_cpu(&self, cpu: CpuId) {
-        CPU.set(cpu);
+        CPU.with(|here| here.set(cpu));
     }
 
     /// Starts watching a regime, as loading it into VTTBR_EL2 does.
@@ -173,7 +182,7 @@ impl SimMachine {
 
 impl Machine for SimMachine {
     fn cpu(&self) -> CpuId {
-        CPU.get()
+        CPU.with(core::cell::Cell::get)
     }
 
     fn reserve_hyp(&self, _range: PfnRange) -> Result<(), Error> {

@@ -4,7 +4,7 @@
 use super::SimMachine;
 use crate::addr::{Gfn, GfnRange, Pfn};
 use crate::hypervisor::Hypervisor;
-use crate::machine::Regime;
+use crate::machine::{Regime, Vmid};
 use crate::memory::FrameEntry;
 use crate::vm::vcpus::Power;
 use crate::vm::{Handle, Stage};
@@ -63,6 +63,15 @@ impl Hypervisor<SimMachine> {
 }
 
 impl SimMachine {
+    /// A store of a host's or guest's CPU to the first word of a frame, done
+    /// at one moment, if anything lets it through; says whether it was.
+    pub fn view_store(&self, vmid: Vmid, gfn: Gfn, value: u64) -> bool {
+        let mut memory = self.memory();
+        let reached = memory.access(vmid.0, gfn.number());
+        reached.iter().for_each(|pfn| memory.set_word(*pfn, 0, value));
+        !reached.is_empty()
+    }
+
     /// Hands every frame that is not all zeros to `visit`, unwatched.
     pub fn view_contents(&self, mut visit: impl FnMut(u64, &[u64])) {
         self.memory().contents().for_each(|(pfn, words)| visit(pfn, words));

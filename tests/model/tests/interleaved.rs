@@ -1,0 +1,185 @@
+//! Calls of several CPUs, interleaved at every lock and every access to the
+//! machine: `cargo test -p model --features shuttle --test interleaved`.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+use hyp::abi::{exit, guest, host as id};
+use hyp::addr::Pfn;
+use hyp::machine::{Machine, Vmid};
+use hyp::psci::function as psci;
+use hyp::trap::{Trap, TrapKind};
+use hyp::vcpu::state::Frame;
+use model::machine::Booted;
+use model::state::RAM;
+use shuttle::sync::Arc;
+use shuttle::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Schedules per scenario.
+const SCHEDULES: usize = 300;
+/// First frame of the host's that the scenarios use.
+const FRAMES: u64 = 0x4_0000;
+const INTERRUPT: Trap = Trap { kind: TrapKind::Interrupt, esr: 0, far: 0, hpfar: 0 };
+
+/// Plays a scenario in [`SCHEDULES`] random interleavings.
+fn check(scenario: impl Fn() + Send + Sync + 'static) {
+    let mut config = shuttle::Config::default();
+    // A VM is built on the stack before it moves to its slot.
+    config.stack_size = 4 << 20;
+    let scheduler = shuttle::scheduler::RandomScheduler::new(SCHEDULES);
+    shuttle::Runner::new(scheduler, config).run(scenario);
+}
+
+fn trap(class: u64) -> Trap {
+    Trap { kind: TrapKind::Sync, esr: class << 26 | 1 << 25, far: 0, hpfar: 0 }
+}
+
+/// HVC (class 0x16) or SMC (0x17) of the host on `cpu`: x0 and x1.
+fn host(booted: &Booted, cpu: usize, class: u64, function: u32, a: &[u64]) -> (i64, u64) {
+    booted.hyp().machine().be_cpu(cpu);
+    let mut frame = Frame::default();
+    frame.x[0] = function.into();
+    frame.x[1..=a.len()].copy_from_slice(a);
+    booted.hyp().handle_host_trap(&mut frame, trap(class));
+    (frame.x[0] as i64, frame.x[1])
+}
+
+fn hvc(booted: &Booted, cpu: usize, function: u32, a: &[u64]) -> (i64, u64) {
+    host(booted, cpu, 0x16, function, a)
+}
+
+/// A VM with one page of RAM (frame `at` + 12) that can run; its handle.
+fn vm(booted: &Booted, at: u64) -> u64 {
+    let (status, handle) = hvc(booted, 0, id::VM_CREATE, &[at, 12, 16, 1]);
+    assert_eq!(status, 0);
+    booted.hyp().machine().attach(booted.hyp().view_vm(handle).unwrap().regime);
+    assert_eq!(hvc(booted, 0, id::FRAME_DONATE, &[handle, at + 12, RAM, 1, 1]), (0, 1));
+    assert_eq!(hvc(booted, 0, id::VM_FINALISE, &[handle, RAM << 12, 0]).0, 0);
+    handle
+}
+
+fn quiet(booted: &Booted) {
+    assert_eq!(booted.hyp().machine().take_violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_donated_frame_is_zero_whatever_the_host_stores_meanwhile() {
+    let scenario = || {
+        let booted = Arc::new(Booted::new().unwrap());
+        let handle = vm(&booted, FRAMES);
+        let frame = Pfn::new(FRAMES + 20).unwrap();
+        let other = booted.clone();
+        let storing = thread::spawn(move || {
+            for value in 1..6 {
+                other.hyp().machine().view_store(Vmid::HOST, frame.identity(), value);
+            }
+        });
+        let donate = [handle, frame.number(), RAM + 1, 1, 0];
+        assert_eq!(hvc(&booted, 1, id::FRAME_DONATE, &donate), (0, 1));
+        // From here on no store arrives, late or not.
+        assert_eq!(booted.hyp().machine().tag(frame), Some(0));
+        storing.join().unwrap();
+        assert_eq!(booted.hyp().machine().tag(frame), Some(0));
+        quiet(&booted);
+    };
+    check(scenario);
+}
+
+#[test]
+fn two_guests_cannot_both_get_one_frame() {
+    let scenario = || {
+        let booted = Arc::new(Booted::new().unwrap());
+        let handles = [vm(&booted, FRAMES), vm(&booted, FRAMES + 16)];
+        let donating = handles.map(|handle| {
+            let booted = booted.clone();
+            thread::spawn(move || {
+                let cpu = (handle & 0xff) as usize;
+                hvc(&booted, cpu, id::FRAME_DONATE, &[handle, FRAMES + 40, RAM + 1, 1, 0])
+            })
+        });
+        let mut results = donating.map(|thread| thread.join().unwrap());
+        results.sort_unstable();
+        assert_eq!(results, [(-4, 0), (0, 1)]);
+        quiet(&booted);
+    };
+    check(scenario);
+}
+
+#[test]
+fn a_vm_that_is_run_and_torn_down_at_once_leaves_nothing() {
+    let scenario = || {
+        let booted = Arc::new(Booted::new().unwrap());
+        let handle = vm(&booted, FRAMES);
+        let frame = FRAMES + 12;
+        let machine = booted.hyp().machine();
+        // A page that is lent when its guest dies, the host could spoil.
+        machine.set_hostile(false);
+        machine.plant(Pfn::new(frame).unwrap(), 0x5ec1);
+        machine.world().script(1, |vcpu| {
+            vcpu.frame.x[..4].copy_from_slice(&[guest::MEM_SHARE.into(), RAM << 12, 1, 0]);
+            trap(0x16)
+        });
+        machine.world().script_trap(1, INTERRUPT);
+        let running = thread::spawn({
+            let booted = booted.clone();
+            move || hvc(&booted, 1, id::VCPU_RUN, &[handle, 0, 0])
+        });
+        let (stopped, _) = hvc(&booted, 2, id::VM_STOP, &[handle]);
+        let (reclaimed, _) = hvc(&booted, 2, id::FRAME_RECLAIM, &[handle, frame, 1]);
+        assert!([0, -6].contains(&stopped) && [0, -6].contains(&reclaimed));
+        let (status, reason) = running.join().unwrap();
+        let ended = [exit::INTERRUPT, exit::DEAD].contains(&(reason & 0xff));
+        assert!(status == -8 || status == 0 && ended, "{status} {reason:#x}");
+        assert_eq!(hvc(&booted, 2, id::VM_STOP, &[handle]).0, 0);
+        if reclaimed != 0 {
+            assert_eq!(hvc(&booted, 2, id::FRAME_RECLAIM, &[handle, frame, 1]), (0, 1));
+        }
+        assert_eq!(hvc(&booted, 2, id::VM_DESTROY, &[handle]), (0, 0));
+        assert_eq!(booted.hyp().machine().tag(Pfn::new(frame).unwrap()), Some(0));
+        assert_eq!(hvc(&booted, 2, id::FRAME_STATE, &[frame]), (0, 0));
+        quiet(&booted);
+    };
+    check(scenario);
+}
+
+#[test]
+fn a_vcpu_runs_on_one_cpu_at_a_time() {
+    let scenario = || {
+        let booted = Arc::new(Booted::new().unwrap());
+        let handle = vm(&booted, FRAMES);
+        let inside = Arc::new(AtomicBool::new(false));
+        let running = [1, 2].map(|cpu| {
+            let (booted, inside) = (booted.clone(), inside.clone());
+            booted.hyp().machine().world().script(cpu, move |_| {
+                assert!(!inside.swap(true, Ordering::SeqCst), "two CPUs run one vCPU");
+                thread::yield_now();
+                inside.store(false, Ordering::SeqCst);
+                INTERRUPT
+            });
+            thread::spawn(move || hvc(&booted, cpu, id::VCPU_RUN, &[handle, 0, 0]).0)
+        });
+        let results = running.map(|thread| thread.join().unwrap());
+        assert!(results.iter().all(|status| [0, -6].contains(status)), "{results:?}");
+        assert!(results.contains(&0), "{results:?}");
+        quiet(&booted);
+    };
+    check(scenario);
+}
+
+#[test]
+fn a_cpu_is_started_once() {
+    let scenario = || {
+        let booted = Arc::new(Booted::new().unwrap());
+        let starting = [0, 1].map(|cpu| {
+            let booted = booted.clone();
+            thread::spawn(move || {
+                host(&booted, cpu, 0x17, psci::CPU_ON_64, &[2, FRAMES << 12, 0]).0
+            })
+        });
+        let mut results = starting.map(|thread| thread.join().unwrap());
+        results.sort_unstable();
+        assert_eq!(results, [-4, 0]);
+        assert_eq!(booted.hyp().machine().world().started.len(), 1);
+        assert!(booted.hyp().machine().cpu() < 3);
+    };
+    check(scenario);
+}
