@@ -61,7 +61,8 @@ pub fn run(workspace: &Workspace, options: &FuzzOptions) -> Result<Outcome> {
     let all = targets::find(workspace)?;
     if options.list {
         for target in &all {
-            anstream::println!("  {:<12} {}", paint(HEAD, &target.name), target.about);
+            let name = format!("{:<12}", target.name);
+            anstream::println!("  {} {}", paint(HEAD, name), target.about);
         }
         return Ok(Outcome::Pass);
     }
