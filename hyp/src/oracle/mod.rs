@@ -4,7 +4,7 @@
 //! One text of the rules, used twice. The tests, the fuzzer and the model
 //! checker call it through [`crate::sim::check`] on the simulated machine. A
 //! bouncer built with the feature `oracle` calls it on the machine it runs on,
-//! at the end of every trap of the host ([`watch`]). It only ever reads, and
+//! at the end of every trap of the host (module `watch`). It only ever reads, and
 //! what it finds wrong is bouncer's own mistake: the caller panics.
 //!
 //! It shares as little as possible with what it judges: descriptors are
