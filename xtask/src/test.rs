@@ -68,6 +68,11 @@ pub fn run(workspace: &Workspace) -> Result<Outcome> {
     let mut command = cargo();
     command.args(["test", "--package", "hyp", "--features", "oracle", "--lib", "tests::"]);
     suite("simulated machine, rules checked after each call".into(), &mut command)?;
+    // A check that lives in a debug assertion is none at EL2.
+    let mut command = cargo();
+    command.args(["test", "--package", "hyp", "--lib", "tests::"]);
+    command.env("CARGO_PROFILE_DEV_DEBUG_ASSERTIONS", "false");
+    suite("simulated machine, without debug assertions".into(), &mut command)?;
     let mut command = cargo();
     command.args(["test", "--no-fail-fast", "--package", "tests", "--test", "promises"]);
     command.env(environment::ORACLE, "changes");
