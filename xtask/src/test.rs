@@ -44,10 +44,11 @@ pub fn run(workspace: &Workspace) -> Result<Outcome> {
     let start = Instant::now();
     // Once, with progress: the test binaries then find everything built.
     build::images(workspace)?;
-    let mut suites: Vec<(String, bool)> = Vec::new();
+    // `None`: left out, because something it needs is not on this machine.
+    let mut suites: Vec<(String, Option<bool>)> = Vec::new();
     let mut suite = |name: String, command: &mut Command| -> Result<()> {
         let passed = !qemu::interrupted() && tests(workspace, &name, command)?;
-        suites.push((name, passed));
+        suites.push((name, Some(passed)));
         Ok(())
     };
     suite(
@@ -80,11 +81,11 @@ pub fn run(workspace: &Workspace) -> Result<Outcome> {
     if !qemu::interrupted() {
         let name = format!("fuzz targets, {} s each", FUZZ.as_secs());
         anstream::println!("\n  {}", paint(HEAD, &name));
-        suites.extend(fuzz::short_round(workspace, FUZZ)?.map(|passed| (name, passed)));
+        suites.push((name, fuzz::short_round(workspace, FUZZ)?));
     }
     anstream::println!("\n  {}", paint(HEAD, "checks"));
     let checked = check::run(workspace)? == Outcome::Pass;
-    suites.push(("formatting, lints, documentation, unsafe audit".into(), checked));
+    suites.push(("formatting, lints, documentation, unsafe audit".into(), Some(checked)));
     if qemu::interrupted() {
         return Ok(Outcome::Interrupted);
     }
@@ -110,16 +111,25 @@ fn own_disk_file(workspace: &Workspace) -> Result<std::path::PathBuf> {
     Ok(path)
 }
 
-fn summary(suites: &[(String, bool)], seconds: u64) -> Outcome {
+fn summary(suites: &[(String, Option<bool>)], seconds: u64) -> Outcome {
     anstream::println!("\n  {}", paint(HEAD, "summary"));
     for (name, passed) in suites {
-        let mark = if *passed { paint(GOOD, "✓") } else { paint(BAD, "✗") };
-        anstream::println!("    {mark} {name}");
+        match passed {
+            Some(true) => anstream::println!("    {} {name}", paint(GOOD, "✓")),
+            Some(false) => anstream::println!("    {} {name}", paint(BAD, "✗")),
+            None => anstream::println!("    {} {name}: left out, see above", paint(BAD, "–")),
+        }
     }
-    let failed = suites.iter().filter(|(_, passed)| !passed).count();
+    let count = |what| suites.iter().filter(|(_, passed)| *passed == what).count();
+    let (failed, left_out) = (count(Some(false)), count(None));
     let took = paint(DIM, format!("({} min {} s)", seconds / 60, seconds % 60));
     if failed == 0 {
-        anstream::println!("\n  {} {took}", paint(GOOD, "PASS: all suites"));
+        // What did not run has not passed.
+        let text = match left_out {
+            0 => "PASS: all suites".to_owned(),
+            _ => format!("PASS: {} suites, {left_out} left out", suites.len() - left_out),
+        };
+        anstream::println!("\n  {} {took}", paint(GOOD, text));
         return Outcome::Pass;
     }
     let text = format!("FAIL: {failed} of {} suites", suites.len());

@@ -111,6 +111,7 @@ impl<H: Hal> Disk for BlockDisk<H> {
             |driver, request, buffer, response| unsafe {
                 driver.read_blocks_nb(first as usize, request, buffer, response)
             },
+            // SAFETY: the same three, as said above.
             |driver, token, request, buffer, response| unsafe {
                 driver.complete_read_blocks(token, request, buffer, response)
             },
@@ -127,6 +128,7 @@ impl<H: Hal> Disk for BlockDisk<H> {
             |driver, request, buffer, response| unsafe {
                 driver.write_blocks_nb(first as usize, request, buffer, response)
             },
+            // SAFETY: the same three, as said above.
             |driver, token, request, buffer, response| unsafe {
                 driver.complete_write_blocks(token, request, buffer, response)
             },
