@@ -10,8 +10,11 @@ pub mod host {
     /// () → x1 = most VMs | most vCPUs per VM << 8 | most devices per VM << 16;
     /// x2 = most frames per range call.
     pub const FEATURES: u32 = 0xC600_0101;
-    /// (first pfn, count, ram pages, vcpus) → x1 = handle. The frames become
-    /// the VM's page-table memory (memcache); at least [`super::MIN_MEMCACHE`].
+    /// (first pfn, count, ram pages, vcpus, flags) → x1 = handle. The frames
+    /// become the VM's page-table memory (memcache); at least
+    /// [`super::MIN_MEMCACHE`]. Flag bit 0 ([`super::CREATE_RSI`]): the guest
+    /// speaks Arm CCA's RSI (SMC, [`super::rsi`]) instead of pKVM's calls
+    /// (HVC, [`super::guest`]).
     pub const VM_CREATE: u32 = 0xC600_0102;
     /// (handle, first pfn, count) → x1 = frames taken. More memcache.
     pub const VM_TOPUP: u32 = 0xC600_0103;
@@ -96,6 +99,65 @@ pub mod guest {
     pub const UID_WORDS: [u32; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
 }
 
+/// Function ids and values of the guest's RSI front end (SMC): the Realm
+/// Services Interface of the RMM specification (DEN0137), as stock Linux
+/// calls it from 6.13 on.
+pub mod rsi {
+    /// (version wanted) → x1, x2 = lowest and highest version, [`REVISION`].
+    pub const VERSION: u32 = 0xC400_0190;
+    /// (index) → x1 = feature register, 0.
+    pub const FEATURES: u32 = 0xC400_0191;
+    /// (index 0 to 4) → x1 to x8 = 64 bytes: the initial measurement (0) or
+    /// an extensible one (1 to 4), little endian words, zero-padded.
+    pub const MEASUREMENT_READ: u32 = 0xC400_0192;
+    /// (index 1 to 4, bytes up to 64, 64 bytes in x3 to x10).
+    pub const MEASUREMENT_EXTEND: u32 = 0xC400_0193;
+    /// Not supported.
+    pub const ATTESTATION_TOKEN_INIT: u32 = 0xC400_0194;
+    /// Not supported.
+    pub const ATTESTATION_TOKEN_CONTINUE: u32 = 0xC400_0195;
+    /// (ipa of a private page): the page receives the realm's configuration.
+    pub const REALM_CONFIG: u32 = 0xC400_0196;
+    /// (base, top, [`ripas::EMPTY`] or [`ripas::RAM`], flags) → x1 = first
+    /// byte that is not done; x2 = [`ACCEPT`] or [`REJECT`].
+    pub const IPA_STATE_SET: u32 = 0xC400_0197;
+    /// (base, top) → x1 = end of the pages that are alike, x2 = their state.
+    pub const IPA_STATE_GET: u32 = 0xC400_0198;
+    /// Not supported.
+    pub const HOST_CALL: u32 = 0xC400_0199;
+
+    /// The one version there is, major << 16 | minor.
+    pub const REVISION: u64 = 1 << 16;
+    /// Width of a guest's address space: the upper half (bit 38) aliases the
+    /// lower, and holds what is shared.
+    pub const IPA_BITS: u64 = 39;
+    /// IPA_STATE_SET: pages that were destroyed may become RAM again. There
+    /// are none here, so it changes nothing.
+    pub const CHANGE_DESTROYED: u64 = 1;
+    /// IPA_STATE_SET x2: done.
+    pub const ACCEPT: u64 = 0;
+    /// IPA_STATE_SET x2: refused; nothing changed.
+    pub const REJECT: u64 = 1;
+
+    /// States of a page.
+    pub mod ripas {
+        /// Shared with the host, at its alias.
+        pub const EMPTY: u64 = 0;
+        /// Private RAM.
+        pub const RAM: u64 = 1;
+        /// A device's registers or memory.
+        pub const DEV: u64 = 3;
+    }
+
+    /// x0 of an answer.
+    pub mod status {
+        /// Done.
+        pub const SUCCESS: u64 = 0;
+        /// An argument is malformed, or names what the guest has not.
+        pub const ERROR_INPUT: u64 = 1;
+    }
+}
+
 /// Version of the host ABI, major << 16 | minor.
 pub const VERSION: u64 = 1 << 16;
 
@@ -106,6 +168,8 @@ pub const MIN_MEMCACHE: u64 = 8;
 pub const MAX_RANGE: u64 = 512;
 /// FRAME_DONATE flag: keep and measure.
 pub const DONATE_MEASURED: u64 = 1;
+/// VM_CREATE flag: the guest speaks RSI (SMC), not pKVM's calls (HVC).
+pub const CREATE_RSI: u64 = 1;
 /// DEVICE_INTERRUPT cause: configuration change.
 pub const CAUSE_CONFIG: u64 = 0xffff;
 /// DEVICE_CREATE policy: DMA only in the bounce BAR.

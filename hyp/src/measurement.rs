@@ -3,7 +3,7 @@
 //! SHA-256 over records, each a tag and its fields, so that no two different
 //! histories have the same input: every measured page with its guest address
 //! and contents, in donation order, then one record that closes the boot
-//! state (entry, argument, RAM size, vCPUs, devices with their policies).
+//! state (entry, argument, RAM size, vCPUs, front end, devices with their policies).
 
 use sha2::{Digest, Sha256};
 

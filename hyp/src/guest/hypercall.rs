@@ -50,10 +50,9 @@ impl<M: Machine> Running<'_, M> {
         self.answer(answer)
     }
 
-    /// SMC: there is no firmware behind this front end.
-    pub(super) fn smc(&mut self) -> Outcome {
+    /// The other front end's instruction: there is nothing behind it.
+    pub(super) fn no_call(&mut self) -> Outcome {
         self.count(VmCounter::Hypercalls);
-        self.advance();
         self.answer(Err(Error::NotSupported))
     }
 

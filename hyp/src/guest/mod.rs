@@ -9,6 +9,7 @@ mod exposure;
 mod hypercall;
 mod mmio;
 mod power;
+mod rsi;
 mod sysreg;
 
 use crate::error::Error;
@@ -22,7 +23,7 @@ use crate::trap::{Trap, TrapKind};
 use crate::vcpu::Vcpu;
 use crate::vgic::{VcpuSet, Vgic};
 use crate::vm::vcpus::Power;
-use crate::vm::{Handle, Stage};
+use crate::vm::{GuestAbi, Handle, Stage};
 
 use exposure::HostExit;
 
@@ -52,6 +53,7 @@ impl Outcome {
 struct Running<'a, M> {
     hyp: &'a Hypervisor<M>,
     handle: Handle,
+    abi: GuestAbi,
     vcpu: &'a mut Vcpu,
     /// The last exit had a reason of the guest's own to interrupt EL2: its
     /// timer, or list registers that want attention.
@@ -76,9 +78,9 @@ pub(crate) fn run<M: Machine>(
     index: u64,
     reply: u64,
 ) -> Result<[u64; 3], Error> {
-    let (mut vcpu, regime) = hyp.with_vm(handle, |vm| {
+    let (mut vcpu, regime, abi) = hyp.with_vm(handle, |vm| {
         vm.expect_stage(Stage::Running)?;
-        Ok((vm.vcpus.take(index, hyp.machine.cpu())?, vm.regime()))
+        Ok((vm.vcpus.take(index, hyp.machine.cpu())?, vm.regime(), vm.abi))
     })?;
     let [current] = &mut *vcpu;
     current.complete_load(reply);
@@ -86,6 +88,7 @@ pub(crate) fn run<M: Machine>(
     let mut running = Running {
         hyp,
         handle,
+        abi,
         vcpu: current,
         own_interrupt: false,
         explained: false,
@@ -178,8 +181,18 @@ impl<M: Machine> Running<'_, M> {
         self.explained = false;
         match decode(trap) {
             Exception::Wait { .. } => self.wait(),
-            Exception::Hvc(immediate) => self.hypercall(immediate),
-            Exception::Smc(_) => self.smc(),
+            Exception::Hvc(immediate) => match self.abi {
+                GuestAbi::Pkvm => self.hypercall(immediate),
+                GuestAbi::Rsi => self.no_call(),
+            },
+            Exception::Smc(immediate) => match self.abi {
+                GuestAbi::Rsi => self.rsi_call(immediate),
+                GuestAbi::Pkvm => {
+                    // A trapped SMC leaves the pc on the instruction.
+                    self.advance();
+                    self.no_call()
+                }
+            },
             Exception::SystemRegister(access) => self.system_register(access),
             Exception::Abort(fault) => self.abort(&fault),
             Exception::Undefined => self.undefined(),

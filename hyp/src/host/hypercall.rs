@@ -47,7 +47,7 @@ fn call<M: Machine>(hyp: &Hypervisor<M>, function: u32, arguments: Arguments) ->
     match function {
         id::VERSION => Ok([abi::VERSION, 0, 0]),
         id::FEATURES => Ok([limits(), abi::MAX_RANGE, 0]),
-        id::VM_CREATE => vm::create(hyp, a1, a2, a3, a4),
+        id::VM_CREATE => vm::create(hyp, a1, a2, a3, a4, a5),
         id::VM_TOPUP => vm::topup(hyp, handle, a2, a3),
         id::FRAME_DONATE => vm::donate(hyp, handle, a2, a3, a4, a5),
         id::FRAME_SHARE => device::share(hyp, handle, a2, a3, a4, a5),

@@ -12,11 +12,11 @@ use crate::stats::VmStats;
 use crate::vgic::Vgic;
 use crate::virtio::PciBus;
 use crate::vm::vcpus::Vcpus;
-use crate::vm::{Handle, MmioGuard, Stage, Vm, ram_range};
+use crate::vm::{GuestAbi, Handle, MmioGuard, Stage, Vm, ram_range};
 
 use super::hypercall::Results;
 
-/// VM_CREATE(first pfn, count, ram pages, vcpus). Everything that can fail
+/// VM_CREATE(first pfn, count, ram pages, vcpus, flags). Everything that can fail
 /// is done before the memcache is taken; if the guest's tables cannot be made
 /// from it, it goes back.
 pub(super) fn create<M: Machine>(
@@ -25,7 +25,9 @@ pub(super) fn create<M: Machine>(
     count: u64,
     ram_pages: u64,
     vcpus: u64,
+    flags: u64,
 ) -> Results {
+    let abi = GuestAbi::from_flags(flags)?;
     let ram = ram_range(ram_pages)?;
     let frames = PfnRange::new(pfn, count)?;
     if !(abi::MIN_MEMCACHE..=abi::MAX_RANGE).contains(&count) {
@@ -45,6 +47,7 @@ pub(super) fn create<M: Machine>(
         };
         Ok(Vm {
             handle,
+            abi,
             stage: Stage::Building,
             memory: guest,
             vgic: Vgic::new(vcpus.count()),

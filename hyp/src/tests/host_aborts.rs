@@ -49,7 +49,7 @@ fn c2_el2_memory_and_a_vms_page_tables() {
     let image = rig.layout.hyp[0].start().base();
     expect_refused(&rig, image, 1);
     let memcache = rig.frames(16);
-    rig.hvc(id::VM_CREATE, &[memcache, 16, 64, 1]).unwrap();
+    rig.hvc(id::VM_CREATE, &[memcache, 16, 64, 1, 0]).unwrap();
     expect_refused(&rig, memcache << 12, 1);
 }
 

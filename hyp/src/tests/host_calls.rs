@@ -112,7 +112,7 @@ fn the_measurement_is_of_what_the_guest_got_and_unknown_before_it_is_closed() {
     let digest = |byte: u64| {
         let mut rig = Rig::new();
         let memcache = rig.frames(16);
-        let [handle, ..] = rig.hvc(id::VM_CREATE, &[memcache, 16, 64, 1]).unwrap();
+        let [handle, ..] = rig.hvc(id::VM_CREATE, &[memcache, 16, 64, 1, 0]).unwrap();
         let frame = rig.frames(1);
         rig.hyp.machine().poke(pfn(frame), 511, byte);
         let measured = [handle, frame, RAM_GFN, 1, abi::DONATE_MEASURED];
@@ -141,7 +141,7 @@ fn c14_slots_run_out_with_an_error_and_come_back() {
     let mut rig = Rig::new();
     let handles: std::vec::Vec<u64> = (0..abi::MAX_VMS).map(|_| rig.building(1).0).collect();
     let memcache = rig.frames(16);
-    let create = [memcache, 16, 64, 1];
+    let create = [memcache, 16, 64, 1, 0];
     assert_eq!(rig.hvc(id::VM_CREATE, &create), refused(Error::NoMemory));
     assert_eq!(rig.frame_state(memcache), 0, "the frames stayed the host's");
 
@@ -165,14 +165,16 @@ fn a_memcache_too_small_or_not_the_hosts_makes_no_vm() {
     let frames = rig.frames(16);
     let before = rig.ownership();
     for (arguments, error) in [
-        ([frames, abi::MIN_MEMCACHE - 1, 64, 1], Error::InvalidParameter),
-        ([frames, abi::MAX_RANGE + 1, 64, 1], Error::InvalidParameter),
-        ([frames, 16, 0, 1], Error::InvalidParameter),
-        ([frames, 16, u64::MAX, 1], Error::InvalidParameter),
-        ([frames, 16, 64, 0], Error::InvalidParameter),
-        ([frames, 16, 64, 9], Error::InvalidParameter),
-        ([frames, 16, 64, u64::MAX], Error::InvalidParameter),
-        ([image, 16, 64, 1], Error::Denied),
+        ([frames, abi::MIN_MEMCACHE - 1, 64, 1, 0], Error::InvalidParameter),
+        ([frames, abi::MAX_RANGE + 1, 64, 1, 0], Error::InvalidParameter),
+        ([frames, 16, 0, 1, 0], Error::InvalidParameter),
+        ([frames, 16, u64::MAX, 1, 0], Error::InvalidParameter),
+        ([frames, 16, 64, 0, 0], Error::InvalidParameter),
+        ([frames, 16, 64, 9, 0], Error::InvalidParameter),
+        ([frames, 16, 64, u64::MAX, 0], Error::InvalidParameter),
+        ([image, 16, 64, 1, 0], Error::Denied),
+        ([frames, 16, 64, 1, abi::CREATE_RSI << 1], Error::InvalidParameter),
+        ([frames, 16, 64, 1, u64::MAX], Error::InvalidParameter),
     ] {
         assert_eq!(rig.hvc(id::VM_CREATE, &arguments), refused(error), "{arguments:x?}");
     }

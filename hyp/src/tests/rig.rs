@@ -92,7 +92,7 @@ impl Rig {
     /// measured RAM. Returns its handle and the first frame of its RAM.
     pub(super) fn building(&mut self, vcpus: u64) -> (u64, u64) {
         let memcache = self.frames(16);
-        let [handle, ..] = self.hvc(id::VM_CREATE, &[memcache, 16, 64, vcpus]).unwrap();
+        let [handle, ..] = self.hvc(id::VM_CREATE, &[memcache, 16, 64, vcpus, 0]).unwrap();
         self.attach(handle);
         let ram = self.frames(PAGES);
         let donated =

@@ -68,9 +68,42 @@ pub(crate) enum Stage {
     Dying,
 }
 
+/// Whose calls a guest speaks. Chosen at VM_CREATE and part of the
+/// measurement; the other front end does not exist for this guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum GuestAbi {
+    /// pKVM's, and PSCI, by HVC.
+    Pkvm,
+    /// Arm CCA's RSI, and PSCI, by SMC.
+    Rsi,
+}
+
+impl GuestAbi {
+    /// The one that VM_CREATE's flags choose.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for a flag that does not exist.
+    pub(crate) const fn from_flags(flags: u64) -> Result<Self, Error> {
+        match flags {
+            0 => Ok(GuestAbi::Pkvm),
+            abi::CREATE_RSI => Ok(GuestAbi::Rsi),
+            _ => Err(Error::InvalidParameter),
+        }
+    }
+
+    /// VM_CREATE's flags that choose it.
+    const fn flags(self) -> u64 {
+        match self {
+            GuestAbi::Pkvm => 0,
+            GuestAbi::Rsi => abi::CREATE_RSI,
+        }
+    }
+}
+
 /// A protected VM.
 pub(crate) struct Vm {
     pub(crate) handle: Handle,
+    pub(crate) abi: GuestAbi,
     pub(crate) stage: Stage,
     pub(crate) memory: GuestMemory,
     pub(crate) vcpus: Vcpus,
@@ -118,9 +151,8 @@ impl Vm {
         if !self.bus.is_complete() {
             return Err(Error::BadState);
         }
-        let ram = self.memory.ram();
-        self.measurement
-            .extend_fields(*b"BOOT", &[entry, argument, ram.count(), self.vcpus.count() as u64]);
+        let (ram, vcpus) = (self.memory.ram().count(), self.vcpus.count() as u64);
+        self.measurement.extend_fields(*b"BOOT", &[entry, argument, ram, vcpus, self.abi.flags()]);
         for (index, [kind, policy, pages, queues]) in self.bus.descriptions().enumerate() {
             self.measurement.extend_fields(*b"DEVI", &[index as u64, kind, policy, pages, queues]);
         }

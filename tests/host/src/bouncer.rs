@@ -201,15 +201,17 @@ impl<C: Conduit> Bouncer<C> {
         Ok((limits, range))
     }
 
-    /// VM_CREATE with `count` frames of memcache from `pfn`.
+    /// VM_CREATE with `count` frames of memcache from `pfn`. `flags` chooses
+    /// whose calls the guest speaks: 0 or [`abi::CREATE_RSI`].
     pub fn vm_create(
         &self,
         pfn: u64,
         count: u64,
         ram_pages: u64,
         vcpus: u64,
+        flags: u64,
     ) -> Result<Handle, Refusal> {
-        let [handle, ..] = self.call(host::VM_CREATE, [pfn, count, ram_pages, vcpus, 0])?;
+        let [handle, ..] = self.call(host::VM_CREATE, [pfn, count, ram_pages, vcpus, flags])?;
         Ok(Handle(handle))
     }
 

@@ -39,7 +39,7 @@ pub(super) fn measure() -> bool {
 fn calls(memcache: Run, frames: Run) -> Result<(), Refusal> {
     repeat("host_loop", TIMES, |_| Ok(()))?;
     repeat("host_null_hypercall", TIMES, |_| BOUNCER.version().map(|_| ()))?;
-    let vm = BOUNCER.vm_create(memcache.pfn, memcache.count, 2 * FRAMES, 1)?;
+    let vm = BOUNCER.vm_create(memcache.pfn, memcache.count, 2 * FRAMES, 1, 0)?;
     let done = memory(vm, frames);
     BOUNCER.vm_stop(vm)?;
     // What `memory` left behind, if it stopped half-way: refusals are fine.

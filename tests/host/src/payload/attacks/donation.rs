@@ -116,7 +116,7 @@ pub(in crate::payload) fn other_uses(targets: &Targets<'_>) -> Vec<Finding> {
             "make bouncer's frames a new guest's page tables".into(),
             REFUSED,
             targets.bouncer,
-            || BOUNCER.vm_create(targets.bouncer, abi::MIN_MEMCACHE, 512, 1).map(|vm| vm.0),
+            || BOUNCER.vm_create(targets.bouncer, abi::MIN_MEMCACHE, 512, 1, 0).map(|vm| vm.0),
         ),
         judge_frame_call(
             "C6.reclaim",

@@ -44,7 +44,7 @@ fn shapes(free: &Mutex<FreeFrames>) -> Vec<Finding> {
     let findings = cases
         .into_iter()
         .map(|(id, what, memcache, pages, vcpus)| {
-            let result = BOUNCER.vm_create(run.pfn, memcache, pages, vcpus);
+            let result = BOUNCER.vm_create(run.pfn, memcache, pages, vcpus, 0);
             if let Ok(vm) = result {
                 destroy(vm);
             }
@@ -60,7 +60,7 @@ fn slots(free: &Mutex<FreeFrames>) -> Finding {
     let mut refusal = None;
     for _ in 0..2 * abi::MAX_VMS {
         let Some(run) = free.lock().take(32, 1) else { break };
-        match BOUNCER.vm_create(run.pfn, run.count, PAGES, 1) {
+        match BOUNCER.vm_create(run.pfn, run.count, PAGES, 1, 0) {
             Ok(vm) => made.push((vm, run)),
             Err(why) => {
                 free.lock().give(run);

@@ -81,7 +81,7 @@ impl Vm {
         let ram = take(free, pages, BLOCK, "guest RAM")?;
         let memcache = take(free, MEMCACHE, 1, "page tables")?;
         let handle = BOUNCER
-            .vm_create(memcache.pfn, memcache.count, pages, plan.vcpus)
+            .vm_create(memcache.pfn, memcache.count, pages, plan.vcpus, 0)
             .map_err(step("VM_CREATE"))?;
         let mut vm = Vm {
             handle,
