@@ -14,6 +14,11 @@ pub(crate) fn has_tlb_range() -> bool {
     field(sysreg::id_aa64isar0_el1::read(), 56) >= 2
 }
 
+/// FEAT_SHA256.
+pub(crate) fn has_sha256() -> bool {
+    field(sysreg::id_aa64isar0_el1::read(), 12) >= 1
+}
+
 /// FEAT_HCX.
 pub(crate) fn has_hcrx() -> bool {
     field(sysreg::id_aa64mmfr1_el1::read(), 40) >= 1

@@ -4,7 +4,7 @@
 
 use crate::mmu::{self, Stage1};
 use crate::world::timer;
-use crate::{cpu, firmware, fixmap, gic, percpu, sysreg, tlb, world};
+use crate::{cpu, firmware, fixmap, gic, percpu, sha256, sysreg, tlb, world};
 use core::sync::atomic::Ordering;
 use hyp::addr::{GfnRange, Pfn, PfnRange};
 use hyp::error::Error;
@@ -58,15 +58,23 @@ impl Machine for Cpus {
     }
 
     fn zero_frame(&self, frame: Pfn) {
-        fixmap::zero(&self.stage1, frame);
+        fixmap::zero(&self.stage1, PfnRange::one(frame));
     }
 
     fn read_frame(&self, frame: Pfn, visit: &mut dyn FnMut(&[u8])) {
         fixmap::read(&self.stage1, frame, visit);
     }
 
-    fn make_executable(&self, frame: Pfn) {
-        fixmap::make_executable(&self.stage1, frame);
+    fn zero_frames(&self, frames: PfnRange) {
+        fixmap::zero(&self.stage1, frames);
+    }
+
+    fn sha256(&self, state: &mut [u32; 8], blocks: &[[u8; 64]]) {
+        sha256::add_blocks(state, blocks);
+    }
+
+    fn make_executable(&self, frames: PfnRange) {
+        fixmap::make_executable(&self.stage1, frames);
     }
 
     fn publish(&self) {

@@ -22,7 +22,7 @@ mod host;
 mod hypervisor;
 pub mod layout;
 pub mod machine;
-mod measurement;
+pub mod measurement;
 pub mod memory;
 #[cfg(any(test, feature = "sim", feature = "oracle"))]
 pub mod oracle;

@@ -105,15 +105,28 @@ pub trait Machine: Sync {
     /// observer, cacheable or not, sees its former contents.
     fn zero_frame(&self, frame: Pfn);
 
+    /// [`Self::zero_frame`] of every frame of `frames`.
+    fn zero_frames(&self, frames: PfnRange) {
+        frames.iter().for_each(|frame| self.zero_frame(frame));
+    }
+
     /// Hands the contents of a frame to `visit`, in order, in pieces of any
-    /// size. The frame must not be writable by anybody else meanwhile.
+    /// size. The frame must not be writable by anybody else meanwhile, and
+    /// [`Self::make_executable`] must have been called for it, or EL2 and a
+    /// guest with its caches off may read different things.
     fn read_frame(&self, frame: Pfn, visit: &mut dyn FnMut(&[u8]));
 
     /// Cleans and invalidates data caches to the point of coherency, and
-    /// invalidates instruction caches, over a frame whose contents somebody
+    /// invalidates instruction caches, over frames whose contents somebody
     /// else wrote and a guest will execute. Afterwards cacheable and
     /// non-cacheable readers see the same.
-    fn make_executable(&self, frame: Pfn);
+    fn make_executable(&self, frames: PfnRange);
+
+    /// Adds blocks to a SHA-256 state (FIPS 180-4, 6.2.2), by whatever is
+    /// fastest here.
+    fn sha256(&self, state: &mut [u32; 8], blocks: &[[u8; 64]]) {
+        crate::measurement::sha256_in_software(state, blocks);
+    }
 
     // ---- TLBs -----------------------------------------------------------
 

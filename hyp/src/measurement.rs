@@ -5,9 +5,13 @@
 //! and contents, in donation order, then one record that closes the boot
 //! state (entry, argument, RAM size, vCPUs, front end, devices with their policies).
 
-use sha2::{Digest, Sha256};
+mod sha256;
 
 use crate::addr::{FRAME_SIZE, Gfn};
+use crate::machine::Machine;
+use sha256::Sha256;
+
+pub use sha256::in_software as sha256_in_software;
 
 /// Length of a measurement in bytes.
 pub(crate) const DIGEST_SIZE: usize = 32;
@@ -23,43 +27,45 @@ pub(crate) struct Measurement {
 impl Measurement {
     /// Adds the next piece of a page's contents; the first piece of a page
     /// opens its record.
-    pub(crate) fn extend_page(&mut self, gfn: Gfn, piece: &[u8]) {
+    pub(crate) fn extend_page(&mut self, m: &impl Machine, gfn: Gfn, piece: &[u8]) {
         let left = match self.page {
             Some((open, left)) if open == gfn && left > 0 => left,
             _ => {
-                self.hash.update(b"PAGE");
-                self.hash.update(gfn.base().to_le_bytes());
+                self.hash.update(m, b"PAGE");
+                self.hash.update(m, &gfn.base().to_le_bytes());
                 FRAME_SIZE
             }
         };
-        self.hash.update(piece);
+        self.hash.update(m, piece);
         self.page = Some((gfn, left.saturating_sub(piece.len() as u64)));
     }
 
     /// Adds a record of plain fields.
-    pub(crate) fn extend_fields(&mut self, tag: [u8; 4], fields: &[u64]) {
+    pub(crate) fn extend_fields(&mut self, m: &impl Machine, tag: [u8; 4], fields: &[u64]) {
         self.page = None;
-        self.hash.update(tag);
+        self.hash.update(m, &tag);
         for field in fields {
-            self.hash.update(field.to_le_bytes());
+            self.hash.update(m, &field.to_le_bytes());
         }
     }
 
     /// The digest of all records so far.
-    pub(crate) fn digest(&self) -> [u8; DIGEST_SIZE] {
-        self.hash.clone().finalize().into()
+    pub(crate) fn digest(&self, m: &impl Machine) -> [u8; DIGEST_SIZE] {
+        self.hash.clone().finish(m)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::SimMachine;
 
     fn page(number: u64, contents: &[u8; 4096], piece: usize) -> [u8; 32] {
+        let m = SimMachine::new(&[]);
         let mut measurement = Measurement::default();
         let gfn = Gfn::new(number).unwrap();
-        contents.chunks(piece).for_each(|piece| measurement.extend_page(gfn, piece));
-        measurement.digest()
+        contents.chunks(piece).for_each(|piece| measurement.extend_page(&m, gfn, piece));
+        measurement.digest(&m)
     }
 
     #[test]
@@ -69,17 +75,19 @@ mod tests {
         changed[4095] ^= 1;
         let digest = page(1, &contents, 4096);
         assert_eq!(digest, page(1, &contents, 64));
+        assert_eq!(digest, page(1, &contents, 1000));
         assert_ne!(digest, page(2, &contents, 4096));
         assert_ne!(digest, page(1, &changed, 4096));
     }
 
     #[test]
     fn the_same_page_measured_twice_is_not_the_same_as_once() {
+        let m = SimMachine::new(&[]);
         let gfn = Gfn::new(1).unwrap();
         let mut once = Measurement::default();
-        once.extend_page(gfn, &[0; 4096]);
+        once.extend_page(&m, gfn, &[0; 4096]);
         let mut twice = once.clone();
-        twice.extend_page(gfn, &[0; 4096]);
-        assert_ne!(once.digest(), twice.digest());
+        twice.extend_page(&m, gfn, &[0; 4096]);
+        assert_ne!(once.digest(&m), twice.digest(&m));
     }
 }

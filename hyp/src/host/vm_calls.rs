@@ -103,7 +103,8 @@ pub(super) fn donate<M: Machine>(
         }
         if measured {
             let measurement = &mut vm.measurement;
-            let mut measure = |gfn: Gfn, piece: &[u8]| measurement.extend_page(gfn, piece);
+            let mut measure =
+                |gfn: Gfn, piece: &[u8]| measurement.extend_page(&hyp.machine, gfn, piece);
             let contents = Contents::Measured(&mut measure);
             memory.host_donate_guest(&hyp.machine, &mut vm.memory, frames, gfn, contents)
         } else {
@@ -121,7 +122,7 @@ pub(super) fn finalise<M: Machine>(
     argument: u64,
 ) -> Results {
     let now = hyp.machine.counter();
-    hyp.with_vm(handle, |vm| vm.finalise(entry, argument, now))?;
+    hyp.with_vm(handle, |vm| vm.finalise(&hyp.machine, entry, argument, now))?;
     Ok([0; 3])
 }
 

@@ -104,12 +104,12 @@ impl HostMemory<'_> {
         // measured.
         self.unmap_from_host(m, pfns);
         match contents {
-            Contents::Zeroed => pfns.iter().for_each(|pfn| m.zero_frame(pfn)),
+            Contents::Zeroed => m.zero_frames(pfns),
             Contents::Measured(measure) => {
+                // First, so that EL2 (through its caches) measures what the
+                // guest (with its MMU off) will fetch.
+                m.make_executable(pfns);
                 for (pfn, gfn) in pfns.iter().zip(gfns.iter()) {
-                    // First, so that EL2 (through its caches) measures what
-                    // the guest (with its MMU off) will fetch.
-                    m.make_executable(pfn);
                     m.read_frame(pfn, &mut |bytes| measure(gfn, bytes));
                 }
             }

@@ -62,7 +62,7 @@ impl HostMemory<'_> {
         pfns: PfnRange,
         was: FrameEntry,
     ) {
-        pfns.iter().for_each(|pfn| m.zero_frame(pfn));
+        m.zero_frames(pfns);
         self.frames.change(pfns, was, FrameEntry::HOST);
         // A frame that was lent to the host is mapped already; there only the
         // software mark goes, which needs no break.

@@ -221,8 +221,10 @@ impl Machine for SimMachine {
         }
     }
 
-    fn make_executable(&self, frame: Pfn) {
-        self.memory().make_coherent(frame.number());
+    fn make_executable(&self, frames: PfnRange) {
+        for frame in frames.iter() {
+            self.memory().make_coherent(frame.number());
+        }
     }
 
     fn publish(&self) {

@@ -133,12 +133,12 @@ fn el2_touches_only_what_it_has_mapped() {
 #[test]
 fn a_frame_is_measured_only_when_nobody_can_write_it_and_caches_agree() {
     let machine = machine();
-    machine.make_executable(frame(0x555));
+    machine.make_executable(PfnRange::one(frame(0x555)));
     machine.read_frame(frame(0x555), &mut |_| {});
     assert_eq!(machine.take_violations().len(), 2, "reached, and so never coherent");
     machine.read_frame(frame(0x556), &mut |_| {});
     assert_eq!(machine.take_violations().len(), 1, "caches never cleaned");
-    machine.make_executable(frame(0x556));
+    machine.make_executable(PfnRange::one(frame(0x556)));
     machine.read_frame(frame(0x556), &mut |_| {});
     machine.settle();
 }

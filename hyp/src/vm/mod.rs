@@ -21,7 +21,7 @@ use crate::abi;
 use crate::addr::GfnRange;
 use crate::error::Error;
 use crate::layout;
-use crate::machine::Regime;
+use crate::machine::{Machine, Regime};
 use crate::measurement::{DIGEST_SIZE, Measurement};
 use crate::memory::GuestMemory;
 use crate::stats::VmStats;
@@ -143,7 +143,13 @@ impl Vm {
     /// # Errors
     /// [`Error::BadState`] if it is not being built or a device lacks bounce
     /// frames, [`Error::InvalidParameter`] if the entry is not in RAM.
-    pub(crate) fn finalise(&mut self, entry: u64, argument: u64, now: u64) -> Result<(), Error> {
+    pub(crate) fn finalise(
+        &mut self,
+        m: &impl Machine,
+        entry: u64,
+        argument: u64,
+        now: u64,
+    ) -> Result<(), Error> {
         self.expect_stage(Stage::Building)?;
         if !self.is_ram(entry) || !entry.is_multiple_of(4) {
             return Err(Error::InvalidParameter);
@@ -152,11 +158,13 @@ impl Vm {
             return Err(Error::BadState);
         }
         let (ram, vcpus) = (self.memory.ram().count(), self.vcpus.count() as u64);
-        self.measurement.extend_fields(*b"BOOT", &[entry, argument, ram, vcpus, self.abi.flags()]);
+        let boot = [entry, argument, ram, vcpus, self.abi.flags()];
+        self.measurement.extend_fields(m, *b"BOOT", &boot);
         for (index, [kind, policy, pages, queues]) in self.bus.descriptions().enumerate() {
-            self.measurement.extend_fields(*b"DEVI", &[index as u64, kind, policy, pages, queues]);
+            let device = [index as u64, kind, policy, pages, queues];
+            self.measurement.extend_fields(m, *b"DEVI", &device);
         }
-        self.digest = Some(self.measurement.digest());
+        self.digest = Some(self.measurement.digest(m));
         self.counter_offset = now;
         self.vcpus.start_boot(entry, argument, now)?;
         self.stage = Stage::Running;

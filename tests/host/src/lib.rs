@@ -18,6 +18,7 @@ pub mod console;
 pub mod frames;
 pub mod fuzz;
 pub mod lines;
+pub mod measurement;
 pub mod memory;
 pub mod queue;
 pub mod tree;

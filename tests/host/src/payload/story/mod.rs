@@ -167,7 +167,10 @@ impl Stage<'_> {
                 return None;
             }
         };
-        let digest = BOUNCER.vm_measurement(vm.handle).unwrap_or_default();
+        let Some(digest) = vm.measurement() else {
+            self.fail("the measurement is not that of what the guest was given");
+            return Some(vm);
+        };
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         println!("host: guest `{scenario}` ({policy}, {vcpus} vCPUs) measured sha256={digest}");
         Some(vm)

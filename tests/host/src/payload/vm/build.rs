@@ -29,6 +29,10 @@ const TOPUP: u64 = 16;
 const BLOCK: u64 = 512;
 /// The image's place in RAM, in frames; the device tree is at its start.
 const IMAGE_OFFSET: u64 = 512;
+/// Flags of VM_CREATE: a guest that calls as pKVM's do.
+pub(super) const FLAGS: u64 = 0;
+/// Its first instruction.
+pub(super) const ENTRY: u64 = layout::RAM + (IMAGE_OFFSET << 12);
 /// Last frames of RAM, that are donated when the guest touches them.
 const ON_DEMAND: u64 = 64;
 /// Virtio device types.
@@ -62,8 +66,7 @@ impl Vm {
         plan: Plan<'_>,
     ) -> Result<Arc<Vm>, Problem> {
         let vm = Vm::begin(free, plan, ON_DEMAND)?;
-        let entry = layout::RAM + (IMAGE_OFFSET << 12);
-        BOUNCER.vm_finalise(vm.handle, entry, layout::RAM).map_err(step("VM_FINALISE"))?;
+        BOUNCER.vm_finalise(vm.handle, ENTRY, layout::RAM).map_err(step("VM_FINALISE"))?;
         if let Some(boot) = vm.vcpus.first() {
             boot.state.store(state::RUNNABLE, Ordering::Release);
         }
@@ -81,7 +84,7 @@ impl Vm {
         let ram = take(free, pages, BLOCK, "guest RAM")?;
         let memcache = take(free, MEMCACHE, 1, "page tables")?;
         let handle = BOUNCER
-            .vm_create(memcache.pfn, memcache.count, pages, plan.vcpus, 0)
+            .vm_create(memcache.pfn, memcache.count, pages, plan.vcpus, FLAGS)
             .map_err(step("VM_CREATE"))?;
         let mut vm = Vm {
             handle,
@@ -89,6 +92,7 @@ impl Vm {
             ram,
             donated: Mutex::new(Vec::new()),
             memcache: Mutex::new(Vec::from([memcache])),
+            expected: Mutex::default(),
             bounce: Vec::new(),
             devices: Vec::new(),
             uart: Mutex::new(Uart::default()),
@@ -125,8 +129,8 @@ impl Vm {
         self.donate(free, image_end, last - image_end, false)
     }
 
-    /// Copies bytes to page `page` of its RAM, while it is still the host's,
-    /// and pads with zeros; returns the pages used.
+    /// Copies boot state to page `page` of its RAM, while it is still the
+    /// host's, and pads with zeros; returns the pages used.
     fn fill(&self, page: u64, bytes: &[u8]) -> u64 {
         let pages = (bytes.len() as u64).div_ceil(4096);
         let room = self.ram.count.saturating_sub(page) << 12;
@@ -140,6 +144,7 @@ impl Vm {
         for (to, from) in target.iter_mut().zip(bytes) {
             *to = *from;
         }
+        self.expected.lock().pages((layout::RAM >> 12) + page, target);
         pages
     }
 
@@ -196,6 +201,7 @@ impl Vm {
         let index = BOUNCER
             .device_create(self.handle, kind, policy, pages, queues)
             .map_err(step("DEVICE_CREATE"))?;
+        self.expected.lock().device([kind, policy, pages, queues]);
         let place = if pages == 0 {
             Place::Shared(self.ram)
         } else {

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use host::bouncer::{Handle, Refusal};
 use host::frames::Run;
+use host::measurement::Expected;
 use host::uart::Uart;
 use hyp::layout;
 use spin::Mutex;
@@ -86,6 +87,8 @@ pub(super) struct Vm {
     /// What of them was donated.
     donated: Mutex<Vec<Run>>,
     memcache: Mutex<Vec<Run>>,
+    /// What bouncer must have measured.
+    expected: Mutex<Expected>,
     bounce: Vec<Run>,
     pub(super) devices: Vec<Mutex<Device>>,
     pub(super) uart: Mutex<Uart>,
@@ -130,6 +133,16 @@ impl Vm {
     /// A frame the host lent it as bounce memory.
     pub(super) fn lent_frame(&self) -> Option<u64> {
         self.bounce.first().map(|run| run.pfn)
+    }
+
+    /// Its measurement as bouncer tells it; `None` if that is not the digest of
+    /// what it was given.
+    pub(super) fn measurement(&self) -> Option<[u8; 32]> {
+        let vcpus = self.vcpus.len() as u64;
+        let boot = [build::ENTRY, layout::RAM, self.ram.count, vcpus, build::FLAGS];
+        let expected = self.expected.lock().digest(boot);
+        let measured = super::calls::BOUNCER.vm_measurement(self.handle).ok()?;
+        (measured == expected).then_some(measured)
     }
 
     /// How it ended, if it did.
