@@ -7,6 +7,7 @@
 use crate::mmu::{self, Stage1};
 use crate::{percpu, sysreg};
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 use hyp::addr::{FRAME_SIZE, Pfn, PfnRange};
 use hyp::machine::MAX_CPUS;
 
@@ -150,6 +151,19 @@ pub(crate) fn read(stage1: &Stage1, frame: Pfn, visit: &mut dyn FnMut(&[u8])) {
     // SAFETY: the page is mapped and nobody can write it while it is read
     // (Machine::read_frame's contract).
     visit(unsafe { core::slice::from_raw_parts(mapped.start as *const u8, FRAME_SIZE as usize) });
+}
+
+/// Writes every word of `frame` and cleans it to the point of coherency.
+pub(crate) fn write(stage1: &Stage1, frame: Pfn, word: &dyn Fn(usize) -> u64) {
+    let mapped = Mapped::new(stage1, PfnRange::one(frame));
+    for index in 0..FRAME_SIZE as usize / size_of::<u64>() {
+        let at = (mapped.start as *mut u64).wrapping_add(index);
+        // SAFETY: inside the page mapped in this CPU's window, aligned, and only
+        // ever accessed atomically: another vCPU of the guest that owns it may
+        // store there at the same time.
+        unsafe { AtomicU64::from_ptr(at) }.store(word(index), Ordering::Relaxed);
+    }
+    clean_and_invalidate(&mapped);
 }
 
 /// Makes what was written to `frames` by anybody, cached or not, visible to

@@ -73,6 +73,10 @@ impl Machine for Cpus {
         sha256::add_blocks(state, blocks);
     }
 
+    fn write_frame(&self, frame: Pfn, word: &dyn Fn(usize) -> u64) {
+        fixmap::write(&self.stage1, frame, word);
+    }
+
     fn make_executable(&self, frames: PfnRange) {
         fixmap::make_executable(&self.stage1, frames);
     }

@@ -159,6 +159,37 @@ frame_range! {
     GfnRange of Gfn
 }
 
+/// The bit of a frame number in which a page and its alias differ: the top
+/// one. A guest that uses aliases has private memory and devices below, and
+/// what it shares above ([`crate::memory::SharedPlace`]).
+const ALIAS: u64 = 1 << (ADDRESS_BITS - FRAME_SHIFT - 1);
+
+impl GfnRange {
+    /// The same pages at their aliases.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if a page of the range is one already.
+    pub const fn alias(self) -> Result<Self, Error> {
+        if self.end() > ALIAS {
+            return Err(Error::InvalidParameter);
+        }
+        Ok(Self { start: self.start | ALIAS as u32, count: self.count })
+    }
+}
+
+impl Gfn {
+    /// The same page at its alias; itself if it is one.
+    pub const fn alias(self) -> Self {
+        Self(self.0 | ALIAS as u32)
+    }
+
+    /// The page of the lower half of which this is the alias; itself if it
+    /// is in the lower half.
+    pub const fn unaliased(self) -> Self {
+        Self(self.0 & !(ALIAS as u32))
+    }
+}
+
 impl PfnRange {
     /// The run in the host's identity map.
     pub const fn identity(self) -> GfnRange {
@@ -201,6 +232,19 @@ mod tests {
         assert_eq!(range.truncate(0).count(), 1);
         assert_eq!(range.truncate(3), GfnRange::new(10, 3).unwrap());
         assert_eq!(range.truncate(9), range);
+    }
+
+    #[test]
+    fn a_range_has_an_alias_only_if_all_of_it_is_below() {
+        let top = ALIAS - 1;
+        let alias = GfnRange::new(top, 1).unwrap().alias().unwrap();
+        assert_eq!(alias, GfnRange::new(FRAME_LIMIT - 1, 1).unwrap());
+        assert!(alias.alias().is_err());
+        assert!(GfnRange::new(top, 2).unwrap().alias().is_err());
+        let page = Gfn::new(5).unwrap();
+        assert_eq!(page.alias().base(), 1 << (ADDRESS_BITS - 1) | 5 << FRAME_SHIFT);
+        assert_eq!((page.alias().alias(), page.alias().unaliased()), (page.alias(), page));
+        assert_eq!(page.unaliased(), page);
     }
 
     #[test]

@@ -116,6 +116,12 @@ pub trait Machine: Sync {
     /// guest with its caches off may read different things.
     fn read_frame(&self, frame: Pfn, visit: &mut dyn FnMut(&[u8]));
 
+    /// Writes a whole frame: word `index` becomes `word(index)`, as 64 bits
+    /// in the order of the machine, and is cleaned to the point of coherency.
+    /// Only for a frame that one guest owns, for itself alone, in answer to a
+    /// call of that guest's.
+    fn write_frame(&self, frame: Pfn, word: &dyn Fn(usize) -> u64);
+
     /// Cleans and invalidates data caches to the point of coherency, and
     /// invalidates instruction caches, over frames whose contents somebody
     /// else wrote and a guest will execute. Afterwards cacheable and

@@ -8,6 +8,7 @@
 mod sha256;
 
 use crate::addr::{FRAME_SIZE, Gfn};
+use crate::error::Error;
 use crate::machine::Machine;
 use sha256::Sha256;
 
@@ -55,6 +56,45 @@ impl Measurement {
     }
 }
 
+/// What a guest adds about itself while it runs: four digests that start as
+/// zeros and can only be extended (RMM specification, realm extensible
+/// measurements).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Extensible([[u8; DIGEST_SIZE]; 4]);
+
+impl Extensible {
+    fn place(&mut self, index: u64) -> Result<&mut [u8; DIGEST_SIZE], Error> {
+        let index = index.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        index.and_then(|index| self.0.get_mut(index)).ok_or(Error::NotFound)
+    }
+
+    /// Measurement `index`, from 1 on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
+    pub(crate) fn get(&mut self, index: u64) -> Result<[u8; DIGEST_SIZE], Error> {
+        self.place(index).copied()
+    }
+
+    /// Replaces measurement `index` by the digest of it and `value`.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) fn extend(
+        &mut self,
+        m: &impl Machine,
+        index: u64,
+        value: &[u8],
+    ) -> Result<(), Error> {
+        let place = self.place(index)?;
+        let mut hash = Sha256::default();
+        hash.update(m, &*place);
+        hash.update(m, value);
+        *place = hash.finish(m);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +118,28 @@ mod tests {
         assert_eq!(digest, page(1, &contents, 1000));
         assert_ne!(digest, page(2, &contents, 4096));
         assert_ne!(digest, page(1, &changed, 4096));
+    }
+
+    #[test]
+    fn an_extended_measurement_is_the_digest_of_what_was_and_what_came() {
+        let m = SimMachine::new(&[]);
+        let digest = |bytes: &[u8]| {
+            let mut hash = Sha256::default();
+            hash.update(&m, bytes);
+            hash.finish(&m)
+        };
+        let mut extensible = Extensible::default();
+        extensible.extend(&m, 2, b"abc").unwrap();
+        let expected = digest(&[&[0; 32][..], b"abc"].concat());
+        assert_eq!(extensible.get(2), Ok(expected));
+        extensible.extend(&m, 2, b"").unwrap();
+        assert_eq!(extensible.get(2), Ok(digest(&expected)));
+        assert_eq!(extensible.get(1), Ok([0; 32]), "its neighbours are as they were");
+        assert_eq!(extensible.get(3), Ok([0; 32]));
+        for index in [0, 5, u64::MAX] {
+            assert_eq!(extensible.get(index), Err(Error::NotFound));
+            assert_eq!(extensible.extend(&m, index, b"x"), Err(Error::NotFound));
+        }
     }
 
     #[test]

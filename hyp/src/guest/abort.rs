@@ -70,7 +70,12 @@ fn memory_fault<M: Machine>(
         return Ok(Verdict::Retry);
     }
     if vm.is_ram(gfn.base()) {
-        return Ok(Verdict::Host(gfn));
+        // A page that is shared is not here but at its alias. (A private
+        // page's alias is outside RAM, where nothing answers.)
+        return match vm.memory.is_at_alias(machine, gfn) {
+            true => Err(Error::Denied),
+            false => Ok(Verdict::Host(gfn)),
+        };
     }
     let Some((device, page)) = vm.bus.bounce_page_at(gfn) else { return Ok(Verdict::Device) };
     map_bounce_pages(machine, memory, vm, gfn, device, page)

@@ -5,7 +5,7 @@ use crate::addr::{Gfn, PfnRange};
 use crate::error::Error;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::measurement::Measurement;
+use crate::measurement::{Extensible, Measurement};
 use crate::memory::{Contents, GuestId, GuestMemory};
 use crate::stage2::TablePool;
 use crate::stats::VmStats;
@@ -38,7 +38,7 @@ pub(super) fn create<M: Machine>(
         let id = GuestId::new(slot).ok_or(Error::NoMemory)?;
         let mut memcache = TablePool::empty();
         memory.host_donate_hyp(&hyp.machine, frames, &mut memcache)?;
-        let guest = match GuestMemory::new(&hyp.machine, id, ram, memcache) {
+        let guest = match GuestMemory::new(&hyp.machine, id, ram, abi.shared_place(), memcache) {
             Ok(guest) => guest,
             Err((error, mut memcache)) => {
                 memory.hyp_donate_host(&hyp.machine, &mut memcache, count);
@@ -53,10 +53,11 @@ pub(super) fn create<M: Machine>(
             vgic: Vgic::new(vcpus.count()),
             vcpus,
             bus: PciBus::new(),
-            guard: MmioGuard::default(),
+            guard: MmioGuard::new(abi),
             stats: VmStats::default(),
             measurement: Measurement::default(),
             digest: None,
+            extensible: Extensible::default(),
             counter_offset: 0,
         })
     })?;

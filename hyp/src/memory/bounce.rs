@@ -62,7 +62,7 @@ impl HostMemory<'_> {
     /// # Errors
     /// [`Error::BadState`] if the guest is dying;
     /// [`Error::InvalidParameter`] if the destination leaves the address
-    /// space or touches guest RAM; [`Error::Denied`] if a frame is not
+    /// space or touches guest RAM or its aliases; [`Error::Denied`] if a frame is not
     /// borrowed by this guest or is mapped already, or something else is
     /// mapped at the destination; [`Error::NoMemory`] if the memcache is too
     /// small.
@@ -74,7 +74,7 @@ impl HostMemory<'_> {
         pfns: PfnRange,
     ) -> Result<u64, Error> {
         guest.require_alive()?;
-        if guest_range(gfn, pfns)?.overlaps(guest.ram) {
+        if !guest.is_outside_ram(guest_range(gfn, pfns)?) {
             return Err(Error::InvalidParameter);
         }
         let pfns = pfns.truncate(abi::MAX_RANGE);
@@ -111,7 +111,7 @@ impl HostMemory<'_> {
     pub fn unmap_borrowed(&mut self, m: &impl Machine, guest: &mut GuestMemory, range: GfnRange) {
         // A dying guest has nothing mapped any more, and in its RAM nothing
         // is borrowed.
-        if guest.is_dying() || range.overlaps(guest.ram) {
+        if guest.is_dying() || !guest.is_outside_ram(range) {
             return;
         }
         let frames = &mut self.frames;

@@ -86,7 +86,8 @@ impl HostMemory<'_> {
         let pfns = pfns.truncate(abi::MAX_RANGE);
         let gfns = guest_range(gfn, pfns)?;
         self.frames.require(pfns, FrameEntry::HOST)?;
-        if !guest.stage2.is_unmapped(m, gfns) {
+        // A page that the guest shares may be elsewhere: it has its frame.
+        if !guest.stage2.is_unmapped(m, gfns) || !guest.has_no_alias(m, gfns) {
             return Err(Error::Denied);
         }
         let mapping = Mapping {

@@ -6,6 +6,16 @@ use crate::machine::{Machine, Regime};
 use crate::memory::{GuestId, Owner};
 use crate::stage2::{Leaf, Stage2, TablePool};
 
+/// Where a guest finds a page of its RAM that it lends to the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SharedPlace {
+    /// Where it was: pKVM's way. The guest remembers what it shared.
+    InPlace,
+    /// At its alias in the upper half of the address space, and only there:
+    /// the way of Arm CCA. An address says by itself who can see the page.
+    Alias,
+}
+
 /// Lives in the VM, under the VM's lock. What it maps is derived from the
 /// frame table, which is under the lock of [`super::HostMemory`].
 #[derive(Debug)]
@@ -15,12 +25,14 @@ pub struct GuestMemory {
     /// Free frames for its page tables, donated by the host.
     pub(super) memcache: TablePool,
     pub(super) ram: GfnRange,
+    pub(super) shared: SharedPlace,
     dying: bool,
 }
 
 impl GuestMemory {
     /// An address space in which nothing is mapped. `ram` is where donated
-    /// frames may go; the root comes out of the memcache.
+    /// frames may go (in the lower half, if `shared` says that the upper one
+    /// has aliases); the root comes out of the memcache.
     ///
     /// # Errors
     /// [`Error::NoMemory`] if the memcache is empty; it comes back.
@@ -28,10 +40,11 @@ impl GuestMemory {
         m: &impl Machine,
         id: GuestId,
         ram: GfnRange,
+        shared: SharedPlace,
         mut memcache: TablePool,
     ) -> Result<Self, (Error, TablePool)> {
         match Stage2::for_guest(m, id.vmid(), &mut memcache) {
-            Some(stage2) => Ok(Self { id, stage2, memcache, ram, dying: false }),
+            Some(stage2) => Ok(Self { id, stage2, memcache, ram, shared, dying: false }),
             None => Err((Error::NoMemory, memcache)),
         }
     }
@@ -61,6 +74,16 @@ impl GuestMemory {
     /// would fault.
     pub fn lookup(&self, m: &impl Machine, gfn: Gfn) -> Option<Leaf> {
         if self.dying { None } else { self.stage2.lookup(m, gfn) }
+    }
+
+    /// Where it finds what it lends to the host.
+    pub fn shared_place(&self) -> SharedPlace {
+        self.shared
+    }
+
+    /// Is the page, of its RAM, at its alias now?
+    pub fn is_at_alias(&self, m: &impl Machine, gfn: Gfn) -> bool {
+        self.shared == SharedPlace::Alias && self.lookup(m, gfn.alias()).is_some()
     }
 
     /// Tables of its stage 2, the root included.
@@ -98,9 +121,19 @@ impl GuestMemory {
     }
 
     /// Refuses a range that is not entirely guest RAM: devices, the bounce
-    /// BAR, nothing at all.
+    /// BAR, an alias, nothing at all.
     pub(super) fn require_ram(&self, range: GfnRange) -> Result<(), Error> {
-        let inside = range.start() >= self.ram.start() && range.end() <= self.ram.end();
-        if inside { Ok(()) } else { Err(Error::InvalidParameter) }
+        if self.is_ram(range) { Ok(()) } else { Err(Error::InvalidParameter) }
+    }
+
+    /// Is all of the range its RAM?
+    pub fn is_ram(&self, range: GfnRange) -> bool {
+        range.start() >= self.ram.start() && range.end() <= self.ram.end()
+    }
+
+    /// May memory that is not the guest's RAM be mapped in this range? Not in
+    /// its RAM, and not among the aliases.
+    pub(super) fn is_outside_ram(&self, range: GfnRange) -> bool {
+        !range.overlaps(self.ram) && (self.shared == SharedPlace::InPlace || range.alias().is_ok())
     }
 }

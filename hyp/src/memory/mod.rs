@@ -34,9 +34,11 @@
 //! | `donate` | ownership moves |
 //! | `bounce` | the host lends frames to a guest (bounce BAR) |
 //! | `share` | a guest lends frames to the host, or gives them up |
+//! | `alias` | the same for a guest that has what it lends at an alias |
 //! | `reclaim` | the end of a guest |
 //! | `guest` | the memory of one guest |
 
+mod alias;
 mod boot;
 mod bounce;
 mod donate;
@@ -51,7 +53,7 @@ mod tests;
 pub use boot::{BootMemory, frames_needed, tables_needed};
 pub use donate::Contents;
 pub use frame::{Counts, FrameEntry, GuestId, Owner, PageState};
-pub use guest::GuestMemory;
+pub use guest::{GuestMemory, SharedPlace};
 
 use crate::abi;
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};

@@ -1,7 +1,7 @@
 //! A guest lends frames to the host, takes them back, or gives them up.
 
 use super::frame::FrameEntry;
-use super::{GuestMemory, HostMemory, Owner};
+use super::{GuestMemory, HostMemory, Owner, SharedPlace};
 use crate::abi;
 use crate::addr::GfnRange;
 use crate::error::Error;
@@ -26,19 +26,24 @@ impl HostMemory<'_> {
     }
 
     /// The guest lends frames of its RAM to the host, contents and all. It
-    /// keeps its own access. Returns how many frames were done.
+    /// keeps its own access, in place or at the alias
+    /// ([`super::SharedPlace`]). Returns how many frames were done.
     ///
     /// # Errors
     /// [`Error::BadState`] if the guest is dying;
     /// [`Error::InvalidParameter`] if the range is not all guest RAM;
     /// [`Error::NotFound`] if a frame was never donated; [`Error::Denied`] if
-    /// one is lent already.
+    /// one is lent already; [`Error::NoMemory`] if aliases need more tables
+    /// than the memcache has.
     pub fn guest_share_host(
         &mut self,
         m: &impl Machine,
         guest: &mut GuestMemory,
         range: GfnRange,
     ) -> Result<u64, Error> {
+        if guest.shared == SharedPlace::Alias {
+            return self.share_at_alias(m, guest, range);
+        }
         let own = FrameEntry::owned(guest.party());
         let range = self.require_guest_frames(m, guest, range, own)?;
 
@@ -64,6 +69,9 @@ impl HostMemory<'_> {
         guest: &mut GuestMemory,
         range: GfnRange,
     ) -> Result<u64, Error> {
+        if guest.shared == SharedPlace::Alias {
+            return self.unshare_from_alias(m, guest, range);
+        }
         let lent = FrameEntry::lent(guest.party(), Owner::Host);
         let range = self.require_guest_frames(m, guest, range, lent)?;
 

@@ -4,9 +4,12 @@ use super::descriptor::{ENTRIES, PAGES, ROOT, Word, decode, right, span};
 use super::entry::GuestFrames;
 use super::host;
 use super::rules::{Rule, Violation};
-use crate::addr::Pfn;
+use crate::addr::{Gfn, Pfn};
 use crate::machine::Machine;
-use crate::memory::{GuestMemory, HostMemory, Owner};
+use crate::memory::{GuestMemory, HostMemory, Owner, SharedPlace};
+
+/// The bit of a guest frame number that tells an alias: bit 38 of an address.
+const ALIAS: u64 = 1 << 26;
 
 /// Checks every table and every leaf, and for each frame what the host has
 /// there. Returns what is mapped.
@@ -82,16 +85,49 @@ impl<M: Machine> Walk<'_, M> {
         Ok(used)
     }
 
+    fn has_aliases(&self) -> bool {
+        self.guest.shared_place() == SharedPlace::Alias
+    }
+
+    /// The page that an address means, and whether it is the page's alias:
+    /// bit 38, if this guest has aliases.
+    fn home(&self, gfn: u64) -> (u64, bool) {
+        match self.has_aliases() {
+            true => (gfn & !ALIAS, gfn & ALIAS != 0),
+            false => (gfn, false),
+        }
+    }
+
+    /// A page of RAM of a guest with aliases: the half it is in says who may
+    /// reach it, and it is not in the other one.
+    fn at_its_place(&self, home: u64, above: bool, pfn: Pfn) -> Result<(), Violation> {
+        let entry = self.memory.entry(pfn);
+        let other = Gfn::new(if above { home } else { home | ALIAS });
+        let twice = other.and_then(|gfn| self.guest.lookup(self.m, gfn));
+        let lent = entry.borrower() == Owner::Host;
+        if lent == above && twice.is_none() {
+            return Ok(());
+        }
+        let found = twice.map_or(entry.raw().into(), |leaf| leaf.pfn.number());
+        Err(Violation::frame(Rule::SharedAtAlias, pfn, found, 0))
+    }
+
     fn leaf(&mut self, gfn: u64, pfn: Pfn, found: u64) -> Result<(), Violation> {
         let (entry, ram, party) = (self.memory.entry(pfn), self.guest.ram(), self.guest.party());
         let raw = u64::from(entry.raw());
-        let expected = if gfn >= ram.start().number() && gfn < ram.end() {
+        let (home, above) = self.home(gfn);
+        let expected = if home >= ram.start().number() && home < ram.end() {
             if entry.owner() != party {
                 let expected = party.code().into();
                 return Err(Violation::frame(Rule::GuestOwns, pfn, raw, expected));
             }
             self.found.own.add(pfn);
-            right::RAM
+            if self.has_aliases() {
+                self.at_its_place(home, above, pfn)?;
+            }
+            if above { right::BOUNCE } else { right::RAM }
+        } else if above {
+            return Err(Violation::frame(Rule::SharedAtAlias, pfn, raw, 0));
         } else {
             if entry.owner() != Owner::Host || entry.borrower() != party || !entry.is_mapped() {
                 let expected = u64::from(party.code()) << 8 | 1 << 24;

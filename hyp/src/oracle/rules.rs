@@ -37,6 +37,7 @@ rules! {
     GuestOwns: "what a guest maps in its RAM is its own";
     GuestBorrows: "what a guest maps outside its RAM was lent to it and is marked as mapped";
     GuestRight: "a guest's RAM has every right, its bounce memory is never executable";
+    SharedAtAlias: "a guest with aliases has a page of its RAM at its alias exactly if the host borrows it, and nothing else up there";
     GuestHasItsFrames: "a guest maps all that it owns and all that is marked as mapped by it, each frame once";
     DyingHasNothing: "a dying guest translates nothing";
     FramesAccounted: "EL2 owns what it had at boot and the tables and memcaches of guests, no frame more or less";

@@ -11,7 +11,8 @@ use super::SimMachine;
 use crate::addr::{GfnRange, Pfn, PfnRange};
 use crate::layout;
 use crate::memory::{
-    BootMemory, FrameEntry, GuestId, GuestMemory, HostMemory, frames_needed, tables_needed,
+    BootMemory, FrameEntry, GuestId, GuestMemory, HostMemory, SharedPlace, frames_needed,
+    tables_needed,
 };
 use crate::stage2::TablePool;
 use std::boxed::Box;
@@ -181,11 +182,26 @@ impl Fixture {
     /// # Panics
     /// If there is no such slot, or the memcache is empty.
     pub fn guest_with_memcache(&mut self, slot: usize, ram: u64, memcache: u64) -> GuestMemory {
+        self.guest_of_kind(slot, ram, memcache, SharedPlace::InPlace)
+    }
+
+    /// The same, finding what it shares at this place.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn guest_of_kind(
+        &mut self,
+        slot: usize,
+        ram: u64,
+        memcache: u64,
+        shared: SharedPlace,
+    ) -> GuestMemory {
         let id = GuestId::new(slot).expect("a slot below MAX_VMS");
         let start = layout::RAM >> crate::addr::FRAME_SHIFT;
         let window = GfnRange::new(start, ram).expect("RAM fits");
         let pool = self.memcache(memcache);
-        let guest = GuestMemory::new(&self.machine, id, window, pool).expect("a root is there");
+        let guest =
+            GuestMemory::new(&self.machine, id, window, shared, pool).expect("a root is there");
         self.machine.attach(guest.regime());
         guest
     }

@@ -1,6 +1,6 @@
 //! Memory of the simulated machine: contents, and who has mapped what.
 
-use super::tlb::{SimLeaf, Tlbs};
+use super::tlb::{HOST, SimLeaf, Tlbs};
 use crate::addr::{FRAME_SIZE, Pfn};
 use crate::error::Error;
 use std::boxed::Box;
@@ -145,6 +145,17 @@ impl Memory {
         {
             self.frames.fill(pfn, 0xbad0_0000 + u64::from(*vmid));
         }
+    }
+
+    /// EL2 writes a guest's frame. Nobody else may be able to reach it: what
+    /// is written is for that guest.
+    pub(super) fn write_private(&mut self, pfn: u64, word: &dyn Fn(usize) -> u64) {
+        self.effects += 1;
+        let reach = self.tlbs.who_reaches(&self.frames, pfn);
+        if self.hyp_mapped.contains(&pfn) || reach.len() != 1 || reach.contains(&HOST) {
+            self.violations.push(format!("EL2 writes frame {pfn:#x}, which {reach:?} can reach"));
+        }
+        (0..WORDS).for_each(|index| self.frames.set_word(pfn, index, word(index)));
     }
 
     pub(super) fn make_coherent(&mut self, pfn: u64) {

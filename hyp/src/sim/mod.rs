@@ -10,6 +10,9 @@
 //! - a live descriptor replaced by another valid one without a break, or made
 //!   valid while a TLB may still hold what was there before;
 //! - a table reused, wiped or unmapped while a walker may still reach it;
+//! - a frame written by EL2 that is not one guest's alone;
+//! - a frame that a guest can reach at two addresses at once, by a table or by
+//!   a TLB that remembers;
 //! - a frame that EL2 has written to given to a world without a clean;
 //! - at the end of a call ([`SimMachine::settle`]): a change not published, a
 //!   translation not invalidated;
@@ -219,6 +222,10 @@ impl Machine for SimMachine {
         for piece in bytes.chunks(1000) {
             visit(piece);
         }
+    }
+
+    fn write_frame(&self, frame: Pfn, word: &dyn Fn(usize) -> u64) {
+        self.memory().write_private(frame.number(), word);
     }
 
     fn make_executable(&self, frames: PfnRange) {

@@ -84,6 +84,8 @@ fn a_frame_that_el2_has_written_to_is_cleaned_before_a_world_gets_it() {
     machine.publish();
     // Zeros, but in a cache: whoever reads past it sees what was there before.
     assert_eq!(machine.take_violations().len(), 1);
+    machine.write_word(frame(PAGES), 1, 0);
+    machine.invalidate(GUEST, GfnRange::new(1, 1).unwrap());
     machine.zero_frame(given);
     machine.write_word(frame(PAGES), 2, page(PAGES + 1));
     machine.publish();
@@ -98,6 +100,40 @@ fn a_break_without_invalidation_does_not_count() {
     machine.publish();
     // Seen twice: when it is made, and as a stale entry at the end.
     assert_eq!(machine.take_violations().len(), 2);
+}
+
+#[test]
+fn a_guest_has_a_frame_at_one_address_at_a_time() {
+    let machine = machine();
+    machine.write_word(frame(PAGES), 1, page(0x556));
+    machine.write_word(frame(PAGES), 2, page(0x556));
+    machine.publish();
+    assert_eq!(machine.take_violations(), ["frame 0x556 at 0x2 and 0x1 of VMID 2"]);
+    // What a TLB remembers counts as well.
+    machine.write_word(frame(PAGES), 1, 0);
+    machine.write_word(frame(PAGES), 2, 0);
+    machine.write_word(frame(PAGES), 3, page(0x556));
+    machine.invalidate_all(GUEST);
+    assert_eq!(machine.take_violations().len(), 1);
+    machine.write_word(frame(PAGES), 3, 0);
+    machine.invalidate_all(GUEST);
+    machine.write_word(frame(PAGES), 4, page(0x556));
+    machine.publish();
+    machine.settle();
+}
+
+#[test]
+fn el2_writes_a_frame_only_if_it_is_one_guests_alone() {
+    let machine = machine();
+    machine.write_word(frame(PAGES), 1, page(0x556));
+    machine.publish();
+    machine.write_frame(frame(0x556), &|index| index as u64);
+    machine.settle();
+    assert_eq!(machine.peek(frame(0x556), 511), 511);
+    for other in [frame(0x557), frame(PAGES)] {
+        machine.write_frame(other, &|_| 0);
+        assert_eq!(machine.take_violations().len(), 1, "{other:x?}");
+    }
 }
 
 #[test]

@@ -103,7 +103,7 @@ pub(super) struct Tlbs {
     pub(super) dirty: BTreeSet<u64>,
 }
 
-const HOST: u8 = 1;
+pub(super) const HOST: u8 = 1;
 
 impl Tlbs {
     pub(super) fn attach(
@@ -227,6 +227,7 @@ impl Tlbs {
                 }
                 if place.vmid != HOST {
                     for offset in 0..span(place.level) {
+                        self.at_one_place(place.vmid, gfn + offset, first + offset, broken);
                         let guests = self.guests_of.entry(first + offset).or_default();
                         guests.insert((place.vmid, gfn + offset));
                     }
@@ -238,6 +239,21 @@ impl Tlbs {
                     Place { vmid: place.vmid, level: place.level + 1, base: gfn, ghost: false };
                 self.link(frames, table, below, broken);
             }
+        }
+    }
+
+    /// No guest has a frame at two addresses: the one it leaves is invalidated
+    /// before the other one is made.
+    fn at_one_place(&self, vmid: u8, gfn: u64, pfn: u64, broken: &mut Vec<String>) {
+        let mapped = self.guests_of.get(&pfn).into_iter().flatten();
+        let remembered = self.stale.iter().filter_map(|stale| {
+            let offset = pfn.checked_sub(stale.first)?;
+            (offset < stale.end - stale.start).then_some((stale.vmid, stale.start + offset))
+        });
+        if let Some((_, other)) =
+            mapped.copied().chain(remembered).find(|(who, at)| *who == vmid && *at != gfn)
+        {
+            broken.push(format!("frame {pfn:#x} at {gfn:#x} and {other:#x} of VMID {vmid}"));
         }
     }
 

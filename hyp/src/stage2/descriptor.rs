@@ -43,7 +43,8 @@ impl Attributes {
     /// states in the same bits) makes it differ from the host's own RAM, so
     /// no block ever swallows it: taking it back needs no new table.
     pub const BORROWED: Self = Self(Self::MEMORY.0 | 1 << 55);
-    /// A bounce-buffer frame in a guest: data, never code.
+    /// What a guest shares with the host, as far as it is its own to say: a
+    /// bounce-buffer frame, or a page at its alias. Data, never code.
     pub const BOUNCE: Self = Self(Self::MEMORY.0 | Self::EXECUTE_NEVER);
     /// A device's registers.
     pub const DEVICE: Self =

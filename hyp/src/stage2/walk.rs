@@ -1,7 +1,7 @@
 //! Reading a stage 2.
 
 use super::{
-    Attributes, Entry, PAGE_LEVEL, ROOT_LEVEL, Stage2, pfn, pieces, read, slot_index, span,
+    Attributes, Entry, PAGE_LEVEL, ROOT_LEVEL, Stage2, numbers, pfn, pieces, read, slot_index, span,
 };
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
@@ -55,6 +55,40 @@ impl Stage2 {
             })
         }
         empty(m, self.regime.root, ROOT_LEVEL, range.start().number(), range.end())
+    }
+
+    /// The first frame of the range that is mapped. In a guest's address
+    /// space, which has no empty tables, this reads at most the root and two
+    /// tables of each other level.
+    pub(crate) fn first_mapped(&self, m: &impl Machine, range: GfnRange) -> Option<Gfn> {
+        fn first(m: &impl Machine, table: Pfn, level: u8, start: u64, end: u64) -> Option<u64> {
+            pieces(level, start, end).find_map(|piece| {
+                match read(m, table, piece.index).decode(level) {
+                    Entry::Empty => None,
+                    Entry::Leaf { .. } => Some(piece.start),
+                    Entry::Table { table, .. } => {
+                        first(m, table, level + 1, piece.start, piece.end)
+                    }
+                }
+            })
+        }
+        let (start, end) = numbers(range);
+        Gfn::new(first(m, self.regime.root, ROOT_LEVEL, start, end)?)
+    }
+
+    /// How many pages from the start of the range on are mapped, without a
+    /// hole. Reads a word for each.
+    pub(crate) fn mapped_pages(&self, m: &impl Machine, range: GfnRange) -> u64 {
+        let mut table = None;
+        let mapped = range.iter().take_while(|gfn| {
+            let index = slot_index(PAGE_LEVEL, *gfn);
+            if table.is_none() || index == 0 {
+                table = self.table_at(m, PAGE_LEVEL, *gfn);
+            }
+            let entry = table.map(|table| read(m, table, index).decode(PAGE_LEVEL));
+            matches!(entry, Some(Entry::Leaf { .. }))
+        });
+        mapped.count() as u64
     }
 
     /// Visits the range as runs of consecutive physical frames, in order,

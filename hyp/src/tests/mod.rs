@@ -7,4 +7,6 @@ mod guest_run;
 mod host_aborts;
 mod host_calls;
 mod host_power;
+mod realm;
+mod realm_attacks;
 mod rig;

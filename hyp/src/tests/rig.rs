@@ -91,8 +91,14 @@ impl Rig {
     /// A VM with one vCPU per `vcpus`, not finalised, with [`PAGES`] pages of
     /// measured RAM. Returns its handle and the first frame of its RAM.
     pub(super) fn building(&mut self, vcpus: u64) -> (u64, u64) {
-        let memcache = self.frames(16);
-        let [handle, ..] = self.hvc(id::VM_CREATE, &[memcache, 16, 64, vcpus, 0]).unwrap();
+        self.building_with(vcpus, 16, 0)
+    }
+
+    /// The same with this much memcache and these flags of VM_CREATE.
+    pub(super) fn building_with(&mut self, vcpus: u64, tables: u64, flags: u64) -> (u64, u64) {
+        let memcache = self.frames(tables);
+        let create = [memcache, tables, 64, vcpus, flags];
+        let [handle, ..] = self.hvc(id::VM_CREATE, &create).unwrap();
         self.attach(handle);
         let ram = self.frames(PAGES);
         let donated =
@@ -115,6 +121,13 @@ impl Rig {
         (handle, ram)
     }
 
+    /// The same with a guest that speaks RSI.
+    pub(super) fn realm(&mut self, vcpus: u64) -> (u64, u64) {
+        let (handle, ram) = self.building_with(vcpus, 16, abi::CREATE_RSI);
+        self.hvc(id::VM_FINALISE, &[handle, layout::RAM, 0]).unwrap();
+        (handle, ram)
+    }
+
     /// What the guest does next on this CPU.
     pub(super) fn script(&self, step: impl FnOnce(&mut VcpuState) -> Trap + Send + 'static) {
         self.hyp.machine().world().script(0, step);
@@ -127,6 +140,16 @@ impl Rig {
             vcpu.frame.x[0] = function;
             vcpu.frame.x[1..=arguments.len()].copy_from_slice(&arguments);
             sync(0x16 << 26)
+        });
+    }
+
+    /// The guest makes an SMC.
+    pub(super) fn script_smc(&self, function: u64, arguments: &[u64]) {
+        let arguments: Vec<u64> = arguments.to_vec();
+        self.script(move |vcpu| {
+            vcpu.frame.x[0] = function;
+            vcpu.frame.x[1..=arguments.len()].copy_from_slice(&arguments);
+            sync(0x17 << 26)
         });
     }
 
@@ -163,6 +186,27 @@ impl Rig {
         self.script_hvc(function, arguments);
         self.script_check(move |vcpu| {
             *sink.lock().unwrap() = (vcpu.frame.x[0] as i64, vcpu.frame.x[1]);
+        });
+        assert_eq!(self.run(handle)[0], abi::exit::INTERRUPT);
+        *results.lock().unwrap()
+    }
+
+    /// An SMC of the guest from start to end, answered without the host:
+    /// returns x0 to x3. The pc goes on, and x9 to x30 are the caller's.
+    pub(super) fn guest_smc(&self, handle: u64, function: u32, arguments: &[u64]) -> [u64; 4] {
+        let results = std::sync::Arc::new(std::sync::Mutex::new([0; 4]));
+        let sink = results.clone();
+        self.script(|vcpu| {
+            vcpu.frame.pc = 0x4000_0100;
+            vcpu.frame.x.iter_mut().zip(0x9e_0000..).for_each(|(x, mark)| *x = mark);
+            interrupt()
+        });
+        assert_eq!(self.run(handle)[0], abi::exit::INTERRUPT);
+        self.script_smc(u64::from(function), arguments);
+        self.script_check(move |vcpu| {
+            assert_eq!(vcpu.frame.pc, 0x4000_0104, "behind the SMC");
+            assert!((0x9e_0000..).zip(vcpu.frame.x).skip(11).all(|(mark, x)| x == mark));
+            *sink.lock().unwrap() = [0, 1, 2, 3].map(|index| vcpu.frame.x[index]);
         });
         assert_eq!(self.run(handle)[0], abi::exit::INTERRUPT);
         *results.lock().unwrap()

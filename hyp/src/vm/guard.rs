@@ -6,6 +6,9 @@
 
 use crate::addr::Gfn;
 use crate::error::Error;
+use crate::layout;
+
+use super::GuestAbi;
 
 /// Pages a guest can grant.
 const CAPACITY: usize = 16;
@@ -17,6 +20,17 @@ pub(crate) struct MmioGuard {
 }
 
 impl MmioGuard {
+    /// What a guest has granted when it starts. One that speaks RSI has no
+    /// call to grant anything: its console is the host's from the start, and
+    /// nothing else ever is.
+    pub(crate) fn new(abi: GuestAbi) -> Self {
+        let mut guard = Self::default();
+        if abi == GuestAbi::Rsi {
+            guard.pages[0] = Gfn::containing(layout::UART);
+        }
+        guard
+    }
+
     /// Grants a page; granting it again changes nothing.
     ///
     /// # Errors
@@ -61,6 +75,16 @@ mod tests {
         guard.unmap(page).unwrap();
         assert!(!guard.allows(page));
         assert_eq!(guard.unmap(page), Err(Error::NotFound));
+    }
+
+    #[test]
+    fn a_guest_without_the_call_has_granted_its_console_and_no_more() {
+        let console = Gfn::containing(layout::UART).unwrap();
+        assert!(!MmioGuard::new(GuestAbi::Pkvm).allows(console));
+        let guard = MmioGuard::new(GuestAbi::Rsi);
+        assert!(guard.allows(console));
+        assert!(!guard.allows(console.checked_add(1).unwrap()));
+        assert_eq!(guard.pages.iter().flatten().count(), 1);
     }
 
     #[test]

@@ -22,8 +22,8 @@ use crate::addr::GfnRange;
 use crate::error::Error;
 use crate::layout;
 use crate::machine::{Machine, Regime};
-use crate::measurement::{DIGEST_SIZE, Measurement};
-use crate::memory::GuestMemory;
+use crate::measurement::{DIGEST_SIZE, Extensible, Measurement};
+use crate::memory::{GuestMemory, SharedPlace};
 use crate::stats::VmStats;
 use crate::vgic::Vgic;
 use crate::virtio::PciBus;
@@ -91,6 +91,14 @@ impl GuestAbi {
         }
     }
 
+    /// Where such a guest finds what it shares.
+    pub(crate) const fn shared_place(self) -> SharedPlace {
+        match self {
+            GuestAbi::Pkvm => SharedPlace::InPlace,
+            GuestAbi::Rsi => SharedPlace::Alias,
+        }
+    }
+
     /// VM_CREATE's flags that choose it.
     const fn flags(self) -> u64 {
         match self {
@@ -113,6 +121,7 @@ pub(crate) struct Vm {
     pub(crate) stats: VmStats,
     pub(crate) measurement: Measurement,
     pub(crate) digest: Option<[u8; DIGEST_SIZE]>,
+    pub(crate) extensible: Extensible,
     /// CNTVOFF_EL2: the guest's virtual counter starts at 0.
     pub(crate) counter_offset: u64,
 }

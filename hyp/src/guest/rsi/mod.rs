@@ -4,40 +4,89 @@
 //! A distribution's stock kernel that finds it takes itself for a realm. What
 //! the specification calls RIPAS, the state of a page as the guest chose it,
 //! is not kept anywhere: it is read off who owns and who borrows the page.
-//! All is answered at EL2; the host is asked for nothing but memory.
+//! All is answered at EL2; the host is asked for nothing but memory, and then
+//! the guest makes its call again without knowing.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `state` | private or shared: IPA_STATE_SET, IPA_STATE_GET |
+//! | `config` | REALM_CONFIG: the only memory of a guest that EL2 writes |
+//! | `measure` | MEASUREMENT_READ, MEASUREMENT_EXTEND |
+
+mod config;
+mod measure;
+mod state;
 
 use crate::abi::rsi as id;
+use crate::addr::{Gfn, GfnRange, aligned_frame_number};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::stats::VmCounter;
 
+use super::exposure::HostExit;
 use super::{Outcome, Running};
 use id::status;
 
 /// x0 to x3 of a call that is answered.
 type Answer = [u64; 4];
 
+/// Why there is no answer but this.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stop {
+    /// ERROR_INPUT.
+    Input,
+    /// The host must give this page first, or memcache for this alias. The pc
+    /// stays on the SMC: the guest calls again when it next runs.
+    Needs(Gfn),
+}
+
+impl From<Error> for Stop {
+    /// What the ownership engine refuses, the guest had no right to ask for.
+    fn from(_: Error) -> Self {
+        Stop::Input
+    }
+}
+
 impl<M: Machine> Running<'_, M> {
     /// SMC; the pc is still on it.
     pub(super) fn rsi_call(&mut self, immediate: u16) -> Outcome {
         self.count(VmCounter::Hypercalls);
         let frame = &self.vcpu.state.frame;
-        let [function, a1, a2, a3] = [0, 1, 2, 3].map(|index| frame.get(index));
-        self.advance();
+        let [function, a1, a2, a3, a4] = [0, 1, 2, 3, 4].map(|index| frame.get(index));
         let function = match u32::try_from(function) {
             Ok(function) if immediate == 0 => function,
-            _ => return self.results(not_supported()),
+            _ => return self.behind_smc(not_supported()),
         };
-        if let Some(outcome) = self.power_call(function, [a1, a2, a3]) {
-            return outcome;
-        }
         let answer = match function {
-            id::VERSION => version(a1),
-            // No feature is optional here, so every register of them is 0.
-            id::FEATURES => [status::SUCCESS, 0, 0, 0],
-            _ => not_supported(),
+            id::VERSION => Ok(version(a1)),
+            // No feature is optional here: every register of them is 0.
+            id::FEATURES => Ok([status::SUCCESS, 0, 0, 0]),
+            id::MEASUREMENT_READ => self.measurement_read(a1),
+            id::MEASUREMENT_EXTEND => self.measurement_extend(a1, a2),
+            id::REALM_CONFIG => self.realm_config(a1),
+            id::IPA_STATE_SET => self.ipa_state_set(a1, a2, a3, a4),
+            id::IPA_STATE_GET => self.ipa_state_get(a1, a2),
+            _ => {
+                self.advance();
+                let power = self.power_call(function, [a1, a2, a3]);
+                return power.unwrap_or_else(|| self.results(not_supported()));
+            }
         };
-        self.results(answer)
+        match answer {
+            Ok(values) => self.behind_smc(values),
+            Err(Stop::Input) => self.behind_smc([status::ERROR_INPUT, 0, 0, 0]),
+            Err(Stop::Needs(page)) => {
+                self.count(VmCounter::MemoryFaults);
+                Outcome::exit(HostExit::MemoryFault { page: page.base() })
+            }
+        }
+    }
+
+    /// A trapped SMC leaves the pc on the instruction: the answer is for the
+    /// one behind it.
+    fn behind_smc(&mut self, values: Answer) -> Outcome {
+        self.advance();
+        self.results(values)
     }
 }
 
@@ -49,4 +98,14 @@ fn not_supported() -> Answer {
 fn version(wanted: u64) -> Answer {
     let status = if wanted == id::REVISION { status::SUCCESS } else { status::ERROR_INPUT };
     [status, id::REVISION, id::REVISION, 0]
+}
+
+/// The pages from byte `base` up to byte `top`, all in the lower half.
+fn pages(base: u64, top: u64) -> Result<GfnRange, Stop> {
+    let start = aligned_frame_number(base)?;
+    // One past the last page of the lower half is an address of the upper.
+    let end = aligned_frame_number(top)?;
+    let range = GfnRange::new(start, end.checked_sub(start).ok_or(Stop::Input)?)?;
+    range.alias()?;
+    Ok(range)
 }

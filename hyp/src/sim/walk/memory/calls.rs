@@ -15,7 +15,8 @@ impl Model<'_> {
         if count > 0 {
             let id = GuestId::new(slot).unwrap();
             let ram = gfns(RAM, GUEST_RAM);
-            let guest = GuestMemory::new(&self.fixture.machine, id, ram, pool).unwrap();
+            let shared = shared_place(slot);
+            let guest = GuestMemory::new(&self.fixture.machine, id, ram, shared, pool).unwrap();
             self.fixture.machine.attach(guest.regime());
             self.guests[slot] = Some(guest);
         }
@@ -75,10 +76,11 @@ impl Model<'_> {
     pub(super) fn map_bar(&mut self, slot: usize, guest: &mut GuestMemory) {
         let range = self.some_frames(|is| is == Is::Lent(slot, None));
         let at = match self.choices.below(8) {
-            0 => RAM + self.choices.below(GUEST_RAM),
+            0 => views(slot, RAM + self.choices.below(GUEST_RAM), true).0.number(),
             gib => BAR + gib * 0x4_0000 + self.choices.below(1024),
         };
-        let overlaps = at < RAM + GUEST_RAM && at + range.count() > RAM;
+        let ram = views(slot, RAM, true).0.number();
+        let overlaps = at < ram + GUEST_RAM && at + range.count() > ram;
         let expected = if guest.is_dying() {
             Err(Error::BadState)
         } else if overlaps {
@@ -150,12 +152,19 @@ impl Model<'_> {
         if range.end() > RAM + GUEST_RAM {
             return Err(Error::InvalidParameter);
         }
-        let right = |at: Gfn| {
-            let pfn = self.seen_at(slot, at.number());
-            pfn.and_then(|pfn| self.is(pfn)) == Some((Is::Guests(slot, at.number(), lent), 0))
+        let is = |at: Gfn| self.seen_at(slot, at.number()).and_then(|pfn| self.is(pfn));
+        let right = |at: Gfn, pinned: bool| {
+            is(at).is_some_and(|(is, pins)| {
+                is == Is::Guests(slot, at.number(), lent) && (pins == 0 || pinned)
+            })
         };
-        if range.iter().all(right) {
+        if range.iter().all(|at| right(at, false)) {
             return Ok(range.count());
+        }
+        // A page that is in the other half is not to be found in this one.
+        if shared_place(slot) == SharedPlace::Alias {
+            let there = range.iter().all(|at| right(at, true));
+            return Err(if there { Error::Denied } else { Error::NotFound });
         }
         Err(self.first_reason(slot, range, lent))
     }

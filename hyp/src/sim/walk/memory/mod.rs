@@ -11,7 +11,7 @@ use super::Choices;
 use crate::abi::MAX_RANGE;
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
-use crate::memory::{Contents, FrameEntry, GuestId, GuestMemory, Owner};
+use crate::memory::{Contents, FrameEntry, GuestId, GuestMemory, Owner, SharedPlace};
 use crate::sim::{Fixture, Layout, check};
 use crate::stage2::TablePool;
 use std::collections::BTreeMap;
@@ -43,6 +43,21 @@ pub(crate) fn nth(range: PfnRange, index: u64) -> Pfn {
 
 const SLOTS: usize = 3;
 const GUEST_RAM: u64 = 600;
+
+/// The guests of two slots find what they share in place, those of the third
+/// at its alias.
+fn shared_place(slot: usize) -> SharedPlace {
+    if slot == 1 { SharedPlace::Alias } else { SharedPlace::InPlace }
+}
+
+/// Where the guest in `slot` finds the page `at` of its RAM, and where not.
+fn views(slot: usize, at: u64, lent: bool) -> (Gfn, Option<Gfn>) {
+    match (shared_place(slot), lent) {
+        (SharedPlace::InPlace, _) => (gfn(at), None),
+        (SharedPlace::Alias, false) => (gfn(at), Some(gfn(at).alias())),
+        (SharedPlace::Alias, true) => (gfn(at).alias(), Some(gfn(at))),
+    }
+}
 const BANK: PfnRange = match PfnRange::new(0x4_0100, 2048) {
     Ok(range) => range,
     Err(_) => unreachable!(),
@@ -55,7 +70,8 @@ enum Is {
     Hyps,
     /// The host's, lent to a guest, which sees it at the frame given.
     Lent(usize, Option<u64>),
-    /// A guest's, at this frame of its RAM; lent to the host or not.
+    /// A guest's, at this frame of its RAM (or its alias); lent to the host
+    /// or not.
     Guests(usize, u64, bool),
 }
 
@@ -236,8 +252,11 @@ impl<'a> Model<'a> {
     /// The guest is dying. Its frames keep their place in the model, because
     /// they are still its own; but it reaches none of them.
     fn reaches_nothing(&self, guest: &GuestMemory) {
-        let reached = |at| self.fixture.machine.access(guest.regime().vmid, gfn(RAM + at));
-        assert!((0..GUEST_RAM).all(|at| reached(at).is_empty()));
+        let reached = |at| self.fixture.machine.access(guest.regime().vmid, at);
+        let pages = (0..GUEST_RAM).map(|at| gfn(RAM + at));
+        for page in pages {
+            assert!(reached(page).is_empty() && reached(page.alias()).is_empty());
+        }
     }
 
     /// Compares everything.
@@ -257,18 +276,19 @@ impl<'a> Model<'a> {
             (0..*pins).for_each(|_| expected = expected.pinned().unwrap());
             assert_eq!(self.fixture.memory.entry(pfn), expected, "frame {number:#x}");
             let place = match is {
-                Is::Guests(slot, at, _) => {
+                Is::Guests(slot, at, lent) => {
                     assert_eq!(self.fixture.machine.tag(pfn), Some(secret(*slot)));
-                    Some((slot, at))
+                    Some((slot, views(*slot, *at, *lent)))
                 }
-                Is::Lent(slot, Some(at)) => Some((slot, at)),
+                Is::Lent(slot, Some(at)) => Some((slot, (gfn(*at), None))),
                 _ => None,
             };
-            if let Some((slot, at)) = place {
+            if let Some((slot, (here, not_here))) = place {
                 let guest = self.guests[*slot].as_ref().unwrap();
-                let leaf = guest.lookup(&self.fixture.machine, gfn(*at));
+                let frame = |at| guest.lookup(&self.fixture.machine, at).map(|leaf| leaf.pfn);
                 let expected = if guest.is_dying() { None } else { Some(pfn) };
-                assert_eq!(leaf.map(|leaf| leaf.pfn), expected);
+                assert_eq!(frame(here), expected);
+                assert_eq!(not_here.and_then(frame), None);
             }
         }
         let guests: Vec<&GuestMemory> = self.guests.iter().flatten().collect();
