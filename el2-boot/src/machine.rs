@@ -10,7 +10,7 @@ use hyp::addr::{GfnRange, Pfn, PfnRange};
 use hyp::error::Error;
 use hyp::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime};
 use hyp::trap::Trap;
-use hyp::vcpu::state::VcpuState;
+use hyp::vcpu::state::{VcpuState, VirtualCpuInterface};
 
 /// Aff3..Aff0 of an MPIDR.
 pub(crate) const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -99,7 +99,15 @@ impl Machine for Cpus {
     }
 
     fn run_vcpu(&self, vcpu: &mut VcpuState) -> Trap {
-        world::run_guest(vcpu)
+        world::run(&mut vcpu.frame)
+    }
+
+    fn load_interrupts(&self, gic: &VirtualCpuInterface) {
+        world::load_interrupts(gic);
+    }
+
+    fn save_interrupts(&self, gic: &mut VirtualCpuInterface) {
+        world::save_interrupts(gic);
     }
 
     fn unload_vcpu(&self, vcpu: &mut VcpuState) {

@@ -1,11 +1,12 @@
 //! The whole of bouncer's state, its locks, and the door to it.
 //!
 //! Lock order: host memory → one VM → event log. Nobody holds two VMs, and
-//! nobody runs a vCPU with a lock held. [`Hypervisor::with_vm`] and
-//! [`Hypervisor::with_memory_and_vm`] are the only ways to a VM, so the order
-//! can be read off them.
+//! nobody runs a vCPU with a lock held. [`Hypervisor::with_vm`],
+//! [`Hypervisor::with_memory_and_vm`] and [`Hypervisor::with_guest_memory`] are
+//! the only ways to a VM, so the order can be read off them.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::abi;
 use crate::addr::PfnRange;
@@ -13,7 +14,7 @@ use crate::error::Error;
 use crate::event::{Event, EventKind, EventLog};
 use crate::host::power::HostPower;
 use crate::machine::{Machine, Regime};
-use crate::memory::{BootMemory, Counts, FrameEntry, GuestId, HostMemory, Owner};
+use crate::memory::{BootMemory, Counts, FrameEntry, GuestId, GuestMemory, HostMemory, Owner};
 use crate::stats::{MachineCounter, MachineStats};
 use crate::sync::Mutex;
 use crate::trap::Trap;
@@ -41,6 +42,8 @@ pub struct Hypervisor<M> {
     pub(crate) platform: HostPlatform,
     memory: Mutex<HostMemory<'static>>,
     slots: [Mutex<Slot>; abi::MAX_VMS],
+    /// How often each slot has been locked to change its VM.
+    changes: [AtomicU32; abi::MAX_VMS],
     events: Mutex<EventLog>,
     pub(crate) power: HostPower,
     pub(crate) stats: MachineStats,
@@ -67,6 +70,7 @@ impl<M: Machine> Hypervisor<M> {
             platform,
             memory: Mutex::new(memory),
             slots: [const { Mutex::new(Slot { generation: 0, vm: Vec::new() }) }; abi::MAX_VMS],
+            changes: [const { AtomicU32::new(0) }; abi::MAX_VMS],
             events: Mutex::new(EventLog::new()),
             power: HostPower::new(),
             stats: MachineStats::new(),
@@ -104,7 +108,8 @@ impl<M: Machine> Hypervisor<M> {
         act(&mut self.memory.lock())
     }
 
-    /// Calls `act` with the VM that `handle` names locked.
+    /// Calls `act` with the VM that `handle` names locked, and counts that as
+    /// a change of it.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the handle names none; what `act` returns.
@@ -113,10 +118,46 @@ impl<M: Machine> Hypervisor<M> {
         handle: Handle,
         act: impl FnOnce(&mut Vm) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let slot = handle.slot().and_then(|slot| self.slots.get(slot)).ok_or(Error::NotFound)?;
+        self.with_slot(handle, |vm, changes| {
+            // The lock orders it; readers without the lock may be late.
+            changes.store(changes.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+            act(vm)
+        })
+    }
+
+    /// How often the VM may have changed. A CPU without the lock may see an
+    /// older number: what it must not miss, whoever made the change tells it
+    /// by interrupting it.
+    pub(crate) fn changes(&self, handle: Handle) -> u32 {
+        let changes = handle.slot().and_then(|slot| self.changes.get(slot));
+        changes.map_or(0, |changes| changes.load(Ordering::Relaxed))
+    }
+
+    fn with_slot<R>(
+        &self,
+        handle: Handle,
+        act: impl FnOnce(&mut Vm, &AtomicU32) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let index = handle.slot().ok_or(Error::NotFound)?;
+        let (slot, changes) =
+            self.slots.get(index).zip(self.changes.get(index)).ok_or(Error::NotFound)?;
         let mut slot = slot.lock();
         let vm = slot.vm.first_mut().filter(|vm| vm.handle == handle).ok_or(Error::NotFound)?;
-        act(vm)
+        act(vm, changes)
+    }
+
+    /// Calls `act` with host memory and the guest's memory locked, in this
+    /// order. Nothing else of the VM can change, so it is not counted.
+    ///
+    /// # Errors
+    /// As [`Self::with_vm`].
+    pub(crate) fn with_guest_memory<R>(
+        &self,
+        handle: Handle,
+        act: impl FnOnce(&mut HostMemory<'static>, &mut GuestMemory) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let mut memory = self.memory.lock();
+        self.with_slot(handle, |vm, _| act(&mut memory, &mut vm.memory))
     }
 
     /// Calls `act` with each VM and its slot's number, one locked at a time.
@@ -180,8 +221,9 @@ impl<M: Machine> Hypervisor<M> {
     /// Ends every VM at once: none enters again, and those that run now lose
     /// their memory under their feet. For power-off and reset.
     pub(crate) fn end_all(&self, memory: &mut HostMemory<'static>) {
-        for slot in &self.slots {
+        for (slot, changes) in self.slots.iter().zip(&self.changes) {
             if let Some(vm) = slot.lock().vm.first_mut() {
+                changes.fetch_add(1, Ordering::Relaxed);
                 vm.stage = Stage::Dying;
                 vm.vcpus.wipe();
                 vm.memory.begin_dying(&self.machine);

@@ -30,6 +30,12 @@ pub const PCI_MEM64: u64 = 0x20_0000_0000;
 /// Size of [`PCI_MEM64`].
 pub const PCI_MEM64_SIZE: u64 = 0x20_0000_0000;
 
+/// Is `ipa` below all windows, or in configuration space? Neither RAM nor a
+/// BAR can be there.
+pub const fn is_never_memory(ipa: u64) -> bool {
+    ipa < PCI_MEM32 || ipa >= ECAM && ipa - ECAM < ECAM_SIZE
+}
+
 /// First interrupt id of an SPI.
 pub const SPI_BASE: u32 = 32;
 /// Interrupt ids the distributor implements (GICD_TYPER.ITLinesNumber = 7).

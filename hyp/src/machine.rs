@@ -11,7 +11,7 @@
 use crate::addr::{GfnRange, Pfn, PfnRange};
 use crate::error::Error;
 use crate::trap::Trap;
-use crate::vcpu::state::VcpuState;
+use crate::vcpu::state::{VcpuState, VirtualCpuInterface};
 
 /// Number of a physical CPU, dense from 0 (the boot CPU).
 pub type CpuId = usize;
@@ -155,8 +155,16 @@ pub trait Machine: Sync {
     /// FP, timer and debug registers, loads the vCPU's and its traps.
     fn load_vcpu(&self, vcpu: &mut VcpuState, regime: Regime);
 
-    /// Runs the loaded vCPU until the next trap to EL2. General registers,
-    /// PC and PSTATE are in `vcpu` afterwards, and so are the list registers.
+    /// Writes the list registers and their control (ICH_LR, ICH_HCR) of the
+    /// loaded vCPU as the policy has filled them. A machine whose hardware is
+    /// `gic` itself has nothing to do.
+    fn load_interrupts(&self, _gic: &VirtualCpuInterface) {}
+
+    /// The inverse: what the guest has made of them, and of its priorities.
+    fn save_interrupts(&self, _gic: &mut VirtualCpuInterface) {}
+
+    /// Runs the loaded vCPU until the next trap to EL2. General registers, PC
+    /// and PSTATE are in `vcpu` afterwards.
     fn run_vcpu(&self, vcpu: &mut VcpuState) -> Trap;
 
     /// The inverse of [`Self::load_vcpu`]: the guest's state is in `vcpu`,

@@ -62,8 +62,8 @@ pub(super) fn load(state: &VirtualCpuInterface) {
     }
 }
 
-/// Writes what the policy has changed since the last exit.
-pub(super) fn before_entry(state: &VirtualCpuInterface, timer_line: bool) {
+/// See `Machine::load_interrupts`.
+pub(super) fn load_interrupts(state: &VirtualCpuInterface, timer_line: bool) {
     let cpu = percpu::this();
     let mut active = 0;
     for (index, &lr) in state.lr.iter().take(list_registers()).enumerate() {
@@ -88,8 +88,8 @@ pub(super) fn before_entry(state: &VirtualCpuInterface, timer_line: bool) {
     unsafe { sysreg::ich_hcr_el2::write(state.hcr) }
 }
 
-/// Reads what the guest has changed.
-pub(super) fn after_exit(state: &mut VirtualCpuInterface) {
+/// See `Machine::save_interrupts`.
+pub(crate) fn save_interrupts(state: &mut VirtualCpuInterface) {
     let (mut before, mut after) = (0, 0);
     for (index, lr) in state.lr.iter_mut().take(list_registers()).enumerate() {
         before |= private_interrupt(*lr);

@@ -2,7 +2,7 @@
 //!
 //! Two worlds share a CPU. The *host* is what is current when nothing else
 //! is: a trap of the host changes no register but the general ones. A *guest*
-//! is put in its place by [`load`], runs any number of times by [`run_guest`],
+//! is put in its place by [`load`], runs any number of times by [`run`],
 //! and is taken away by [`unload`]; between the two the host's EL1 registers
 //! wait in the CPU's `HostState`.
 //!
@@ -22,13 +22,13 @@ mod fp;
 mod gic;
 pub(crate) mod timer;
 
-pub(crate) use gic::list_registers;
+pub(crate) use gic::{list_registers, save_interrupts};
 
 use crate::entry::enter_world;
 use crate::{features, percpu, sysreg, tlb};
 use hyp::machine::Regime;
 use hyp::trap::{Trap, TrapKind};
-use hyp::vcpu::state::{Frame, VcpuState};
+use hyp::vcpu::state::{Frame, VcpuState, VirtualCpuInterface};
 
 /// Bits of ESR_EL2 (Arm ARM D24.2.40).
 mod esr {
@@ -134,12 +134,9 @@ fn forget_other_vcpu(cpu: &percpu::PerCpu, regime: Regime, vmpidr: u64) {
     }
 }
 
-/// See `Machine::run_vcpu`.
-pub(crate) fn run_guest(vcpu: &mut VcpuState) -> Trap {
-    gic::before_entry(&vcpu.gic, timer::line());
-    let trap = run(&mut vcpu.frame);
-    gic::after_exit(&mut vcpu.gic);
-    trap
+/// See `Machine::load_interrupts`.
+pub(crate) fn load_interrupts(state: &VirtualCpuInterface) {
+    gic::load_interrupts(state, timer::line());
 }
 
 /// See `Machine::unload_vcpu`.

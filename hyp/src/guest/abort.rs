@@ -3,6 +3,7 @@
 use crate::addr::Gfn;
 use crate::error::Error;
 use crate::exception::inject_sync_external_abort;
+use crate::layout;
 use crate::machine::Machine;
 use crate::memory::HostMemory;
 use crate::stats::VmCounter;
@@ -32,9 +33,13 @@ impl<M: Machine> Running<'_, M> {
             return self.refuse(fault);
         };
         let machine = &self.hyp.machine;
-        let verdict = self
-            .hyp
-            .with_memory_and_vm(self.handle, |memory, vm| memory_fault(machine, memory, vm, gfn));
+        let verdict = if layout::is_never_memory(fault.ipa) {
+            Ok(Verdict::Device)
+        } else {
+            self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
+                memory_fault(machine, memory, vm, gfn)
+            })
+        };
         match verdict {
             Ok(Verdict::Retry) => {
                 self.count(VmCounter::MemoryFaults);

@@ -79,8 +79,8 @@ impl<M: Machine> Running<'_, M> {
     fn share(&mut self, ipa: u64, pages: u64, reserved: u64) -> Answer {
         let range = page_range(ipa, pages, reserved)?;
         let machine = &self.hyp.machine;
-        let done = self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
-            memory.guest_share_host(machine, &mut vm.memory, range)
+        let done = self.hyp.with_guest_memory(self.handle, |memory, guest| {
+            memory.guest_share_host(machine, guest, range)
         })?;
         self.stats.add(VmCounter::PagesShared, done);
         Ok([0, done])
@@ -90,8 +90,8 @@ impl<M: Machine> Running<'_, M> {
     fn unshare(&mut self, ipa: u64, pages: u64, reserved: u64) -> Answer {
         let range = page_range(ipa, pages, reserved)?;
         let machine = &self.hyp.machine;
-        let done = self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
-            memory.guest_unshare_host(machine, &mut vm.memory, range)
+        let done = self.hyp.with_guest_memory(self.handle, |memory, guest| {
+            memory.guest_unshare_host(machine, guest, range)
         })?;
         self.stats.add(VmCounter::PagesUnshared, done);
         Ok([0, done])
@@ -101,8 +101,8 @@ impl<M: Machine> Running<'_, M> {
     fn relinquish(&mut self, ipa: u64) -> Answer {
         let range = page_range(ipa, 1, 0)?;
         let machine = &self.hyp.machine;
-        self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
-            memory.guest_relinquish(machine, &mut vm.memory, range)?;
+        self.hyp.with_guest_memory(self.handle, |memory, guest| {
+            memory.guest_relinquish(machine, guest, range)?;
             Ok([0, 0])
         })
     }

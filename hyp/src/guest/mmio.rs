@@ -33,6 +33,8 @@ struct Emulated {
 
 impl<M: Machine> Running<'_, M> {
     pub(super) fn mmio(&mut self, fault: &Abort, transfer: Transfer) -> Outcome {
+        // It may be a register of the interrupt controller's.
+        self.unlist();
         let access = if fault.write {
             Access::Write(transfer.stored(self.vcpu.state.frame.get(transfer.register)))
         } else {

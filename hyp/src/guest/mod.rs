@@ -7,6 +7,7 @@
 mod abort;
 mod exposure;
 mod hypercall;
+mod listing;
 mod mmio;
 mod power;
 mod rsi;
@@ -21,7 +22,7 @@ use crate::stats::{VmCounter, VmStats};
 use crate::syndrome::{Exception, decode};
 use crate::trap::{Trap, TrapKind};
 use crate::vcpu::Vcpu;
-use crate::vgic::{VcpuSet, Vgic};
+use crate::vgic::VcpuSet;
 use crate::vm::vcpus::Power;
 use crate::vm::{GuestAbi, Handle, Stage};
 
@@ -55,11 +56,12 @@ struct Running<'a, M> {
     handle: Handle,
     abi: GuestAbi,
     vcpu: &'a mut Vcpu,
-    /// The last exit had a reason of the guest's own to interrupt EL2: its
-    /// timer, or list registers that want attention.
-    own_interrupt: bool,
-    /// The last trap was an interrupt that was explained by that. A second
-    /// one in a row is the host's, whatever the guest's state says.
+    /// The list registers are filled: with what the VM was after so many
+    /// changes (`Hypervisor::changes`).
+    listed_at: Option<u32>,
+    /// The last trap was an interrupt that was explained by the guest's own
+    /// timer or list registers. A second one in a row is the host's, whatever
+    /// the guest's state says.
     explained: bool,
     /// Other vCPUs that have gained something to take meanwhile.
     kick: VcpuSet,
@@ -90,7 +92,7 @@ pub(crate) fn run<M: Machine>(
         handle,
         abi,
         vcpu: current,
-        own_interrupt: false,
+        listed_at: None,
         explained: false,
         kick: VcpuSet::default(),
         stats: VmStats::default(),
@@ -127,45 +129,14 @@ impl<M: Machine> Running<'_, M> {
             }
             self.count(VmCounter::Entries);
             let trap = self.hyp.machine.run_vcpu(&mut self.vcpu.state);
-            self.after_exit(&trap);
-            match self.handle(&trap) {
-                Outcome::Resume if self.kick.is_empty() => {}
-                Outcome::Resume => return (HostExit::Kick, self.kick),
-                Outcome::Return(exit, kick) => return (exit, kick.union(self.kick)),
-            }
+            let (exit, kick) = match self.handle(&trap) {
+                Outcome::Resume if self.kick.is_empty() => continue,
+                Outcome::Resume => (HostExit::Kick, VcpuSet::EMPTY),
+                Outcome::Return(exit, kick) => (exit, kick),
+            };
+            self.unlist();
+            return (exit, kick.union(self.kick));
         }
-    }
-
-    /// Fills the list registers. Fails if the VM is dying.
-    fn prepare_entry(&mut self) -> Result<(), Error> {
-        let machine = &self.hyp.machine;
-        let timer = machine.timer_line();
-        let vcpu = &mut *self.vcpu;
-        self.hyp.with_vm(self.handle, |vm| {
-            vm.expect_stage(Stage::Running)?;
-            // Whom it concerns is the vCPU that is about to run.
-            let _ = vm.vgic.set_private_level(vcpu.index, VIRTUAL_TIMER_INTID, timer);
-            vm.vgic.flush(vcpu.index, &mut vcpu.state.gic, machine.list_registers());
-            Ok(())
-        })
-    }
-
-    /// Takes back what the guest did to its list registers. What it did not
-    /// take may now be another vCPU's.
-    fn after_exit(&mut self, trap: &Trap) {
-        let machine = &self.hyp.machine;
-        let (vcpu, here) = (&mut *self.vcpu, machine.cpu());
-        let gic = &vcpu.state.gic;
-        // Only an interrupt asks whose it was.
-        self.own_interrupt = trap.kind == TrapKind::Interrupt
-            && (Vgic::needs_maintenance(gic)
-                || machine.timer_line() && !Vgic::timer_in_list_register(gic));
-        // The VM cannot go away while one of its vCPUs is out.
-        let moved = self.hyp.with_vm(self.handle, |vm| {
-            let targets = vm.vgic.sync(vcpu.index, &mut vcpu.state.gic);
-            Ok(vm.vcpus.to_kick(targets, here))
-        });
-        self.kick = self.kick.union(moved.unwrap_or_default());
     }
 
     fn count(&mut self, counter: VmCounter) {
@@ -203,7 +174,8 @@ impl<M: Machine> Running<'_, M> {
     /// ran dry, the next entry answers it; everything else is the host's.
     fn interrupt(&mut self) -> Outcome {
         self.count(VmCounter::Interrupts);
-        if self.own_interrupt && !self.explained {
+        let own = self.unlist_after_interrupt();
+        if own && !self.explained {
             self.explained = true;
             return Outcome::Resume;
         }
@@ -233,6 +205,7 @@ impl<M: Machine> Running<'_, M> {
 
     /// Waits, behind the instruction or call that asked for it.
     fn standby(&mut self) -> Outcome {
+        self.unlist();
         let machine = &self.hyp.machine;
         let (timer, deadline) = (machine.timer_line(), machine.timer_deadline());
         let vcpu = &*self.vcpu;

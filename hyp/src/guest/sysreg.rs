@@ -92,6 +92,7 @@ impl<M: Machine> Running<'_, M> {
     ) -> Outcome {
         let value = self.vcpu.state.frame.get(rt);
         self.advance();
+        self.unlist();
         let (vcpu, here) = (self.vcpu.index, self.hyp.machine.cpu());
         let kick = self.hyp.with_vm(self.handle, |vm| {
             let targets = act(&mut vm.vgic, vcpu, value);
