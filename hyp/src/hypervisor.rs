@@ -206,13 +206,16 @@ impl<M: Machine> Hypervisor<M> {
             if !slot.vm.is_empty() {
                 continue;
             }
-            // The place first: what is built must have somewhere to go.
-            slot.vm.try_reserve_exact(1).map_err(|_| Error::NoMemory)?;
+            // The place first: what is built must have somewhere to go. It
+            // becomes the slot's when it is taken, so that a call that is
+            // refused keeps nothing of the heap.
+            let mut place = Vec::new();
+            place.try_reserve_exact(1).map_err(|_| Error::NoMemory)?;
             let generation = slot.generation.wrapping_add(1);
             let handle = Handle::new(index, generation);
-            let vm = build(&mut memory, index, handle)?;
+            place.push(build(&mut memory, index, handle)?);
             slot.generation = generation;
-            slot.vm.push(vm);
+            slot.vm = place;
             return Ok(handle);
         }
         Err(Error::NoMemory)

@@ -27,6 +27,7 @@
 #![allow(clippy::expect_used)]
 
 mod fixture;
+pub mod heap;
 mod memory;
 mod oracle;
 mod tlb;
@@ -48,10 +49,11 @@ use crate::error::Error;
 use crate::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime, Vmid};
 use crate::trap::Trap;
 use crate::vcpu::state::VcpuState;
+use heap::Locked;
 use memory::Memory;
 use std::format;
 use std::string::String;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::vec::Vec;
 
 #[cfg(not(feature = "shuttle"))]
@@ -82,16 +84,16 @@ impl SimMachine {
         machine
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> Locked<'_, Memory> {
         // Every access to the machine is a moment at which CPUs interleave.
         #[cfg(feature = "shuttle")]
         shuttle::hint::spin_loop();
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        Locked::new(self.memory.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The scripted part: CPUs, devices, firmware.
-    pub fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn world(&self) -> Locked<'_, World> {
+        Locked::new(self.world.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// From now on this thread is the CPU `cpu`.
@@ -198,8 +200,8 @@ impl Machine for SimMachine {
 
     fn unmap_hyp(&self, frame: Pfn) {
         if let Some(cpu) = self.world().cpu_with_root(frame) {
-            let violation = format!("{frame:x?} leaves EL2 while it is the root on CPU {cpu}");
-            self.memory().report(violation);
+            let mut memory = self.memory();
+            memory.report(format!("{frame:x?} leaves EL2 while it is the root on CPU {cpu}"));
         }
         self.memory().unmap_hyp(frame.number());
     }
@@ -222,6 +224,8 @@ impl Machine for SimMachine {
         for piece in bytes.chunks(1000) {
             visit(piece);
         }
+        let _machine = heap::Machine::enter();
+        drop(bytes);
     }
 
     fn write_frame(&self, frame: Pfn, word: &dyn Fn(usize) -> u64) {
@@ -252,6 +256,7 @@ impl Machine for SimMachine {
     }
 
     fn run_vcpu(&self, vcpu: &mut VcpuState) -> Trap {
+        let _machine = heap::Machine::enter();
         // The script runs unlocked: it may look at the machine.
         let step = self.world().next_step(self.cpu());
         match step {
@@ -320,6 +325,7 @@ impl Machine for SimMachine {
     }
 
     fn power(&self, action: PowerAction) {
+        let _machine = heap::Machine::enter();
         self.world().power.push(action);
         // It runs unlocked: it may look at the machine.
         let meanwhile = self.world().at_power.take();

@@ -331,6 +331,7 @@ impl<'a> Arbitrary<'a> for Event {
             0 => Event::AllocationFails(true),
             1 | 2 => Event::AllocationFails(false),
             3 => Event::Timer(u.arbitrary()?),
+            4 => Event::HeapFails(u.int_in_range(0..=3)?),
             _ => Event::Host(cpu(u)?, action(u, 0)?),
         })
     }

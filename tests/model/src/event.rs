@@ -155,6 +155,10 @@ pub enum Event {
     Host(u8, HostAction),
     /// From now on EL2 can (not) map more frames: its tables are exhausted.
     AllocationFails(bool),
+    /// In the next trap of the host that allocates, the heap gives this many
+    /// allocations and no more, if the program has
+    /// [`crate::heap::FailingHeap`].
+    HeapFails(u64),
     /// The timer line of whichever guest is loaded next.
     Timer(bool),
 }

@@ -7,6 +7,8 @@ use crate::session::{Checker, Inner, TAINT};
 use crate::state::Stage;
 use crate::{commit, host, names, traps};
 use hyp::abi::host as id;
+use hyp::error::Error;
+use hyp::sim::heap;
 use hyp::trap::Trap;
 use hyp::vcpu::state::Frame;
 use std::collections::VecDeque;
@@ -28,40 +30,48 @@ pub(crate) fn marked() -> Frame {
 
 impl Inner {
     /// A trap of the host's on a CPU. Every register but those in `changes`
-    /// must survive, and none may hold a guest's secret.
+    /// must survive, and none may hold a guest's secret. Tells whether an
+    /// allocation of bouncer's failed.
     pub(crate) fn host_trap(
         &self,
         cpu: u8,
         frame: &mut Frame,
         trap: Trap,
         changes: &[usize],
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let machine = self.booted.hyp().machine();
         let before = frame.clone();
         let here = hyp::machine::Machine::cpu(machine);
         machine.be_cpu(usize::from(cpu));
-        self.booted.hyp().handle_host_trap(frame, trap);
+        let left = self.lock().heap.allows();
+        let act = || self.booted.hyp().handle_host_trap(frame, trap);
+        let ((), used) = heap::watch(left, act);
         machine.be_cpu(here);
-        self.lock().stats.traps += 1;
+        {
+            let mut checker = self.lock();
+            checker.stats.traps += 1;
+            checker.stats.starved += u64::from(used.failed > 0);
+            checker.heap.account(used);
+        }
         for (index, (now, then)) in frame.x.iter().zip(before.x).enumerate() {
             if *now != then && !changes.contains(&index) {
                 return Err(format!("x{index} of the host's changed from {then:#x} to {now:#x}"));
             }
         }
-        Ok(())
+        Ok(used.failed > 0)
     }
 
-    /// An HVC of the host's: x0 to x3.
-    pub(crate) fn hypercall(&self, cpu: u8, call: &Call) -> Result<[u64; 4], String> {
+    /// An HVC of the host's: x0 to x3, and whether an allocation failed.
+    pub(crate) fn hypercall(&self, cpu: u8, call: &Call) -> Result<([u64; 4], bool), String> {
         let mut frame = marked();
         frame.x[0] = call.function;
         frame.x[1..6].copy_from_slice(&call.a);
         let trap = traps::sync(0x16 << 26 | u64::from(call.immediate));
-        self.host_trap(cpu, &mut frame, trap, &[0, 1, 2, 3])?;
+        let starved = self.host_trap(cpu, &mut frame, trap, &[0, 1, 2, 3])?;
         if (frame.pc, frame.pstate) != (HOST_PC, HOST_PSTATE) {
             return Err("a hypercall moves the host's pc".into());
         }
-        Ok([0, 1, 2, 3].map(|register: usize| frame.x[register]))
+        Ok(([0, 1, 2, 3].map(|register: usize| frame.x[register]), starved))
     }
 
     /// Any call but VCPU_RUN.
@@ -71,11 +81,15 @@ impl Inner {
             let checker = self.lock();
             (host::refusals(&checker.state, call), machine.effects())
         };
-        let [x0, x @ ..] = self.hypercall(cpu, call)?;
+        let ([x0, x @ ..], starved) = self.hypercall(cpu, call)?;
         let mut guard = self.lock();
         let checker = &mut *guard;
         checker.note(|| format!("cpu{cpu} {} → {} {x:x?}", names::listing(call), x0 as i64));
-        allowed.judge(x0 as i64)?;
+        match starved {
+            true if x0 as i64 == Error::NoMemory.code() => {}
+            true => return Err(format!("x0 is {} although the heap is exhausted", x0 as i64)),
+            false => allowed.judge(x0 as i64)?,
+        }
         if x0 != 0 {
             checker.stats.refusals += 1;
             return self.refused(checker, call, x0 as i64, (x, effects));
@@ -113,6 +127,7 @@ impl Inner {
         if x != [0; 3] {
             return Err(format!("a refusal tells {x:x?}"));
         }
+        checker.heap.refused()?;
         if self.booted.hyp().machine().effects() != effects && !unlinked {
             return Err("refused, but EL2 wrote to memory".into());
         }
@@ -145,7 +160,7 @@ impl Inner {
         }
         let effects = self.booted.hyp().machine().effects();
         drop(checker);
-        let [x0, x @ ..] = self.hypercall(cpu, call)?;
+        let ([x0, x @ ..], _) = self.hypercall(cpu, call)?;
         let mut guard = self.lock();
         let checker = &mut *guard;
         let run = checker.runs.get_mut(usize::from(cpu)).and_then(Option::take);

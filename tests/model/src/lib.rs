@@ -16,6 +16,7 @@
 //! | `abstraction` | frame table, page tables and VMs → abstract state |
 //! | `adopt` | choices that are EL2's, within limits |
 //! | `event`, `names`, `decode` | what can happen; what it means now; from bytes |
+//! | `heap` | allocations that fail, and what a call may keep |
 //! | `machine`, `session` | the small machine; both sides, side by side |
 //! | `host_turn`, `host_access`, `turn`, `traps` | the host's turn, a guest's, syndromes |
 //! | `sequence` | the door: `run(events)` |
@@ -31,6 +32,7 @@ pub mod expected;
 pub mod fault;
 pub mod firmware;
 pub mod guest;
+pub mod heap;
 pub mod host;
 mod host_access;
 mod host_turn;

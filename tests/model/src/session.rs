@@ -9,6 +9,7 @@ use crate::abstraction;
 use crate::call::Call;
 use crate::event::{Event, HostAction, Step};
 use crate::expected::Expected;
+use crate::heap::Heap;
 use crate::machine::{Booted, CPUS};
 use crate::names;
 use crate::state::State;
@@ -35,6 +36,8 @@ pub struct Stats {
     pub guest_traps: u64,
     /// Accesses of the host that were refused.
     pub aborts: u64,
+    /// Traps in which an allocation failed.
+    pub starved: u64,
 }
 
 impl Stats {
@@ -46,6 +49,7 @@ impl Stats {
         self.runs += other.runs;
         self.guest_traps += other.guest_traps;
         self.aborts += other.aborts;
+        self.starved += other.starved;
     }
 }
 
@@ -66,6 +70,7 @@ pub(crate) struct Checker {
     pub(crate) failure: Option<String>,
     pub(crate) stats: Stats,
     pub(crate) serial: u64,
+    pub(crate) heap: Heap,
     /// Effects of EL2's when everything was compared last.
     compared: u64,
     listing: Option<Vec<String>>,
@@ -97,6 +102,7 @@ impl Session {
             failure: None,
             stats: Stats::default(),
             serial: 0,
+            heap: Heap::default(),
             compared: u64::MAX,
             listing: listing.then(Vec::new),
         };
@@ -122,6 +128,10 @@ impl Session {
                     true => machine.fail_allocation_after(0),
                     false => machine.allow_allocations(),
                 }
+                Ok(())
+            }
+            Event::HeapFails(after) => {
+                self.inner.lock().heap.fail_after(*after);
                 Ok(())
             }
             Event::Timer(level) => {
@@ -193,6 +203,7 @@ impl Inner {
         if !broken.is_empty() {
             return Err(format!("rules broken: {}", broken.join("; ")));
         }
+        checker.heap.check(checker.state.vms.iter().all(Option::is_none))?;
         abstraction::frame_table(&self.booted, &checker.state)?;
         let effects = machine.effects();
         if checker.compared != effects {

@@ -2,7 +2,11 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 use hyp::sim::Random;
+use model::heap::FailingHeap;
 use model::sequence::{Sequence, Stats, run};
+
+#[global_allocator]
+static HEAP: FailingHeap = FailingHeap;
 
 /// `count` sequences from `seed` on.
 fn sequences(seed: u64, count: u64, bytes: usize) -> impl Iterator<Item = Sequence> {
@@ -29,4 +33,5 @@ fn random_sequences_do_what_the_model_says() {
     assert!(total.runs > 500, "{total:?}");
     assert!(total.guest_traps > 1_200, "{total:?}");
     assert!(total.aborts > 500, "{total:?}");
+    assert!(total.starved > 10, "{total:?}");
 }

@@ -15,6 +15,7 @@ mod sysreg_exit;
 mod virtqueue;
 
 use hyp::sim::walk::{self, Choices};
+pub use model::heap::FailingHeap;
 use model::sequence::{self, Sequence};
 use std::sync::OnceLock;
 

@@ -4,9 +4,13 @@
 // Whatever cannot be read is a failure.
 #![allow(clippy::unwrap_used)]
 
-use checkers::TARGETS;
+use checkers::{FailingHeap, TARGETS};
 use hyp::sim::Random;
 use std::path::Path;
+
+/// As in the fuzz target `hypercalls`.
+#[global_allocator]
+static HEAP: FailingHeap = FailingHeap;
 
 /// Names the input that was being checked when a checker panicked.
 struct Input<'a>(&'a Path);

@@ -3,9 +3,13 @@
 #![allow(clippy::expect_used)]
 
 use hyp::sim::Random;
+use model::heap::FailingHeap;
 use model::sequence::{Sequence, Stats, run};
 use std::process::ExitCode;
 use std::time::Instant;
+
+#[global_allocator]
+static HEAP: FailingHeap = FailingHeap;
 
 const HELP: &str = "Plays random sequences of events to bouncer and to its model.
 
