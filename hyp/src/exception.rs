@@ -105,6 +105,11 @@ impl Features {
     fn of(machine: &impl Machine) -> Self {
         let pfr1 = machine.id_register(IdRegister { crm: 4, op2: 1 });
         let mmfr1 = machine.id_register(IdRegister { crm: 7, op2: 1 });
+        Self::in_registers(pfr1, mmfr1)
+    }
+
+    /// As ID_AA64PFR1_EL1 and ID_AA64MMFR1_EL1 tell.
+    fn in_registers(pfr1: u64, mmfr1: u64) -> Self {
         Self { pan: mmfr1 >> 20 & 0xf != 0, mte: pfr1 >> 8 & 0xf != 0, nmi: pfr1 >> 36 & 0xf != 0 }
     }
 }
@@ -247,5 +252,45 @@ mod tests {
         machine.write_el1(El1Register::Vbar, u64::MAX - 0x7f);
         inject_undefined(&machine, &mut frame);
         assert_eq!(frame.pc, 0x380);
+    }
+
+    #[test]
+    fn each_extension_is_known_by_its_own_field() {
+        let features = |pfr1, mmfr1| {
+            let Features { pan, mte, nmi } = Features::in_registers(pfr1, mmfr1);
+            (pan, mte, nmi)
+        };
+        assert_eq!(features(0, 0), (false, false, false));
+        assert_eq!(features(!(0xf << 8 | 0xf << 36), !(0xf << 20)), (false, false, false));
+        for bit in 0..4 {
+            assert_eq!(features(0, 1 << (20 + bit)), (true, false, false));
+            assert_eq!(features(1 << (8 + bit), 0), (false, true, false));
+            assert_eq!(features(1 << (36 + bit), 0), (false, false, true));
+        }
+        // Of this machine: a Cortex-A72 has none of the three.
+        assert!(!Features::of(&machine()).pan);
+    }
+
+    /// Bits of SPSR_EL1 and SCTLR_EL1 by number, from the Arm ARM.
+    #[test]
+    fn only_these_bits_of_the_old_pstate_and_of_sctlr_matter() {
+        let kept = [31, 30, 29, 28, 24, 22];
+        for bit in (0..64).filter(|bit| !matches!(bit, 0..=4)) {
+            let new = entry_pstate(1 << bit, SCTLR_SPAN, Features::default());
+            let expected = if kept.contains(&bit) { 1 << bit } else { 0 };
+            assert_eq!(new, expected | 0x3c5, "PSTATE bit {bit}");
+        }
+        let all = Features { pan: true, mte: true, nmi: true };
+        let with_none = entry_pstate(0, 0, all);
+        assert_eq!(with_none, 1 << 25 | 1 << 22 | 1 << 13 | 0x3c5);
+        for bit in 0..64 {
+            let changed = match bit {
+                23 => 1 << 22,
+                44 => 1 << 12,
+                62 => 1 << 13,
+                _ => 0,
+            };
+            assert_eq!(entry_pstate(0, 1 << bit, all), with_none ^ changed, "SCTLR bit {bit}");
+        }
     }
 }

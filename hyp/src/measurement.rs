@@ -152,4 +152,39 @@ mod tests {
         twice.extend_page(&m, gfn, &[0; 4096]);
         assert_ne!(once.digest(&m), twice.digest(&m));
     }
+
+    /// The same records, hashed in one go by somebody else.
+    fn hash(records: &[&[u8]]) -> [u8; 32] {
+        use sha2::Digest as _;
+        sha2::Sha256::digest(records.concat()).into()
+    }
+
+    #[test]
+    fn the_address_of_each_page_is_measured_not_of_the_first_only() {
+        let m = SimMachine::new(&[]);
+        let mut measurement = Measurement::default();
+        for number in [1, 2] {
+            // In pieces: all but a page's first belong to an open record.
+            let gfn = Gfn::new(number).unwrap();
+            [[7; 1024]; 4].iter().for_each(|piece| measurement.extend_page(&m, gfn, piece));
+        }
+        let (contents, first, second) = ([7; 4096], [0, 0x10], [0, 0x20]);
+        let records: [&[u8]; 8] =
+            [b"PAGE", &first, &[0; 6], &contents, b"PAGE", &second, &[0; 6], &contents];
+        assert_eq!(measurement.digest(&m), hash(&records));
+    }
+
+    #[test]
+    fn a_record_of_fields_ends_a_page_and_is_its_tag_and_its_words() {
+        let (m, gfn) = (SimMachine::new(&[]), Gfn::new(1).unwrap());
+        let mut measurement = Measurement::default();
+        measurement.extend_page(&m, gfn, &[7; 64]);
+        measurement.extend_fields(&m, *b"BOOT", &[1, 2]);
+        measurement.extend_page(&m, gfn, &[8; 64]);
+        let address = 0x1000u64.to_le_bytes();
+        let (one, two) = (1u64.to_le_bytes(), 2u64.to_le_bytes());
+        let records: [&[u8]; 9] =
+            [b"PAGE", &address, &[7; 64], b"BOOT", &one, &two, b"PAGE", &address, &[8; 64]];
+        assert_eq!(measurement.digest(&m), hash(&records));
+    }
 }

@@ -261,4 +261,86 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn each_field_of_a_system_register_access_is_its_own() {
+        let access = |iss: u64| match sync(0x18 << 26 | iss, 0, 0) {
+            Exception::SystemRegister(access) => access,
+            other => panic!("{other:?}"),
+        };
+        let none = SystemRegister::new(0, 0, 0, 0, 0);
+        let nothing = SystemRegisterAccess { register: none, rt: 0, read: false };
+        assert_eq!(access(0), nothing);
+        let with = |register| SystemRegisterAccess { register, ..nothing };
+        assert_eq!(access(3 << 20), with(SystemRegister { op0: 3, ..none }));
+        assert_eq!(access(7 << 17), with(SystemRegister { op2: 7, ..none }));
+        assert_eq!(access(7 << 14), with(SystemRegister { op1: 7, ..none }));
+        assert_eq!(access(15 << 10), with(SystemRegister { crn: 15, ..none }));
+        assert_eq!(access(31 << 5), SystemRegisterAccess { rt: 31, ..nothing });
+        assert_eq!(access(15 << 1), with(SystemRegister { crm: 15, ..none }));
+        assert_eq!(access(1), SystemRegisterAccess { read: true, ..nothing });
+        // Bits 24:22 are RES0.
+        assert_eq!(access(7 << 22), nothing);
+    }
+
+    #[test]
+    fn each_field_of_an_abort_is_its_own() {
+        let abort = |class: u64, iss: u64| match sync(class << 26 | iss, 0, 0) {
+            Exception::Abort(abort) => abort,
+            other => panic!("{other:?}"),
+        };
+        let (data, fetch) = (0x24, 0x20);
+        let plain = Transfer { size: 1, sign_extend: false, register: 0, wide: false };
+        let bare = abort(data, 0);
+        assert_eq!((bare.transfer, bare.write, bare.table_walk), (None, false, false));
+        let described = |iss: u64| abort(data, 1 << 24 | iss).transfer;
+        assert_eq!(described(0), Some(plain));
+        assert_eq!(described(1 << 22), Some(Transfer { size: 2, ..plain }));
+        assert_eq!(described(2 << 22), Some(Transfer { size: 4, ..plain }));
+        assert_eq!(described(3 << 22), Some(Transfer { size: 8, ..plain }));
+        assert_eq!(described(1 << 21), Some(Transfer { sign_extend: true, ..plain }));
+        assert_eq!(described(31 << 16), Some(Transfer { register: 31, ..plain }));
+        assert_eq!(described(1 << 15), Some(Transfer { wide: true, ..plain }));
+        assert_eq!(described(1 << 8), None, "cache maintenance");
+        assert!(abort(data, 1 << 6).write && !abort(fetch, 1 << 6).write);
+        assert!(abort(data, 1 << 7).table_walk && abort(fetch, 1 << 7).table_walk);
+        assert!(abort(fetch, 0).instruction && !bare.instruction);
+        // Bits 14 to 9 (acquire/release, VNCR, SET, FnV, EA) change none of it.
+        assert_eq!(abort(data, 0x7e00), bare);
+    }
+
+    #[test]
+    fn every_fault_status_is_told_from_the_others() {
+        for status in 0..64 {
+            let Exception::Abort(abort) = sync(0x24 << 26 | status, 0, 0) else { panic!() };
+            let expected = match status {
+                0..=7 | 0x29 | 0x2a | 0x2b => FaultStatus::Translation,
+                8..=15 => FaultStatus::Permission,
+                _ => FaultStatus::Other,
+            };
+            assert_eq!(abort.status, expected, "{status:#x}");
+        }
+    }
+
+    #[test]
+    fn the_address_is_the_page_of_hpfar_and_the_offset_of_far() {
+        let Exception::Abort(abort) = sync(0x24 << 26, u64::MAX, u64::MAX) else { panic!() };
+        // FIPA is 40 bits of page number; NS (63) and RES0 are none of it.
+        assert_eq!((abort.ipa, abort.va), (0x000f_ffff_ffff_ffff, u64::MAX));
+        let Exception::Abort(abort) = sync(0x24 << 26, 0x123, 0x45670) else { panic!() };
+        assert_eq!(abort.ipa, 0x0456_7123);
+    }
+
+    #[test]
+    fn immediates_and_wfe_are_read_off_the_syndrome() {
+        assert_eq!(sync(0x16 << 26 | 0x1_8001, 0, 0), Exception::Hvc(0x8001));
+        assert_eq!(sync(0x17 << 26 | 0x1_8001, 0, 0), Exception::Smc(0x8001));
+        assert_eq!(sync(0x01 << 26, 0, 0), Exception::Wait { event: false });
+        assert_eq!(sync(0x01 << 26 | 1, 0, 0), Exception::Wait { event: true });
+        assert_eq!(sync(0x01 << 26 | 2, 0, 0), Exception::Wait { event: false }, "WFIT");
+        assert_eq!(sync(0x21 << 26, 0, 0), Exception::Undefined, "not from a lower level");
+        assert_eq!(sync(0x25 << 26, 0, 0), Exception::Undefined);
+        // Bits above the class (ISS2) do not change it.
+        assert_eq!(sync(1 << 32 | 0x16 << 26, 0, 0), Exception::Hvc(0));
+    }
 }

@@ -157,3 +157,50 @@ fn i4_identity_and_power_are_answered_without_the_host() {
     assert_eq!(rig.guest_hvc(handle, features, &[u64::from(function::SMCCC_VERSION)]).0, 0);
     assert_eq!(rig.guest_hvc(handle, features, &[0x8400_000E]).0, -1);
 }
+
+/// A page that EL2 serves needs no grant and gets none; what begins beside it
+/// does.
+#[test]
+fn the_mmio_guard_knows_where_each_emulated_region_begins_and_ends() {
+    let vcpus = 2;
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(vcpus);
+    let map = |ipa| rig.guest_hvc(handle, u64::from(id::MMIO_GUARD_MAP), &[ipa, 0, 0]).0;
+    let unmap = |ipa| rig.guest_hvc(handle, u64::from(id::MMIO_GUARD_UNMAP), &[ipa, 0, 0]).0;
+    let granted = |ipa| {
+        let page = crate::addr::Gfn::containing(ipa).unwrap();
+        let handle = crate::vm::Handle::from_raw(handle);
+        rig.hyp.with_vm(handle, |vm| Ok(vm.guard.allows(page))).unwrap()
+    };
+    let regions = [
+        (layout::GICD, layout::GICD_SIZE),
+        (layout::MSI_FRAME, layout::MSI_FRAME_SIZE),
+        (layout::GICR, layout::GICR_STRIDE * vcpus),
+        (layout::PCI_MEM32, layout::PCI_MEM32_SIZE),
+        (layout::ECAM, layout::ECAM_SIZE),
+        (layout::PCI_MEM64, layout::PCI_MEM64_SIZE),
+    ];
+    let ram = (layout::RAM, 64 << 12);
+    let inside = |ipa: u64| {
+        let mut all = regions.iter().chain([&ram]);
+        all.any(|(start, size)| (*start..start + size).contains(&ipa))
+    };
+    for (start, size) in regions {
+        for ipa in [start, start + size - 0x1000] {
+            assert_eq!((map(ipa), granted(ipa)), (0, false), "{ipa:#x} is EL2's");
+            assert_eq!(unmap(ipa), 0);
+        }
+    }
+    for (start, size) in regions.into_iter().chain([ram]) {
+        for ipa in [start - 0x1000, start + size] {
+            if ipa < 1 << 39 && !inside(ipa) {
+                assert_eq!((map(ipa), granted(ipa)), (0, true), "{ipa:#x} is nobody's");
+                assert_eq!((unmap(ipa), granted(ipa)), (0, false));
+                assert!(unmap(ipa) < 0, "{ipa:#x} was not granted any more");
+            }
+        }
+    }
+    for ipa in [ram.0, ram.0 + ram.1 - 0x1000] {
+        assert!(map(ipa) < 0 && unmap(ipa) < 0, "{ipa:#x} is RAM");
+    }
+}

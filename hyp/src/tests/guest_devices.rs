@@ -76,6 +76,40 @@ fn the_bounce_window_follows_the_bar_and_leaves_nothing_behind() {
     assert_eq!(mapped(&rig, handle, there), None, "decoding is off");
 }
 
+/// The frames behind a BAR may lie anywhere: what follows the faulting page is
+/// mapped along with it only where it is the next frame, too.
+#[test]
+fn bounce_frames_that_are_not_in_a_row_are_mapped_one_by_one() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.building(1);
+    let create = [handle, 2, abi::POLICY_BOUNCE_BAR, BOUNCE, 1];
+    rig.hvc(id::DEVICE_CREATE, &create).unwrap();
+    let bounce = rig.frames(BOUNCE);
+    // Backwards, but for the last two.
+    let frame = |page| match page {
+        14 | 15 => bounce + page,
+        _ => bounce + 13 - page,
+    };
+    for page in 0..BOUNCE {
+        rig.hvc(id::FRAME_SHARE, &[handle, 0, page, frame(page), 1]).unwrap();
+    }
+    rig.hvc(id::VM_FINALISE, &[handle, layout::RAM, 0]).unwrap();
+    open(&rig, handle, layout::PCI_MEM64);
+    for (touched, also) in [(3, None), (14, Some(15)), (13, None)] {
+        let at = |page: u64| layout::PCI_MEM64 + (page << 12);
+        rig.script_load(at(touched), 8, 3);
+        rig.script_check(|_| ());
+        assert_eq!(rig.run(handle)[0], exit::INTERRUPT);
+        assert_eq!(mapped(&rig, handle, at(touched)), Some(frame(touched)));
+        if touched < 13 {
+            assert_eq!(mapped(&rig, handle, at(touched + 1)), None);
+        }
+        if let Some(page) = also {
+            assert_eq!(mapped(&rig, handle, at(page)), Some(frame(page)));
+        }
+    }
+}
+
 #[test]
 fn bounce_frames_stay_the_hosts_and_end_with_the_vm() {
     let mut rig = Rig::new();

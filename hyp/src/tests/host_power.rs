@@ -74,6 +74,70 @@ fn c8_no_power_down_state_and_no_unlisted_function_reaches_the_firmware() {
 }
 
 #[test]
+fn c8_standby_is_allowed_and_does_nothing() {
+    let rig = Rig::new();
+    for suspend in [function::CPU_SUSPEND_32, function::CPU_SUSPEND_64] {
+        for state in [0, 0xffff, !(1 << 16 | 1 << 30)] {
+            assert_eq!(rig.smc(u64::from(suspend), &[state, 0, 0]), code::SUCCESS, "{state:#x}");
+        }
+    }
+    assert!(rig.hyp.machine().world().firmware_log.is_empty());
+}
+
+#[test]
+fn c8_what_is_relayed_carries_its_own_arguments_and_no_others() {
+    let rig = Rig::new();
+    rig.hyp.machine().world().firmware_answer = 0x5;
+    for asked in [function::SMCCC_VERSION, function::PSCI_VERSION, function::MIGRATE_INFO_TYPE] {
+        assert_eq!(rig.smc(u64::from(asked), &[7, 8, 9]), 5);
+        let relayed = rig.hyp.machine().world().firmware_log.pop();
+        assert_eq!(relayed, Some([u64::from(asked), 0, 0, 0]));
+    }
+    for asked in [function::AFFINITY_INFO_32, function::AFFINITY_INFO_64] {
+        assert_eq!(rig.smc(u64::from(asked), &[7, 8, 9]), 5);
+        let relayed = rig.hyp.machine().world().firmware_log.pop();
+        assert_eq!(relayed, Some([u64::from(asked), 7, 8, 0]));
+    }
+}
+
+#[test]
+fn c8_a_32_bit_cpu_on_has_32_bit_arguments() {
+    let mut rig = Rig::new();
+    let entry = rig.frames(1) << 12;
+    let dirty = 0xdead << 32;
+    let on = u64::from(function::CPU_ON_32);
+    assert_eq!(rig.smc(on, &[dirty | 1, dirty | entry, dirty | 0xc0]), code::SUCCESS);
+    assert_eq!(rig.hyp.machine().world().started, [(1, entry, 0xc0)]);
+    let wide = rig.smc(u64::from(function::CPU_ON_64), &[dirty | 1, entry, 0]);
+    assert_eq!(wide, code::INVALID_PARAMETERS);
+}
+
+#[test]
+fn c8_a_cpu_that_is_off_can_be_started_again_and_one_that_stays_on_cannot() {
+    let mut rig = Rig::new();
+    let entry = rig.frames(1) << 12;
+    assert_eq!(cpu_on(&rig, 1, entry), code::SUCCESS);
+    rig.hyp.machine().be_cpu(1);
+    // The simulated firmware returns, as one that refuses: still on.
+    assert_eq!(rig.smc(u64::from(function::CPU_OFF), &[]), 0);
+    assert_eq!(rig.hyp.machine().world().stopped, [1]);
+    rig.hyp.machine().be_cpu(0);
+    assert_eq!(cpu_on(&rig, 1, entry), code::ALREADY_ON);
+}
+
+#[test]
+fn an_smc_clears_x1_to_x3_and_leaves_the_rest() {
+    let rig = Rig::new();
+    let mut frame = Frame { pc: 0x1000, ..Frame::default() };
+    frame.x = core::array::from_fn(|n| 0x100 + n as u64);
+    frame.x[0] = u64::from(function::PSCI_VERSION);
+    let before = frame.clone();
+    rig.hyp.handle_host_trap(&mut frame, sync(0x17 << 26));
+    assert_eq!(frame.x[1..4], [0; 3]);
+    assert_eq!(frame.x[4..], before.x[4..]);
+}
+
+#[test]
 fn c7_an_smc_with_an_immediate_or_a_dirty_id_is_not_a_call() {
     let rig = Rig::new();
     let off = u64::from(function::SYSTEM_OFF);

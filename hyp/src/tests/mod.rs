@@ -7,6 +7,7 @@ mod guest_run;
 mod host_aborts;
 mod host_calls;
 mod host_power;
+mod host_registers;
 mod realm;
 mod realm_attacks;
 mod rig;

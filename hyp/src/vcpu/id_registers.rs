@@ -224,4 +224,40 @@ mod tests {
         assert_eq!(host(5, 0) >> 8 & 0xf, 0xf, "the PMU is the host's");
         assert_eq!(host(6, 1) >> 4 & 0xff, 0xff, "pointer authentication is the host's");
     }
+
+    /// Every field of every register, for a CPU that has everything: what the
+    /// host sees, what a guest sees, and what a guest sees of a CPU that has
+    /// nothing. Written down from the Arm ARM (D24.2), four bits a field.
+    #[test]
+    fn both_worlds_see_these_fields_and_no_others() {
+        const SHOWN: [(u8, u8, u64, u64, u64); 15] = [
+            (4, 0, 0xff0f_00f0_ffff_00ff, 0xf10f_0000_01ff_0011, 0x0100_0011),
+            (4, 1, 0x0000_000f_0000_00ff, 0x0000_0000_0000_00ff, 0),
+            (5, 0, 0xff0f_00f0_ffff_ff0f, 0x0000_00f0_0010_1006, 0xf0_0010_1006),
+            (5, 2, u64::MAX, 0, 0),
+            (5, 3, u64::MAX, 0, 0),
+            (5, 4, u64::MAX, 0, 0),
+            (5, 5, u64::MAX, 0, 0),
+            (5, 6, u64::MAX, 0, 0),
+            (5, 7, u64::MAX, 0, 0),
+            (6, 0, 0xffff_ffff_f0ff_ffff, 0xffff_ffff_f0ff_fff0, 0),
+            (6, 1, 0x00ff_ffff_ffff_ffff, 0x00ff_ffff_00ff_f00f, 0),
+            (6, 2, 0x0000_0000_f0f0_ffff, 0x0000_0000_f0f0_00f0, 0),
+            (7, 0, 0x00ff_ffff_ffff_ffff, 0x0000_0000_ffff_0ff2, 0),
+            (7, 1, 0x0000_f0f0_fff0_f0f2, 0x0000_f0f0_00f0_f002, 0),
+            (7, 2, 0xf0ff_f0ff_f0ff_ffff, 0xf0ff_00ff_f0ff_0fff, 0),
+        ];
+        for register in 0..64 {
+            let (crm, op2) = (register / 8, register % 8);
+            let row = SHOWN.iter().copied().find(|row| (row.0, row.1) == (crm, op2));
+            // AArch32 and MIDR are the host's; the rest has nobody.
+            let host_only = if crm < 4 { u64::MAX } else { 0 };
+            let (_, _, host, shown, always) = row.unwrap_or((crm, op2, host_only, 0, 0));
+            let host_sees = sanitised(World::Host, IdRegister { crm, op2 }, u64::MAX);
+            assert_eq!(host_sees, host, "host, {crm} {op2}");
+            assert_eq!(sanitised(World::Host, IdRegister { crm, op2 }, 0), 0, "{crm} {op2}");
+            assert_eq!(guest(crm, op2, u64::MAX), shown, "guest, {crm} {op2}");
+            assert_eq!(guest(crm, op2, 0), always, "guest, {crm} {op2}");
+        }
+    }
 }
