@@ -1,46 +1,26 @@
 //! Memory of the simulated machine: contents, and who has mapped what.
 
+use super::frames::{Frame, Frames, WORDS};
 use super::tlb::{HOST, SimLeaf, Tlbs};
-use crate::addr::{FRAME_SIZE, Pfn};
+use crate::addr::Pfn;
 use crate::error::Error;
-use std::boxed::Box;
-use std::collections::{BTreeMap, BTreeSet};
 use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-const WORDS: usize = FRAME_SIZE as usize / 8;
-
-/// Contents of memory; a frame that is not here is zero.
-#[derive(Default)]
-pub(super) struct Frames(BTreeMap<u64, Box<[u64; WORDS]>>);
-
-impl Frames {
-    pub(super) fn word(&self, pfn: u64, index: usize) -> u64 {
-        self.0.get(&pfn).map_or(0, |words| words[index])
-    }
-
-    fn set_word(&mut self, pfn: u64, index: usize, value: u64) {
-        self.0.entry(pfn).or_insert_with(|| Box::new([0; WORDS]))[index] = value;
-    }
-
-    fn fill(&mut self, pfn: u64, value: u64) {
-        if value == 0 {
-            self.0.remove(&pfn);
-        } else {
-            self.0.insert(pfn, Box::new([value; WORDS]));
-        }
-    }
-}
-
 #[derive(Default)]
 pub(super) struct Memory {
     frames: Frames,
-    hyp_mapped: BTreeSet<u64>,
-    /// Frames whose cached and uncached views agree, for all that EL2 knows.
-    coherent: BTreeSet<u64>,
     tlbs: Tlbs,
     violations: Vec<String>,
+    /// What is not per frame and can be put back.
+    pub(super) settings: Settings,
+    checkpoint: Option<(Tlbs, Settings)>,
+}
+
+/// Switches and counters.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Settings {
     /// Calls of `reserve_hyp` that still succeed.
     pub(super) reserve_left: Option<u64>,
     pub(super) hostile: bool,
@@ -54,14 +34,18 @@ impl Memory {
         self.frames.word(pfn, index)
     }
 
-    /// Every frame that is written, by number.
-    pub(super) fn contents(&self) -> impl Iterator<Item = (u64, &[u64])> {
-        self.frames.0.iter().map(|(pfn, words)| (*pfn, &words[..]))
+    /// Every frame that was ever touched, by number.
+    pub(super) fn frames(&self) -> impl Iterator<Item = (u64, &Frame)> {
+        self.frames.iter()
     }
 
-    /// All words of a frame; none if it is zero.
-    pub(super) fn words(&self, pfn: u64) -> &[u64] {
-        self.frames.0.get(&pfn).map_or(&[], |words| &words[..])
+    pub(super) fn frame(&self, pfn: u64) -> &Frame {
+        self.frames.get(pfn)
+    }
+
+    /// Hands every frame that changed since the last call to `visit`.
+    pub(super) fn take_changes(&mut self, visit: impl FnMut(u64, &Frame)) {
+        self.frames.take_noted(visit);
     }
 
     pub(super) fn set_word(&mut self, pfn: u64, index: usize, value: u64) {
@@ -73,12 +57,11 @@ impl Memory {
     }
 
     pub(super) fn tag(&self, pfn: u64) -> Option<u64> {
-        let Some(words) = self.frames.0.get(&pfn) else { return Some(0) };
-        words.iter().all(|word| *word == words[0]).then_some(words[0])
+        self.frames.get(pfn).tag()
     }
 
     pub(super) fn reserve(&mut self) -> Result<(), Error> {
-        match &mut self.reserve_left {
+        match &mut self.settings.reserve_left {
             None => Ok(()),
             Some(0) => Err(Error::NoMemory),
             Some(left) => {
@@ -89,16 +72,16 @@ impl Memory {
     }
 
     pub(super) fn is_hyp_mapped(&self, pfn: u64) -> bool {
-        self.hyp_mapped.contains(&pfn)
+        self.frames.get(pfn).hyp_mapped
     }
 
     pub(super) fn map_hyp(&mut self, pfn: u64) {
-        self.effects += 1;
+        self.settings.effects += 1;
         let reach = self.tlbs.who_reaches(&self.frames, pfn);
         if !reach.is_empty() {
             self.violations.push(format!("EL2 maps frame {pfn:#x}, which {reach:?} can reach"));
         }
-        self.hyp_mapped.insert(pfn);
+        self.frames.change(pfn).hyp_mapped = true;
     }
 
     pub(super) fn report(&mut self, violation: String) {
@@ -106,41 +89,42 @@ impl Memory {
     }
 
     pub(super) fn unmap_hyp(&mut self, pfn: u64) {
-        self.effects += 1;
-        if !self.hyp_mapped.remove(&pfn) {
+        self.settings.effects += 1;
+        let frame = self.frames.change(pfn);
+        if !core::mem::replace(&mut frame.hyp_mapped, false) {
             self.violations.push(format!("EL2 unmaps frame {pfn:#x}, which it has not mapped"));
         }
-        if self.tlbs.is_table(pfn) {
+        if frame.place.is_some() {
             self.violations.push(format!("frame {pfn:#x} leaves EL2 while it is a live table"));
         }
     }
 
     pub(super) fn read_table(&mut self, pfn: u64, index: usize) -> u64 {
-        if !self.hyp_mapped.contains(&pfn) {
+        let frame = self.frames.get(pfn);
+        if !frame.hyp_mapped {
             self.violations.push(format!("EL2 reads frame {pfn:#x}, which it has not mapped"));
         }
-        self.frames.word(pfn, index)
+        frame.word(index)
     }
 
     pub(super) fn write_table(&mut self, pfn: u64, index: usize, value: u64) {
-        self.effects += 1;
-        if !self.hyp_mapped.contains(&pfn) {
+        self.settings.effects += 1;
+        if !self.frames.get(pfn).hyp_mapped {
             self.violations.push(format!("EL2 writes frame {pfn:#x}, which it has not mapped"));
         }
-        let old = self.frames.word(pfn, index);
-        self.frames.set_word(pfn, index, value);
-        self.tlbs.dirty.insert(pfn);
-        self.tlbs.written(&self.frames, (pfn, index), (old, value), &mut self.violations);
+        let old = self.frames.set_word(pfn, index, value);
+        self.frames.set_dirty(pfn, true);
+        self.tlbs.written(&mut self.frames, (pfn, index), (old, value), &mut self.violations);
     }
 
     pub(super) fn zero(&mut self, pfn: u64) {
-        self.effects += 1;
-        if self.tlbs.is_table(pfn) {
+        self.settings.effects += 1;
+        if self.frames.get(pfn).place.is_some() {
             self.violations.push(format!("frame {pfn:#x} is wiped while it is a live table"));
         }
         self.frames.fill(pfn, 0);
-        self.tlbs.dirty.remove(&pfn);
-        if self.hostile
+        self.frames.set_dirty(pfn, false);
+        if self.settings.hostile
             && let Some(vmid) = self.tlbs.who_reaches(&self.frames, pfn).first()
         {
             self.frames.fill(pfn, 0xbad0_0000 + u64::from(*vmid));
@@ -150,31 +134,37 @@ impl Memory {
     /// EL2 writes a guest's frame. Nobody else may be able to reach it: what
     /// is written is for that guest.
     pub(super) fn write_private(&mut self, pfn: u64, word: &dyn Fn(usize) -> u64) {
-        self.effects += 1;
+        self.settings.effects += 1;
         let reach = self.tlbs.who_reaches(&self.frames, pfn);
-        if self.hyp_mapped.contains(&pfn) || reach.len() != 1 || reach.contains(&HOST) {
+        if self.frames.get(pfn).hyp_mapped || reach.len() != 1 || reach.contains(&HOST) {
             self.violations.push(format!("EL2 writes frame {pfn:#x}, which {reach:?} can reach"));
         }
-        (0..WORDS).for_each(|index| self.frames.set_word(pfn, index, word(index)));
+        (0..WORDS).for_each(|index| {
+            self.frames.set_word(pfn, index, word(index));
+        });
     }
 
     pub(super) fn make_coherent(&mut self, pfn: u64) {
-        self.effects += 1;
+        self.settings.effects += 1;
         if self.tlbs.who_reaches(&self.frames, pfn).is_empty() {
-            self.coherent.insert(pfn);
+            self.frames.edit(pfn).coherent = true;
         }
     }
 
     pub(super) fn measure(&mut self, pfn: u64) -> Vec<u8> {
         // Whoever gets the frame next may spoil it again.
-        if !self.coherent.remove(&pfn) {
+        if !core::mem::replace(&mut self.frames.edit(pfn).coherent, false) {
             self.violations.push(format!("frame {pfn:#x} is read before its caches are cleaned"));
         }
         let reach = self.tlbs.who_reaches(&self.frames, pfn);
         if !reach.is_empty() {
             self.violations.push(format!("frame {pfn:#x} is read while {reach:?} can write it"));
         }
-        (0..WORDS).flat_map(|index| self.frames.word(pfn, index).to_le_bytes()).collect()
+        let frame = self.frames.get(pfn);
+        match frame.words() {
+            None => frame.word(0).to_le_bytes().repeat(WORDS),
+            Some(words) => words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        }
     }
 
     pub(super) fn publish(&mut self) {
@@ -182,12 +172,12 @@ impl Memory {
     }
 
     pub(super) fn invalidate(&mut self, vmid: u8, start: u64, end: u64) {
-        self.invalidations += 1;
-        self.tlbs.invalidate(&self.frames, vmid, (start, end));
+        self.settings.invalidations += 1;
+        self.tlbs.invalidate(&mut self.frames, vmid, (start, end));
     }
 
     pub(super) fn attach(&mut self, vmid: u8, root: u64) {
-        self.tlbs.attach(&self.frames, (vmid, root), &mut self.violations);
+        self.tlbs.attach(&mut self.frames, (vmid, root), &mut self.violations);
     }
 
     pub(super) fn access(&self, vmid: u8, gfn: u64) -> Vec<u64> {
@@ -199,8 +189,24 @@ impl Memory {
     }
 
     pub(super) fn settle(&mut self) -> Vec<String> {
-        self.tlbs.settle(&self.frames, &mut self.violations);
+        self.tlbs.settle(&mut self.frames, &mut self.violations);
         core::mem::take(&mut self.violations)
+    }
+
+    /// Keeps what everything is now.
+    pub(super) fn checkpoint(&mut self) {
+        assert!(self.settle().is_empty(), "a checkpoint of a machine that has broken rules");
+        self.frames.checkpoint();
+        self.checkpoint = Some((self.tlbs.clone(), self.settings));
+    }
+
+    /// Everything is as it was at the checkpoint.
+    pub(super) fn rewind(&mut self) {
+        let (tlbs, settings) = self.checkpoint.as_ref().expect("a machine with a checkpoint");
+        self.tlbs.clone_from(tlbs);
+        self.settings = *settings;
+        self.violations.clear();
+        self.frames.rewind();
     }
 }
 

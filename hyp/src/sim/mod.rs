@@ -27,6 +27,7 @@
 #![allow(clippy::expect_used)]
 
 mod fixture;
+mod frames;
 pub mod heap;
 mod memory;
 mod oracle;
@@ -41,7 +42,7 @@ mod tests;
 pub use fixture::{Fixture, Layout, Random};
 pub use oracle::{check, try_check};
 pub use tlb::SimLeaf;
-pub use views::VmView;
+pub use views::{FrameView, VmView};
 pub use world::{DeviceAccess, Script, World};
 
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
@@ -93,6 +94,8 @@ impl SimMachine {
 
     /// The scripted part: CPUs, devices, firmware.
     pub fn world(&self) -> Locked<'_, World> {
+        #[cfg(feature = "shuttle")]
+        shuttle::hint::spin_loop();
         Locked::new(self.world.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -108,17 +111,37 @@ impl SimMachine {
 
     /// Whoever can reach a frame while it is wiped writes to it just after.
     pub fn set_hostile(&self, hostile: bool) {
-        self.memory().hostile = hostile;
+        self.memory().settings.hostile = hostile;
+    }
+
+    /// Keeps what everything in memory and in the TLBs is now, at the end of a
+    /// call, for [`Self::rewind`].
+    ///
+    /// # Panics
+    /// If a rule was broken before.
+    pub fn checkpoint(&self) {
+        self.memory().checkpoint();
+    }
+
+    /// Memory and TLBs are as they were at the checkpoint, counters included;
+    /// CPUs, devices and firmware are as in a new machine. Costs as much as
+    /// what was changed in between.
+    ///
+    /// # Panics
+    /// If there was no checkpoint.
+    pub fn rewind(&self) {
+        self.memory().rewind();
+        *self.world() = World::default();
     }
 
     /// Lets `calls` more calls of [`Machine::reserve_hyp`] succeed, then fail.
     pub fn fail_allocation_after(&self, calls: u64) {
-        self.memory().reserve_left = Some(calls);
+        self.memory().settings.reserve_left = Some(calls);
     }
 
     /// Lets every allocation succeed again.
     pub fn allow_allocations(&self) {
-        self.memory().reserve_left = None;
+        self.memory().settings.reserve_left = None;
     }
 
     /// Fills a frame with a tag.
@@ -161,12 +184,12 @@ impl SimMachine {
     /// How many stores, wipes and mappings EL2 made so far. A refused call
     /// makes none.
     pub fn effects(&self) -> u64 {
-        self.memory().effects
+        self.memory().settings.effects
     }
 
     /// How often TLBs were invalidated so far.
     pub fn invalidations(&self) -> u64 {
-        self.memory().invalidations
+        self.memory().settings.invalidations
     }
 
     /// The end of a call: takes the list of broken rules. Empty is good.
@@ -199,7 +222,9 @@ impl Machine for SimMachine {
     }
 
     fn unmap_hyp(&self, frame: Pfn) {
-        if let Some(cpu) = self.world().cpu_with_root(frame) {
+        // Not in the condition: the world must be unlocked before memory is.
+        let cpu = self.world().cpu_with_root(frame);
+        if let Some(cpu) = cpu {
             let mut memory = self.memory();
             memory.report(format!("{frame:x?} leaves EL2 while it is the root on CPU {cpu}"));
         }

@@ -93,6 +93,23 @@ fn a_frame_that_el2_has_written_to_is_cleaned_before_a_world_gets_it() {
 }
 
 #[test]
+fn a_dirty_frame_is_seen_below_a_block_of_any_size() {
+    for (table, dirty, size) in [(MIDDLE, 0x9ff, 0x200), (ROOT, 0xb_ffff, 0x4_0000)] {
+        let machine = machine();
+        machine.map_hyp(frame(dirty));
+        machine.write_word(frame(dirty), 0, 1);
+        let block = dirty + 1 - size;
+        // The block before it is clean.
+        machine.write_word(frame(table), 7, (block - size) << 12 | 0x7fd);
+        machine.publish();
+        machine.settle();
+        machine.write_word(frame(table), 8, block << 12 | 0x7fd);
+        machine.publish();
+        assert_eq!(machine.take_violations().len(), 1);
+    }
+}
+
+#[test]
 fn a_break_without_invalidation_does_not_count() {
     let machine = machine();
     machine.write_word(frame(PAGES), 0, 0);
@@ -197,4 +214,74 @@ fn a_vmid_is_not_used_again_before_it_is_flushed() {
     machine.write_word(frame(PAGES), 0, 0);
     machine.attach(Regime { vmid: GUEST.vmid, root: frame(0x103) });
     assert!(machine.take_violations().iter().any(|rule| rule.contains("used again")));
+}
+
+/// All that can be asked about the machine.
+type Everything = (Vec<(u64, [u64; 512], bool)>, Vec<SimLeaf>, [u64; 2]);
+
+fn everything(machine: &SimMachine) -> Everything {
+    let mut frames = Vec::new();
+    machine.view_memory(|frame| {
+        let words = frame.words().copied().unwrap_or([frame.tag().unwrap_or(0); 512]);
+        if frame.is_hyp_mapped() || words != [0; 512] {
+            frames.push((frame.number(), words, frame.is_hyp_mapped()));
+        }
+    });
+    (frames, machine.leaves(GUEST.vmid), [machine.effects(), machine.invalidations()])
+}
+
+#[test]
+fn a_rewound_machine_is_what_it_was_at_the_checkpoint() {
+    let machine = machine();
+    machine.map_hyp(frame(0x110));
+    machine.write_word(frame(0x110), 1, 7);
+    machine.checkpoint();
+    let before = everything(&machine);
+    for _ in 0..2 {
+        // A frame becomes a table, a table another's, and a wipe cleans.
+        machine.zero_frame(frame(0x110));
+        machine.write_word(frame(0x103), 5, page(0x777));
+        machine.write_word(frame(MIDDLE), 1, 0x103 << 12 | 3);
+        machine.write_word(frame(PAGES), 0, 0);
+        machine.plant(frame(0x4_0000), 0x5ec1);
+        machine.unmap_hyp(frame(0x110));
+        machine.set_hostile(true);
+        machine.fail_allocation_after(0);
+        machine.world().counter = 9;
+        assert_ne!(everything(&machine), before);
+        machine.rewind();
+        assert_eq!(everything(&machine), before);
+        assert_eq!((machine.world().counter, machine.reserve_hyp(hyp())), (0, Ok(())));
+        machine.settle();
+        // The frame that was dirty is dirty, and the one that was no table is none.
+        machine.write_word(frame(PAGES), 1, page(0x110));
+        machine.publish();
+        assert_eq!(machine.take_violations().len(), 1, "dirty");
+        machine.zero_frame(frame(0x103));
+        machine.settle();
+        machine.rewind();
+    }
+}
+
+fn hyp() -> PfnRange {
+    PfnRange::new(ROOT, 4).unwrap()
+}
+
+#[test]
+fn changes_are_told_once_and_to_whoever_asks_next() {
+    let machine = machine();
+    let changed = || {
+        let mut frames = Vec::new();
+        machine.take_changes(|frame| frames.push((frame.number(), frame.tag())));
+        frames
+    };
+    assert_eq!(changed().len(), 4, "EL2's frames were mapped");
+    assert_eq!(changed(), []);
+    machine.plant(frame(0x555), 1);
+    machine.plant(frame(0x555), 2);
+    machine.poke(frame(0x556), 3, 3);
+    assert_eq!(changed(), [(0x555, Some(2)), (0x556, None)]);
+    machine.unmap_hyp(frame(0x103));
+    assert_eq!(changed(), [(0x103, Some(0))]);
+    assert_eq!(changed(), []);
 }

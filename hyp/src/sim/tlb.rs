@@ -3,9 +3,10 @@
 //! since it was last invalidated may still be used, and a table that was
 //! reachable may still be walked (Arm ARM D8.16).
 
-use super::memory::{Frames, pfn};
+use super::frames::Frames;
+use super::memory::pfn;
 use crate::addr::{Gfn, Pfn};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::format;
 use std::string::String;
 use std::vec::Vec;
@@ -52,7 +53,7 @@ fn span(level: u8) -> u64 {
 
 /// Where a table hangs.
 #[derive(Clone, Copy)]
-struct Place {
+pub(super) struct Place {
     vmid: u8,
     level: u8,
     /// First input frame it translates.
@@ -91,16 +92,16 @@ impl Stale {
     }
 }
 
-#[derive(Default)]
+/// What of it is not kept with the frames ([`super::frames::Frame`]).
+#[derive(Clone, Default)]
 pub(super) struct Tlbs {
     roots: BTreeMap<u8, u64>,
-    tables: BTreeMap<u64, Place>,
+    /// Every frame with a [`Place`], in no order.
+    tables: Vec<u64>,
+    /// How many of them are ghosts.
+    ghosts: usize,
     stale: Vec<Stale>,
-    /// Guests that map a frame, by frame (the host maps by identity).
-    guests_of: BTreeMap<u64, BTreeSet<(u8, u64)>>,
     unpublished: bool,
-    /// Frames with stores of EL2's that were not cleaned to memory since.
-    pub(super) dirty: BTreeSet<u64>,
 }
 
 pub(super) const HOST: u8 = 1;
@@ -108,7 +109,7 @@ pub(super) const HOST: u8 = 1;
 impl Tlbs {
     pub(super) fn attach(
         &mut self,
-        frames: &Frames,
+        frames: &mut Frames,
         (vmid, root): (u8, u64),
         broken: &mut Vec<String>,
     ) {
@@ -117,15 +118,7 @@ impl Tlbs {
         }
         // A new address space under this VMID: the old one's tables are
         // nobody's any more, but its translations may still be cached.
-        let old: Vec<u64> = self
-            .tables
-            .iter()
-            .filter(|(_, place)| place.vmid == vmid)
-            .map(|(pfn, _)| *pfn)
-            .collect();
-        for table in old {
-            self.tables.remove(&table);
-        }
+        self.forget_tables(frames, |_, place| place.vmid == vmid);
         if self.stale.iter().any(|stale| stale.vmid == vmid) {
             broken.push(format!("VMID {vmid} is used again before it is flushed"));
         }
@@ -135,19 +128,29 @@ impl Tlbs {
         self.unpublished = unpublished;
     }
 
-    pub(super) fn is_table(&self, pfn: u64) -> bool {
-        self.tables.contains_key(&pfn)
+    /// Walkers no longer reach these tables.
+    fn forget_tables(&mut self, frames: &mut Frames, which: impl Fn(u64, Place) -> bool) {
+        let ghosts = &mut self.ghosts;
+        self.tables.retain(|table| {
+            let place = frames.get(*table).place;
+            let gone = place.is_some_and(|place| which(*table, place));
+            if gone {
+                frames.edit(*table).place = None;
+                *ghosts -= usize::from(place.is_some_and(|place| place.ghost));
+            }
+            !gone
+        });
     }
 
     /// A word of a table was written.
     pub(super) fn written(
         &mut self,
-        frames: &Frames,
+        frames: &mut Frames,
         (table, index): (u64, usize),
         (old, new): (u64, u64),
         broken: &mut Vec<String>,
     ) {
-        let Some(place) = self.tables.get(&table).copied() else { return };
+        let Some(place) = frames.get(table).place else { return };
         let gfn = place.entry_base(index);
         let before = decode(old, place.level);
         let after = decode(new, place.level);
@@ -171,21 +174,19 @@ impl Tlbs {
     }
 
     /// An entry that was in the tables is gone.
-    fn remove(&mut self, frames: &Frames, place: Place, gfn: u64, entry: Decoded) {
+    fn remove(&mut self, frames: &mut Frames, place: Place, gfn: u64, entry: Decoded) {
         match entry {
             Decoded::Invalid => {}
             Decoded::Leaf { first, attributes } => {
-                let frames = span(place.level);
-                self.forget_guest(place, gfn, first);
-                let end = gfn + frames;
+                forget_guest(frames, place, gfn, first);
+                let end = gfn + span(place.level);
                 self.stale.push(Stale { vmid: place.vmid, start: gfn, end, first, attributes });
             }
             Decoded::Table(table) => {
-                let Some(below) = self.tables.get_mut(&table) else { return };
-                below.ghost = true;
+                let Some(below) = &mut frames.edit(table).place else { return };
+                self.ghosts += usize::from(!core::mem::replace(&mut below.ghost, true));
                 let below = *below;
-                for index in 0..ENTRIES {
-                    let entry = decode(frames.word(table, index), below.level);
+                for (index, entry) in entries(frames, table, below.level) {
                     self.remove(frames, below, below.entry_base(index), entry);
                 }
             }
@@ -195,7 +196,7 @@ impl Tlbs {
     /// An entry came into the tables.
     fn insert(
         &mut self,
-        frames: &Frames,
+        frames: &mut Frames,
         place: Place,
         gfn: u64,
         entry: Decoded,
@@ -205,7 +206,7 @@ impl Tlbs {
             Decoded::Invalid => {}
             Decoded::Leaf { first, attributes } => {
                 self.unpublished = true;
-                if let Some(frame) = self.dirty.range(first..first + span(place.level)).next() {
+                if let Some(frame) = frames.first_dirty(first, span(place.level)) {
                     let whom = place.vmid;
                     broken.push(format!("frame {frame:#x} goes to VMID {whom} without a clean"));
                 }
@@ -227,9 +228,17 @@ impl Tlbs {
                 }
                 if place.vmid != HOST {
                     for offset in 0..span(place.level) {
-                        self.at_one_place(place.vmid, gfn + offset, first + offset, broken);
-                        let guests = self.guests_of.entry(first + offset).or_default();
-                        guests.insert((place.vmid, gfn + offset));
+                        self.at_one_place(
+                            frames,
+                            (place.vmid, gfn + offset),
+                            first + offset,
+                            broken,
+                        );
+                        let guests = &mut frames.edit(first + offset).guests;
+                        let guest = (place.vmid, gfn + offset);
+                        if !guests.contains(&guest) {
+                            guests.push(guest);
+                        }
                     }
                 }
             }
@@ -244,37 +253,35 @@ impl Tlbs {
 
     /// No guest has a frame at two addresses: the one it leaves is invalidated
     /// before the other one is made.
-    fn at_one_place(&self, vmid: u8, gfn: u64, pfn: u64, broken: &mut Vec<String>) {
-        let mapped = self.guests_of.get(&pfn).into_iter().flatten();
+    fn at_one_place(
+        &self,
+        frames: &Frames,
+        (vmid, gfn): (u8, u64),
+        pfn: u64,
+        broken: &mut Vec<String>,
+    ) {
+        let mapped = frames.get(pfn).guests.iter().copied();
         let remembered = self.stale.iter().filter_map(|stale| {
             let offset = pfn.checked_sub(stale.first)?;
             (offset < stale.end - stale.start).then_some((stale.vmid, stale.start + offset))
         });
         if let Some((_, other)) =
-            mapped.copied().chain(remembered).find(|(who, at)| *who == vmid && *at != gfn)
+            mapped.chain(remembered).find(|(who, at)| *who == vmid && *at != gfn)
         {
             broken.push(format!("frame {pfn:#x} at {gfn:#x} and {other:#x} of VMID {vmid}"));
         }
     }
 
-    fn link(&mut self, frames: &Frames, table: u64, place: Place, broken: &mut Vec<String>) {
-        if self.tables.insert(table, place).is_some() {
-            broken.push(format!("table {table:#x} is linked while walkers may still reach it"));
-        }
-        for index in 0..ENTRIES {
-            let entry = decode(frames.word(table, index), place.level);
-            self.insert(frames, place, place.entry_base(index), entry, broken);
-        }
-    }
-
-    fn forget_guest(&mut self, place: Place, gfn: u64, first: u64) {
-        if place.vmid == HOST {
-            return;
-        }
-        for offset in 0..span(place.level) {
-            if let Some(guests) = self.guests_of.get_mut(&(first + offset)) {
-                guests.remove(&(place.vmid, gfn + offset));
+    fn link(&mut self, frames: &mut Frames, table: u64, place: Place, broken: &mut Vec<String>) {
+        match frames.edit(table).place.replace(place) {
+            None => self.tables.push(table),
+            Some(former) => {
+                self.ghosts -= usize::from(former.ghost);
+                broken.push(format!("table {table:#x} is linked while walkers may still reach it"));
             }
+        }
+        for (index, entry) in entries(frames, table, place.level) {
+            self.insert(frames, place, place.entry_base(index), entry, broken);
         }
     }
 
@@ -282,34 +289,34 @@ impl Tlbs {
         self.unpublished = false;
     }
 
-    pub(super) fn invalidate(&mut self, frames: &Frames, vmid: u8, (start, end): (u64, u64)) {
+    pub(super) fn invalidate(&mut self, frames: &mut Frames, vmid: u8, (start, end): (u64, u64)) {
         self.unpublished = false;
-        let mut kept = Vec::new();
-        for stale in self.stale.drain(..) {
+        let mut rests = Vec::new();
+        self.stale.retain_mut(|stale| {
             if stale.vmid != vmid || stale.end <= start || end <= stale.start {
-                kept.push(stale);
-                continue;
-            }
-            if stale.start < start {
-                kept.push(Stale { end: start, ..stale });
+                return true;
             }
             if end < stale.end {
-                kept.push(Stale { start: end, first: stale.output(end), ..stale });
+                rests.push(Stale { start: end, first: stale.output(end), ..*stale });
             }
-        }
-        self.stale = kept;
+            stale.end = start;
+            stale.start < start
+        });
+        self.stale.append(&mut rests);
         // What a walker remembers of a table is gone only when everything
         // the table translated is.
-        self.tables.retain(|_, place| {
-            !(place.ghost && place.vmid == vmid && start <= place.base && place.end() <= end)
-        });
+        if self.ghosts != 0 {
+            self.forget_tables(frames, |_, place| {
+                place.ghost && place.vmid == vmid && start <= place.base && place.end() <= end
+            });
+        }
         // The flush of a whole VMID whose root leads nowhere is its end.
-        if let Some(root) = self.roots.get(&vmid).copied()
-            && (start, end) == (0, u64::MAX)
-            && (0..ENTRIES).all(|index| frames.word(root, index) & 1 == 0)
+        if (start, end) == (0, u64::MAX)
+            && let Some(root) = self.roots.get(&vmid).copied()
+            && frames.get(root).leads_nowhere()
         {
             self.roots.remove(&vmid);
-            self.tables.remove(&root);
+            self.forget_tables(frames, |table, _| table == root);
         }
     }
 
@@ -335,20 +342,19 @@ impl Tlbs {
         reached
     }
 
-    /// VMIDs that may reach a frame, by tables or TLBs.
-    pub(super) fn who_reaches(&self, frames: &Frames, pfn: u64) -> BTreeSet<u8> {
-        let mut who = BTreeSet::new();
+    /// VMIDs that may reach a frame, by tables or TLBs, in order.
+    pub(super) fn who_reaches(&self, frames: &Frames, pfn: u64) -> Vec<u8> {
+        let mut who: Vec<u8> = frames.get(pfn).guests.iter().map(|(vmid, _)| *vmid).collect();
         if self.walk(frames, HOST, pfn) == Some(pfn) {
-            who.insert(HOST);
-        }
-        if let Some(guests) = self.guests_of.get(&pfn) {
-            who.extend(guests.iter().map(|(vmid, _)| *vmid));
+            who.push(HOST);
         }
         for stale in &self.stale {
             if (stale.first..stale.first + (stale.end - stale.start)).contains(&pfn) {
-                who.insert(stale.vmid);
+                who.push(stale.vmid);
             }
         }
+        who.sort_unstable();
+        who.dedup();
         who
     }
 
@@ -381,7 +387,7 @@ impl Tlbs {
     }
 
     /// The end of a call: nothing may be under way any more.
-    pub(super) fn settle(&mut self, frames: &Frames, broken: &mut Vec<String>) {
+    pub(super) fn settle(&mut self, frames: &mut Frames, broken: &mut Vec<String>) {
         if self.unpublished {
             broken.push("the call ends with a change that is not published".into());
             self.unpublished = false;
@@ -393,12 +399,39 @@ impl Tlbs {
                 broken.push(format!("the call ends with a stale translation: {stale:x?}"));
             }
         }
-        for (table, place) in &self.tables {
-            if place.ghost {
-                broken.push(format!("the call ends with a table {table:#x} half gone"));
-            }
-        }
         self.stale.clear();
-        self.tables.retain(|_, place| !place.ghost);
+        if self.ghosts != 0 {
+            let mut tables = self.tables.clone();
+            tables.sort_unstable();
+            for table in tables {
+                if frames.get(table).place.is_some_and(|place| place.ghost) {
+                    broken.push(format!("the call ends with a table {table:#x} half gone"));
+                }
+            }
+            self.forget_tables(frames, |_, place| place.ghost);
+        }
+    }
+}
+
+/// The valid entries of a table, with their indices. They are read before any
+/// of them is acted on: a table may be reachable from itself.
+fn entries(frames: &Frames, table: u64, level: u8) -> Vec<(usize, Decoded)> {
+    let frame = frames.get(table);
+    if frame.leads_nowhere() {
+        return Vec::new();
+    }
+    let all = (0..ENTRIES).map(|index| (index, decode(frame.word(index), level)));
+    all.filter(|(_, entry)| !matches!(entry, Decoded::Invalid)).collect()
+}
+
+fn forget_guest(frames: &mut Frames, place: Place, gfn: u64, first: u64) {
+    if place.vmid == HOST {
+        return;
+    }
+    for offset in 0..span(place.level) {
+        let guest = (place.vmid, gfn + offset);
+        if frames.get(first + offset).guests.contains(&guest) {
+            frames.edit(first + offset).guests.retain(|other| *other != guest);
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! of a [`Hypervisor`] on the simulated machine.
 
 use super::SimMachine;
+use super::frames::Frame;
 use crate::addr::{Gfn, GfnRange, Pfn};
 use crate::hypervisor::Hypervisor;
 use crate::machine::{Regime, Vmid};
@@ -72,14 +73,48 @@ impl SimMachine {
         !reached.is_empty()
     }
 
-    /// Hands every frame that is not all zeros to `visit`, unwatched.
-    pub fn view_contents(&self, mut visit: impl FnMut(u64, &[u64])) {
-        self.memory().contents().for_each(|(pfn, words)| visit(pfn, words));
+    /// Hands every frame that may be other than zero or EL2's to `visit`.
+    pub fn view_memory(&self, mut visit: impl FnMut(FrameView<'_>)) {
+        self.memory().frames().for_each(|(pfn, frame)| visit(FrameView { pfn, frame }));
     }
 
-    /// Hands every word of a frame to `visit`, unwatched; none for a frame
-    /// that is all zeros.
-    pub fn view_words(&self, pfn: Pfn, visit: impl FnOnce(&[u64])) {
-        visit(self.memory().words(pfn.number()));
+    /// Hands every frame that was written, wiped, or mapped or unmapped by
+    /// EL2 since the last call to `visit`.
+    pub fn take_changes(&self, mut visit: impl FnMut(FrameView<'_>)) {
+        self.memory().take_changes(|pfn, frame| visit(FrameView { pfn, frame }));
+    }
+
+    /// Hands a frame to `visit`.
+    pub fn view_frame<R>(&self, pfn: u64, visit: impl FnOnce(FrameView<'_>) -> R) -> R {
+        visit(FrameView { pfn, frame: self.memory().frame(pfn) })
+    }
+}
+
+/// A frame as it is now, unwatched.
+#[derive(Clone, Copy)]
+pub struct FrameView<'a> {
+    pfn: u64,
+    frame: &'a Frame,
+}
+
+impl<'a> FrameView<'a> {
+    /// Its number.
+    pub fn number(self) -> u64 {
+        self.pfn
+    }
+
+    /// The word that is everywhere in it; `None` if there are several.
+    pub fn tag(self) -> Option<u64> {
+        self.frame.tag()
+    }
+
+    /// All its words; `None` if [`Self::tag`] says it all.
+    pub fn words(self) -> Option<&'a [u64; 512]> {
+        self.frame.words()
+    }
+
+    /// Has EL2 mapped it?
+    pub fn is_hyp_mapped(self) -> bool {
+        self.frame.hyp_mapped
     }
 }
