@@ -63,7 +63,12 @@ impl<M: Machine> Hypervisor<M> {
         platform: HostPlatform,
     ) -> Result<Self, Error> {
         let memory = HostMemory::new(&machine, frames, boot)?;
-        Ok(Self {
+        Ok(Self::with_memory_of(machine, platform, memory))
+    }
+
+    /// bouncer at the moment when it has taken the memory over.
+    fn with_memory_of(machine: M, platform: HostPlatform, memory: HostMemory<'static>) -> Self {
+        Self {
             #[cfg(feature = "oracle")]
             oracle: crate::oracle::watch::Watch::new(&memory),
             machine,
@@ -74,7 +79,22 @@ impl<M: Machine> Hypervisor<M> {
             events: Mutex::new(EventLog::new()),
             power: HostPower::new(),
             stats: MachineStats::new(),
-        })
+        }
+    }
+
+    /// A copy of the frame table and of what belongs to it, in `frames`: just
+    /// after boot, what [`Self::boot_again`] needs.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn copy_memory(&self, frames: &'static mut [FrameEntry]) -> HostMemory<'static> {
+        self.memory.lock().copy_to(frames)
+    }
+
+    /// bouncer as it was just after boot, on the same machine, whose tables
+    /// must have been put back to what they were when `booted` was copied.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn boot_again(self, booted: &HostMemory<'_>) -> Self {
+        let memory = booted.copy_to(self.memory.into_inner().into_entries());
+        Self::with_memory_of(self.machine, self.platform, memory)
     }
 
     /// The memory of the frame table, for the next machine: this one is over.

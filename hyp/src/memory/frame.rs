@@ -223,6 +223,13 @@ impl<'t> FrameTable<'t> {
         self.entries
     }
 
+    /// The same in other memory, which must be as long.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn copy_to<'o>(&self, entries: &'o mut [FrameEntry]) -> FrameTable<'o> {
+        entries.copy_from_slice(self.entries);
+        FrameTable { entries, first: self.first, counts: self.counts }
+    }
+
     /// Gives frames their first entry. (Written once: at boot the table is
     /// the largest thing EL2 touches.)
     pub(crate) fn assign(&mut self, range: PfnRange, entry: FrameEntry) {

@@ -85,6 +85,14 @@ impl<'t> HostMemory<'t> {
     pub(crate) fn into_entries(self) -> &'t mut [FrameEntry] {
         self.frames.into_entries()
     }
+
+    /// The same, in another frame table of the same length. Two of these on
+    /// one machine would both believe that its tables are theirs: only one
+    /// may be used.
+    pub(crate) fn copy_to<'o>(&self, entries: &'o mut [FrameEntry]) -> HostMemory<'o> {
+        let Self { frames, stage2, pool } = self;
+        HostMemory { frames: frames.copy_to(entries), stage2: stage2.clone(), pool: pool.clone() }
+    }
 }
 
 impl HostMemory<'_> {

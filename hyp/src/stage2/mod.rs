@@ -51,6 +51,7 @@ enum Style {
 
 /// One stage-2 address space.
 #[derive(Debug)]
+#[cfg_attr(any(test, feature = "sim"), derive(Clone))]
 pub struct Stage2 {
     regime: Regime,
     style: Style,

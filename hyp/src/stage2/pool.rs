@@ -14,6 +14,7 @@ const LINK: u64 = 1 << 2;
 /// Frames that EL2 owns and may use as page tables: the host's boot pool, or
 /// the memcache of a VM.
 #[derive(Debug, Default)]
+#[cfg_attr(any(test, feature = "sim"), derive(Clone))]
 pub struct TablePool {
     head: Option<Pfn>,
     listed: u64,

@@ -3,9 +3,10 @@
 
 use hyp::addr::{FRAME_SHIFT, PfnRange};
 use hyp::machine::MAX_CPUS;
-use hyp::memory::FrameEntry;
+use hyp::memory::HostMemory;
 use hyp::sim::{Layout, SimMachine};
 use hyp::{HostPlatform, Hypervisor};
+use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Physical CPUs.
@@ -18,18 +19,28 @@ pub const MIB: u64 = 4;
 /// that the host reaches directly.
 pub const RD_BASE: u64 = 0x0a0a_0000;
 
-/// Frame tables of machines that are over. bouncer keeps its table for ever;
-/// a fuzzer that boots a million times has to use it again.
-static TABLES: Mutex<Vec<&'static mut [FrameEntry]>> = Mutex::new(Vec::new());
+/// A machine that is over, and what its memory was when it had booted.
+struct Parked {
+    booted: Booted,
+    memory: HostMemory<'static>,
+}
 
-fn tables() -> MutexGuard<'static, Vec<&'static mut [FrameEntry]>> {
-    TABLES.lock().unwrap_or_else(PoisonError::into_inner)
+/// Machines that are over. bouncer keeps its frame table for ever, and a boot
+/// takes as long as a short sequence: so a machine is booted when none is
+/// parked, and rewound to the moment after its boot when one is.
+static PARKED: Mutex<Vec<Parked>> = Mutex::new(Vec::new());
+
+/// With a scheduler that tries interleavings a machine ends with its schedule,
+/// for the locks are the scheduler's.
+const PARK: bool = cfg!(not(feature = "shuttle"));
+
+fn parked() -> MutexGuard<'static, Vec<Parked>> {
+    PARKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A booted bouncer.
 pub struct Booted {
-    /// Always there, until it is dropped.
-    hyp: Option<Hypervisor<SimMachine>>,
+    hyp: Hypervisor<SimMachine>,
     /// What it was booted with.
     pub layout: Layout,
 }
@@ -43,36 +54,78 @@ impl Booted {
         let layout = Layout::new(MIB);
         let mut redistributors = [const { None }; MAX_CPUS];
         redistributors[0] = PfnRange::new(RD_BASE >> FRAME_SHIFT, 16).ok();
-        let table = tables().pop().unwrap_or_else(|| layout.frame_table());
         let platform = HostPlatform { redistributors };
+        let table = layout.frame_table();
         let hyp = Hypervisor::new(layout.machine(), table, &layout.boot(), platform)
             .map_err(|error| format!("boot: {error:?}"))?;
-        hyp.machine().world().cpus = CPUS;
         hyp.machine().attach(hyp.host_regime());
         hyp.machine().set_hostile(true);
-        Ok(Self { hyp: Some(hyp), layout })
+        let booted = Self { hyp, layout };
+        booted.connect();
+        Ok(booted)
+    }
+
+    /// What of a machine is neither memory nor TLBs.
+    fn connect(&self) {
+        let machine = self.hyp.machine();
+        machine.world().cpus = CPUS;
+        machine.be_cpu(0);
     }
 
     /// bouncer.
-    ///
-    /// # Panics
-    /// Never: it is taken out only when this is dropped.
-    #[allow(clippy::expect_used)]
     pub fn hyp(&self) -> &Hypervisor<SimMachine> {
-        self.hyp.as_ref().expect("a machine that is not over")
+        &self.hyp
     }
-}
 
-impl Drop for Booted {
-    fn drop(&mut self) {
-        tables().extend(self.hyp.take().map(Hypervisor::into_frame_table));
-    }
-}
-
-impl Booted {
     /// Is this frame a device's that the host may reach directly?
     pub fn is_host_device(&self, pfn: u64) -> bool {
         let inside = |range: &PfnRange| (range.start().number()..range.end()).contains(&pfn);
         self.layout.host_mmio.iter().any(inside)
+    }
+}
+
+/// A machine for one sequence of events.
+pub struct Borrowed {
+    /// Always there, until this is dropped.
+    parked: Option<Parked>,
+    /// Nobody has had it before.
+    pub fresh: bool,
+}
+
+impl Borrowed {
+    /// A machine just after its boot, and nobody can tell whether it was just
+    /// now.
+    ///
+    /// # Errors
+    /// As [`Booted::new`].
+    pub fn new() -> Result<Self, String> {
+        let again = parked().pop();
+        if let Some(Parked { booted: Booted { hyp, layout }, memory }) = again {
+            hyp.machine().rewind();
+            let booted = Booted { hyp: hyp.boot_again(&memory), layout };
+            booted.connect();
+            return Ok(Self { parked: Some(Parked { booted, memory }), fresh: false });
+        }
+        let booted = Booted::new()?;
+        booted.hyp.machine().checkpoint();
+        let memory = booted.hyp.copy_memory(booted.layout.frame_table());
+        Ok(Self { parked: Some(Parked { booted, memory }), fresh: true })
+    }
+}
+
+impl Deref for Borrowed {
+    type Target = Booted;
+
+    #[allow(clippy::expect_used)]
+    fn deref(&self) -> &Booted {
+        &self.parked.as_ref().expect("a machine that is not over").booted
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if PARK && !std::thread::panicking() {
+            parked().extend(self.parked.take());
+        }
     }
 }

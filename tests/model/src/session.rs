@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::event::{Event, HostAction, Step};
 use crate::expected::Expected;
 use crate::heap::Heap;
-use crate::machine::{Booted, CPUS};
+use crate::machine::{Booted, Borrowed, CPUS};
 use crate::names;
 use crate::state::State;
 use hyp::abi::host as id;
@@ -77,7 +77,7 @@ pub(crate) struct Checker {
 }
 
 pub(crate) struct Inner {
-    pub(crate) booted: Booted,
+    pub(crate) booted: Borrowed,
     pub(crate) checker: Mutex<Checker>,
 }
 
@@ -87,12 +87,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Boots. With `listing` the session writes down what happens.
+    /// On a machine that has just booted. With `listing` the session writes down what happens.
     ///
     /// # Errors
     /// What is wrong after boot.
     pub fn new(listing: bool) -> Result<Self, String> {
-        let booted = Booted::new()?;
+        let booted = Borrowed::new()?;
         let range = |range: &hyp::addr::PfnRange| range.start().number()..range.end();
         let hyp: Vec<_> = booted.layout.hyp.iter().map(range).collect();
         let ram = booted.layout.ram.first().map(range).ok_or("no RAM")?;
