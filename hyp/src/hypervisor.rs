@@ -120,7 +120,7 @@ impl<M: Machine> Hypervisor<M> {
         let scope = crate::oracle::watch::Scope::of(frame, &trap);
         crate::host::handle(self, frame, trap);
         #[cfg(feature = "oracle")]
-        self.check_rules(scope, frame.get(0) != 0);
+        self.check_rules(scope.after(frame));
     }
 
     /// Calls `act` with the host memory locked.

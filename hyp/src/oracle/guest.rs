@@ -49,7 +49,10 @@ impl<M: Machine> Walk<'_, M> {
             let gfn = base + index * span(level);
             let index = index as usize;
             let word = self.m.read_word(table, index);
-            used += u64::from(word != 0);
+            if word == 0 {
+                continue;
+            }
+            used += 1;
             match decode(word, level, table, index)? {
                 Word::Empty => {}
                 Word::Leaf { .. } if level < PAGES => {

@@ -27,7 +27,7 @@ pub enum Mode {
     /// Nothing.
     Off = 0,
     /// After a call that changes ownership, the VM and the frames it names;
-    /// everything after VM_DESTROY and every [`FULL_EVERY`] traps.
+    /// everything when a VM is gone and every [`FULL_EVERY`] traps.
     Changes = 1,
     /// Everything, after every trap of the host.
     Every = 2,
@@ -90,7 +90,9 @@ pub(crate) enum Scope {
     Named(u64, Option<PfnRange>),
     /// Whatever a guest did while it ran.
     Run(u64),
-    /// Frames that no argument names.
+    /// Frames that no argument names, if it has ended this VM.
+    End(u64),
+    /// All there is.
     All,
 }
 
@@ -109,6 +111,17 @@ impl Scope {
         }
     }
 
+    /// The same, now that the trap is handled and x0 and x1 are its answer.
+    pub(crate) fn after(self, frame: &Frame) -> Self {
+        match (self, frame.get(0), frame.get(1)) {
+            (Scope::End(_), 0, 0) => Scope::All,
+            // The tables go last: while frames are left, none was given back.
+            (Scope::End(handle), 0, _) => Scope::Named(handle, None),
+            (Scope::End(_), ..) => Scope::Nothing,
+            (other, ..) => other,
+        }
+    }
+
     fn of_call(frame: &Frame) -> Self {
         let [function, a1, a2, a3, a4, a5] = [0, 1, 2, 3, 4, 5].map(|index| frame.get(index));
         let range =
@@ -120,7 +133,7 @@ impl Scope {
             Ok(id::FRAME_SHARE) => Scope::Named(a1, range(a4, a5)),
             Ok(id::VM_STOP) => Scope::Named(a1, None),
             Ok(id::VCPU_RUN) => Scope::Run(a1),
-            Ok(id::VM_DESTROY) => Scope::All,
+            Ok(id::VM_DESTROY) => Scope::End(a1),
             _ => Scope::Nothing,
         }
     }
@@ -139,24 +152,24 @@ impl<M: Machine> Hypervisor<M> {
     /// If a rule is broken, with rule, frame and table word. Only a mistake of
     /// bouncer's can do that, and then nothing must go on.
     #[allow(clippy::panic)]
-    pub(crate) fn check_rules(&self, scope: Scope, refused: bool) {
+    pub(crate) fn check_rules(&self, scope: Scope) {
         let traps = self.oracle.traps.fetch_add(1, Ordering::Relaxed);
         let mode = self.oracle.mode.load(Ordering::Relaxed);
         if mode == Mode::Off as u8 {
             return;
         }
         let all = mode == Mode::Every as u8 || traps.is_multiple_of(FULL_EVERY);
+        let scope = if all { Scope::All } else { scope };
+        if scope == Scope::Nothing {
+            // Nobody shall wait for the lock because of this.
+            return;
+        }
         let result = self.with_memory(|memory| match scope {
-            _ if all => self.check_all(memory),
             Scope::Nothing => Ok(()),
-            // A VM that is not ready for it gave nothing back.
-            Scope::All if refused => Ok(()),
             Scope::All => self.check_all(memory),
             Scope::Named(handle, frames) => self.check_named(memory, handle, frames),
-            Scope::Run(handle) if self.oracle.has_news(memory, handle, traps) => {
-                self.check_named(memory, handle, None)
-            }
-            Scope::Run(_) => Ok(()),
+            Scope::Run(handle) if !self.oracle.has_news(memory, handle, traps) => Ok(()),
+            Scope::Run(handle) | Scope::End(handle) => self.check_named(memory, handle, None),
         });
         if let Err(violation) = result {
             panic!("{violation}");
@@ -213,5 +226,24 @@ fn differ(regimes: &[Option<Regime>], new: Regime) -> Result<(), Violation> {
             let found = u64::from(new.vmid.0);
             Err(Violation::frame(Rule::RegimesDiffer, old.root, found, u64::from(old.vmid.0)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destroyed_vm_has_everything_checked_and_one_that_is_left_itself() {
+        let answer = |code: u64, left: u64| {
+            let mut frame = Frame::default();
+            frame.set(0, code);
+            frame.set(1, left);
+            frame
+        };
+        assert_eq!(Scope::End(7).after(&answer(0, 0)), Scope::All);
+        assert_eq!(Scope::End(7).after(&answer(0, 3)), Scope::Named(7, None));
+        assert_eq!(Scope::End(7).after(&answer(u64::MAX, 0)), Scope::Nothing);
+        assert_eq!(Scope::Run(7).after(&answer(u64::MAX, 0)), Scope::Run(7));
     }
 }
