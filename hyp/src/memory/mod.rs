@@ -95,6 +95,14 @@ impl<'t> HostMemory<'t> {
     }
 }
 
+#[cfg(test)]
+impl HostMemory<'_> {
+    /// Counts frames a second time that the host has already.
+    pub(crate) fn count_twice(&mut self, frames: PfnRange) {
+        self.frames.assign(frames, FrameEntry::HOST);
+    }
+}
+
 impl HostMemory<'_> {
     /// What VTTBR_EL2 holds while the host runs.
     pub fn regime(&self) -> Regime {

@@ -3,7 +3,7 @@
 
 use super::{Rule, Violation, check_frames, check_guest};
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
-use crate::memory::{Contents, GuestMemory};
+use crate::memory::{Contents, GuestMemory, Owner};
 use crate::sim::{Fixture, try_check};
 use std::string::ToString;
 use std::vec::Vec;
@@ -194,6 +194,16 @@ fn a_frame_table_entry_that_makes_no_sense() {
         let rule = super::entry::check(pfn, alone).unwrap_err().rule;
         assert_eq!(rule, Rule::EntryMakesSense);
     }
+}
+
+#[test]
+fn a_counter_that_is_not_the_sum_of_the_entries() {
+    let mut scene = Scene::new();
+    let frames = scene.fixture.host_frames(3);
+    let owned = scene.fixture.memory.counts().owned(Owner::Host);
+    scene.fixture.memory.count_twice(frames);
+    let found = scene.check().unwrap_err();
+    assert_eq!((found.rule, found.found, found.expected), (Rule::CountersAgree, owned + 3, owned));
 }
 
 #[test]

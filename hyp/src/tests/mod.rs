@@ -8,6 +8,8 @@ mod host_aborts;
 mod host_calls;
 mod host_power;
 mod host_registers;
+#[cfg(feature = "oracle")]
+mod oracle;
 mod realm;
 mod realm_attacks;
 mod rig;
