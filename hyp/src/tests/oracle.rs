@@ -47,6 +47,11 @@ fn two_vms_with_one_vmid() {
     let memory = GuestMemory::new(rig.hyp.machine(), first, ram_range(8).unwrap(), pool);
     let memory = memory.unwrap_or_else(|(error, _)| unreachable!("{error:?}"));
     let second = Handle::from_raw(vms[1]);
-    rig.hyp.with_vm(second, |vm| Ok(drop(std::mem::replace(&mut vm.memory, memory)))).unwrap();
+    rig.hyp
+        .with_vm(second, |vm| {
+            vm.memory = memory;
+            Ok(())
+        })
+        .unwrap();
     let _ = rig.hvc(id::VERSION, &[]);
 }
