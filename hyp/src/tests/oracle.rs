@@ -4,7 +4,7 @@
 use super::rig::Rig;
 use crate::abi::host as id;
 use crate::addr::PfnRange;
-use crate::memory::{GuestId, GuestMemory};
+use crate::memory::{GuestId, GuestMemory, SharedPlace};
 use crate::oracle::watch::Mode;
 use crate::stage2::TablePool;
 use crate::vm::{Handle, ram_range};
@@ -44,7 +44,8 @@ fn two_vms_with_one_vmid() {
     });
     let first = GuestId::new(Handle::from_raw(vms[0]).slot().unwrap()).unwrap();
     let pool = taken(&mut rig, 16);
-    let memory = GuestMemory::new(rig.hyp.machine(), first, ram_range(8).unwrap(), pool);
+    let (ram, place) = (ram_range(8).unwrap(), SharedPlace::InPlace);
+    let memory = GuestMemory::new(rig.hyp.machine(), first, ram, place, pool);
     let memory = memory.unwrap_or_else(|(error, _)| unreachable!("{error:?}"));
     let second = Handle::from_raw(vms[1]);
     rig.hyp
