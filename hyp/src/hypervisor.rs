@@ -153,7 +153,11 @@ impl<M: Machine> Hypervisor<M> {
         changes.map_or(0, |changes| changes.load(Ordering::Relaxed))
     }
 
-    fn with_slot<R>(
+    /// Calls `act` with the VM locked and the count of its changes.
+    ///
+    /// # Errors
+    /// As [`Self::with_vm`].
+    pub(crate) fn with_slot<R>(
         &self,
         handle: Handle,
         act: impl FnOnce(&mut Vm, &AtomicU32) -> Result<R, Error>,

@@ -186,7 +186,7 @@ impl<M: Machine> Hypervisor<M> {
             check_frames(&self.machine, memory, frames)?;
         }
         // No such VM: then the call has changed none.
-        self.with_vm(Handle::from_raw(handle), |vm| {
+        self.with_slot(Handle::from_raw(handle), |vm, _| {
             Ok(check_guest(&self.machine, memory, &vm.memory))
         })
         .unwrap_or(Ok(()))

@@ -40,7 +40,7 @@ fn two_vms_with_one_vmid() {
     let mut rig = rig();
     let vms = [0, 1].map(|_| {
         let memcache = rig.frames(16);
-        rig.hvc(id::VM_CREATE, &[memcache, 16, 8, 1]).unwrap()[0]
+        rig.hvc(id::VM_CREATE, &[memcache, 16, 8, 1, 0]).unwrap()[0]
     });
     let first = GuestId::new(Handle::from_raw(vms[0]).slot().unwrap()).unwrap();
     let pool = taken(&mut rig, 16);
