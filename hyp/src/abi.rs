@@ -70,6 +70,9 @@ pub mod host {
     /// 0 the host's own, 1 lent by the host, 2 borrowed by the host,
     /// 3 no page of the host's.
     pub const FRAME_STATE: u32 = 0xC600_0114;
+    /// (handle, level 0 or 1) → x1 = vCPUs to kick. The interrupt line of the
+    /// guest's UART, once the guest has granted its page.
+    pub const UART_LINE: u32 = 0xC600_0115;
 }
 
 /// Function ids of the guest's pKVM front end (HVC), as Linux's

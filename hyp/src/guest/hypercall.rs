@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::layout;
 use crate::machine::Machine;
 use crate::stats::VmCounter;
+use crate::vgic::VcpuSet;
 use crate::vm::Vm;
 
 use super::{Outcome, Running};
@@ -120,11 +121,14 @@ impl<M: Machine> Running<'_, M> {
 
     fn guard_unmap(&mut self, ipa: u64) -> Answer {
         let page = page(ipa)?;
-        self.hyp.with_vm(self.handle, |vm| match place(vm, ipa) {
-            Place::Emulated => Ok([0, 0]),
+        let here = self.hyp.machine.cpu();
+        let kick = self.hyp.with_vm(self.handle, |vm| match place(vm, ipa) {
+            Place::Emulated => Ok(VcpuSet::EMPTY),
             Place::Ram => Err(Error::Denied),
-            Place::Elsewhere => vm.guard.unmap(page).map(|()| [0, 0]),
-        })
+            Place::Elsewhere => vm.revoke(page).map(|targets| vm.vcpus.to_kick(targets, here)),
+        })?;
+        self.kick = self.kick.union(kick);
+        Ok([0, 0])
     }
 }
 

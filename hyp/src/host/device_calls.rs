@@ -160,6 +160,19 @@ pub(super) fn fail<M: Machine>(hyp: &Hypervisor<M>, handle: Handle, device: u64)
     Ok([kick, 0, 0])
 }
 
+/// UART_LINE(handle, level) → vCPUs to kick.
+pub(super) fn uart_line<M: Machine>(hyp: &Hypervisor<M>, handle: Handle, level: u64) -> Results {
+    if level > 1 {
+        return Err(Error::InvalidParameter);
+    }
+    let kick = hyp.with_vm(handle, |vm| {
+        vm.expect_stage(Stage::Running)?;
+        let targets = vm.set_uart_line(level == 1)?;
+        Ok(u64::from(vm.vcpus.to_kick(targets, hyp.machine.cpu()).bits()))
+    })?;
+    Ok([kick, 0, 0])
+}
+
 /// Gives the guest what the transport decided, and the host the bitmap of
 /// vCPUs that it must interrupt or schedule for the guest to notice.
 fn signal_guest<M: Machine>(

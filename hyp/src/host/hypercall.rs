@@ -63,6 +63,7 @@ fn call<M: Machine>(hyp: &Hypervisor<M>, function: u32, arguments: Arguments) ->
         id::QUEUE_INFO => device::queue(hyp, handle, a2, a3, a4),
         id::DEVICE_INTERRUPT => device::interrupt(hyp, handle, a2, a3),
         id::DEVICE_FAIL => device::fail(hyp, handle, a2),
+        id::UART_LINE => device::uart_line(hyp, handle, a2),
         id::EVENT_NEXT => next_event(hyp),
         id::STATS => statistics(hyp, a1, a2),
         id::FRAME_STATE => frame_state(hyp, a1),

@@ -182,3 +182,45 @@ fn a_status_write_is_seen_by_the_host_before_the_guest_goes_on() {
     assert_eq!(state & 0xff, 1);
     assert!(rig.hvc(id::DEVICE_STATE, &[handle, 1]).is_err());
 }
+
+/// The UART's interrupt as the guest would find it in a list register.
+fn uart_interrupt(vcpu: &crate::vcpu::state::VcpuState) -> bool {
+    vcpu.gic.lr.iter().any(|lr| *lr as u32 == layout::UART_INTID)
+}
+
+/// The guest's driver enables the UART's interrupt.
+fn enable_uart_interrupt(rig: &Rig, handle: u64) {
+    rig.script_store(layout::GICD, 4, 0b11);
+    rig.script_store(layout::GICD + 0x104, 4, 1 << (layout::UART_INTID - 32));
+    rig.script_check(|_| ());
+    rig.run(handle);
+}
+
+#[test]
+fn i1_the_uart_interrupts_only_a_guest_that_lets_the_host_serve_it() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    let line = |level| rig.hvc(id::UART_LINE, &[handle, level]);
+    enable_uart_interrupt(&rig, handle);
+    assert_eq!(line(1), Err(Error::Denied.code()), "not granted yet");
+    let (map, unmap) = (abi::guest::MMIO_GUARD_MAP, abi::guest::MMIO_GUARD_UNMAP);
+    assert_eq!(rig.guest_hvc(handle, map.into(), &[layout::UART]).0, 0);
+    for bad in [2, u64::MAX] {
+        assert_eq!(line(bad), Err(Error::InvalidParameter.code()));
+    }
+    line(1).unwrap();
+    rig.script_check(|vcpu| assert!(uart_interrupt(vcpu)));
+    rig.run(handle);
+    line(0).unwrap();
+    rig.script_check(|vcpu| assert!(!uart_interrupt(vcpu), "the line is low"));
+    rig.run(handle);
+
+    line(1).unwrap();
+    assert_eq!(rig.guest_hvc(handle, unmap.into(), &[layout::UART]).0, 0);
+    rig.script_check(|vcpu| assert!(!uart_interrupt(vcpu), "taken back"));
+    rig.run(handle);
+    assert_eq!(line(1), Err(Error::Denied.code()));
+    rig.hvc(id::VM_STOP, &[handle]).unwrap();
+    assert_eq!(line(0), Err(Error::BadState.code()), "dying");
+    assert_eq!(rig.hvc(id::UART_LINE, &[0, 1]), Err(Error::NotFound.code()));
+}

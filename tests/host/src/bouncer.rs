@@ -351,6 +351,11 @@ impl<C: Conduit> Bouncer<C> {
         Ok(self.call(host::DEVICE_FAIL, [vm.0, device, 0, 0, 0])?[0])
     }
 
+    /// UART_LINE: vCPUs to kick.
+    pub fn uart_line(&self, vm: Handle, level: bool) -> Result<u64, Refusal> {
+        Ok(self.call(host::UART_LINE, [vm.0, level.into(), 0, 0, 0])?[0])
+    }
+
     /// EVENT_NEXT: the oldest event, `None` if there is none.
     pub fn event_next(&self) -> Option<Event> {
         let [x1, address, pc] = self.call(host::EVENT_NEXT, [0; 5]).ok()?;

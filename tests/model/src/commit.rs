@@ -122,7 +122,7 @@ pub fn commit(
             vm.devices.push(Device { kind: a2, queues: a5, pages, window: None });
             expect("device", [index, 0, 0])
         }
-        id::DEVICE_CONFIG | id::DEVICE_INTERRUPT | id::DEVICE_FAIL => {
+        id::DEVICE_CONFIG | id::DEVICE_INTERRUPT | id::DEVICE_FAIL | id::UART_LINE => {
             let vcpus = state.vm(a1).map_or(0, |vm| vm.vcpus.len());
             if x[0] >> vcpus != 0 { Err(format!("kicks {:#x}", x[0])) } else { Ok(()) }
         }

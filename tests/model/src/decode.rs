@@ -177,8 +177,9 @@ fn call(u: Bytes<'_, '_>) -> Result<HostCall> {
             HostCall::Stats { vm, index: small(u, 20)? }
         }
         60 | 61 => HostCall::FrameState { pfn: taken(u)? },
-        62 => HostCall::Version,
-        _ => HostCall::Features,
+        62 if u.ratio(1, 2)? => HostCall::Version,
+        62 => HostCall::Features,
+        _ => HostCall::UartLine { vm: vm(u)?, level: small(u, 2)? },
     })
 }
 

@@ -71,6 +71,7 @@ pub enum HostCall {
     EventNext,
     Stats { vm: VmName, index: u64 },
     FrameState { pfn: FrameName },
+    UartLine { vm: VmName, level: u64 },
 }
 
 /// An instruction of a guest.

@@ -189,6 +189,13 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                 .when(asleep && device.is_some(), Denied)
                 .perhaps(!asleep, Denied);
         }
+        id::UART_LINE => {
+            let page = layout::UART >> FRAME_SHIFT;
+            no.when(a2 > 1, Malformed)
+                .when(vm.is_none(), NotFound)
+                .when(!stage(Stage::Running), BadState)
+                .when(vm.is_some_and(|vm| !vm.granted.contains(&page)), Denied);
+        }
         id::EVENT_NEXT => {
             no.when(state.log.is_empty(), NotFound);
         }

@@ -322,7 +322,8 @@ impl Generator {
     fn device(&mut self, handle: u64) -> Step {
         let (value, queue) = (self.random.bits(), self.random.below(4));
         let offset = self.random.below(64);
-        match self.random.below(5) {
+        match self.random.below(6) {
+            5 => Self::hvc(id::UART_LINE, &[handle, value & 1]),
             0 => Self::hvc(id::DEVICE_STATE, &[handle, 0]),
             1 => Self::hvc(id::QUEUE_INFO, &[handle, 0, queue, value % 3]),
             2 => Self::hvc(id::DEVICE_INTERRUPT, &[handle, 0, queue]),

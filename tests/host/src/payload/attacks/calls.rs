@@ -12,7 +12,7 @@ use super::{Finding, drain_events};
 use crate::payload::report::GOOD;
 
 /// Every call that takes a handle first, with its name.
-const WITH_HANDLE: [(u32, &str); 15] = [
+const WITH_HANDLE: [(u32, &str); 16] = [
     (id::VM_TOPUP, "VM_TOPUP"),
     (id::FRAME_DONATE, "FRAME_DONATE"),
     (id::FRAME_SHARE, "FRAME_SHARE"),
@@ -28,6 +28,7 @@ const WITH_HANDLE: [(u32, &str); 15] = [
     (id::QUEUE_INFO, "QUEUE_INFO"),
     (id::DEVICE_INTERRUPT, "DEVICE_INTERRUPT"),
     (id::DEVICE_FAIL, "DEVICE_FAIL"),
+    (id::UART_LINE, "UART_LINE"),
 ];
 
 /// Values that are wrong in most places.
@@ -152,7 +153,8 @@ fn after_finalise(handle: u64, own: u64) -> Finding {
 /// something in the upper half, an immediate. Expected: NOT_SUPPORTED.
 fn unknown_ids() -> Finding {
     let mut survey = Survey::default();
-    let near = (0x14..0x40).map(|offset| u64::from(id::VERSION) + offset + 1);
+    // UART_LINE is the last there is.
+    let near = (1..0x40).map(|offset| u64::from(id::UART_LINE) + offset);
     let far = [0, 1, 0x8600_0000, 0x8600_ff01, 0xc600_0003, 0xc400_0190, 0xc600_0000, 0x5a5a_5a5a];
     let dirty = WITH_HANDLE.iter().map(|(function, _)| u64::from(*function) | 1 << 32);
     let dirty = dirty.chain([u64::from(id::VERSION) | 1 << 63]);
