@@ -1,14 +1,13 @@
-//! The console backend (virtio 1.4, 5.3): what the guest transmits is
-//! printed, nothing is ever received.
+//! The console backend (virtio 1.4, 5.3): one port, no multiport. What the
+//! guest transmits is handed out byte by byte; what it is given waits here
+//! until it has a buffer for it.
 
-use alloc::string::String;
-use alloc::vec::Vec;
+use alloc::collections::VecDeque;
 
-use crate::lines::Lines;
 use crate::memory::Memory;
 use crate::queue::{Chain, Hostile};
 
-/// Queue the device fills; this backend leaves its buffers alone.
+/// Queue the device fills.
 pub const RECEIVE: u16 = 0;
 /// Queue the driver fills.
 pub const TRANSMIT: u16 = 1;
@@ -17,15 +16,17 @@ pub const TRANSMIT: u16 = 1;
 const PIECE: usize = 256;
 /// Most bytes of one request that are shown; the rest is dropped.
 const LONGEST: u64 = 64 * 1024;
+/// Most bytes that wait for the guest.
+const MOST_WAITING: usize = 4096;
 
-/// A console that collects lines.
+/// The device's end of the port.
 #[derive(Debug, Default)]
 pub struct Console {
-    lines: Lines,
+    waiting: VecDeque<u8>,
 }
 
 impl Console {
-    /// Serves a transmitted buffer: the lines that it completed.
+    /// Serves a transmitted buffer: its bytes go to `out`.
     ///
     /// # Errors
     /// [`Hostile`] if it has writable parts, or an address may not be read.
@@ -33,11 +34,11 @@ impl Console {
         &mut self,
         memory: &M,
         chain: &Chain,
-    ) -> Result<Vec<String>, Hostile> {
+        out: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), Hostile> {
         if chain.writable_bytes() != 0 {
             return Err(Hostile::Request);
         }
-        let mut done = Vec::new();
         let mut piece = [0; PIECE];
         let end = chain.readable_bytes().min(LONGEST);
         let mut offset = 0;
@@ -45,10 +46,45 @@ impl Console {
             let length = (end - offset).min(PIECE as u64);
             let Some(bytes) = piece.get_mut(..length as usize) else { break };
             chain.read(memory, offset, bytes)?;
-            done.extend(bytes.iter().filter_map(|byte| self.lines.push(*byte)));
+            out(bytes);
             offset += length;
         }
-        Ok(done)
+        Ok(())
+    }
+
+    /// How many bytes it takes now.
+    pub fn room(&self) -> usize {
+        MOST_WAITING.saturating_sub(self.waiting.len())
+    }
+
+    /// Gives it a byte for the guest; what finds no room is lost.
+    pub fn give(&mut self, byte: u8) {
+        if self.room() != 0 {
+            self.waiting.push_back(byte);
+        }
+    }
+
+    /// Does anything wait for a buffer of the guest's?
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Fills a receive buffer with what waits; returns the bytes.
+    ///
+    /// # Errors
+    /// [`Hostile`] if it has readable parts, or an address may not be written.
+    pub fn receive<M: Memory + ?Sized>(
+        &mut self,
+        memory: &M,
+        chain: &Chain,
+    ) -> Result<u32, Hostile> {
+        if chain.readable_bytes() != 0 {
+            return Err(Hostile::Request);
+        }
+        let length = (self.waiting.len() as u64).min(chain.writable_bytes()) as usize;
+        let bytes: alloc::vec::Vec<u8> = self.waiting.drain(..length).collect();
+        chain.write(memory, 0, &bytes)?;
+        Ok(length as u32)
     }
 }
 
@@ -56,9 +92,12 @@ impl Console {
 mod tests {
     use super::*;
     use crate::queue::tests::{DATA, Driver};
+    use std::vec::Vec;
+
+    const WRITE: u16 = 2;
 
     #[test]
-    fn transmitted_bytes_become_lines_across_requests() {
+    fn transmitted_bytes_come_out_in_order_across_requests() {
         let mut console = Console::default();
         let mut driver = Driver::new(8);
         let mut queue = driver.queue();
@@ -68,18 +107,52 @@ mod tests {
             driver.describe(0, DATA, text.len() as u32, 0, 0);
             driver.offer(0);
             let chain = queue.pop(&driver.memory).unwrap().unwrap();
-            all.extend(console.transmit(&driver.memory, &chain).unwrap());
+            let mut out = |bytes: &[u8]| all.extend_from_slice(bytes);
+            console.transmit(&driver.memory, &chain, &mut out).unwrap();
             queue.push(&driver.memory, &chain, 0).unwrap();
         }
-        assert_eq!(all, ["hello world", "again"]);
+        assert_eq!(all, b"hello world\nagain\n");
     }
 
     #[test]
-    fn a_transmit_buffer_the_device_should_write_stops_the_device() {
+    fn what_waits_goes_into_the_guests_buffers_as_far_as_they_reach() {
+        let mut console = Console::default();
+        b"hello".iter().for_each(|byte| console.give(*byte));
         let mut driver = Driver::new(8);
-        driver.describe(0, DATA, 8, 2, 0);
+        let mut queue = driver.queue();
+        driver.describe(0, DATA, 4, WRITE, 0);
+        for (text, left) in [(&b"hell"[..], true), (b"o", false)] {
+            driver.offer(0);
+            let chain = queue.pop(&driver.memory).unwrap().unwrap();
+            let length = console.receive(&driver.memory, &chain).unwrap();
+            let mut bytes = std::vec![0; length as usize];
+            driver.memory.read(DATA, &mut bytes).unwrap();
+            assert_eq!(bytes, text);
+            assert_eq!(console.has_waiting(), left);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_never_reads_costs_a_bounded_amount_of_memory() {
+        let mut console = Console::default();
+        (0..2 * MOST_WAITING).for_each(|_| console.give(b'x'));
+        assert_eq!((console.waiting.len(), console.room()), (MOST_WAITING, 0));
+    }
+
+    #[test]
+    fn buffers_of_the_wrong_direction_stop_the_device() {
+        let mut driver = Driver::new(8);
+        driver.describe(0, DATA, 8, WRITE, 0);
         driver.offer(0);
         let chain = driver.queue().pop(&driver.memory).unwrap().unwrap();
-        assert_eq!(Console::default().transmit(&driver.memory, &chain), Err(Hostile::Request));
+        let mut console = Console::default();
+        let sent = console.transmit(&driver.memory, &chain, &mut |_| ());
+        assert_eq!(sent, Err(Hostile::Request));
+        let mut driver = Driver::new(8);
+        driver.describe(0, DATA, 8, 0, 0);
+        driver.offer(0);
+        let chain = driver.queue().pop(&driver.memory).unwrap().unwrap();
+        console.give(b'x');
+        assert_eq!(console.receive(&driver.memory, &chain), Err(Hostile::Request));
     }
 }

@@ -20,6 +20,19 @@ pub struct Guest<'a> {
     pub ram_bytes: u64,
     /// The guest's command line.
     pub bootargs: &'a str,
+    /// The instruction of its PSCI calls.
+    pub conduit: Conduit,
+    /// Where its ramdisk is in guest memory, if it has one.
+    pub initrd: Option<(u64, u64)>,
+}
+
+/// How a guest calls EL2.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Conduit {
+    /// HVC: pKVM's guests.
+    Hvc,
+    /// SMC: Arm CCA's realms.
+    Smc,
 }
 
 const GIC: u32 = 1;
@@ -62,6 +75,10 @@ pub fn build(guest: Guest<'_>) -> Result<Vec<u8>, Error> {
 fn chosen(fdt: &mut FdtWriter, guest: Guest<'_>) -> Result<(), Error> {
     let node = fdt.begin_node("chosen")?;
     fdt.property_string("bootargs", guest.bootargs)?;
+    if let Some((start, end)) = guest.initrd {
+        fdt.property_u64("linux,initrd-start", start)?;
+        fdt.property_u64("linux,initrd-end", end)?;
+    }
     fdt.property_string("stdout-path", &format!("/pl011@{:x}", layout::UART))?;
     fdt.end_node(node)
 }
@@ -77,7 +94,11 @@ fn cpus(fdt: &mut FdtWriter, guest: Guest<'_>) -> Result<(), Error> {
     let psci = fdt.begin_node("psci")?;
     let names = vec!["arm,psci-1.0".to_string(), "arm,psci-0.2".to_string()];
     fdt.property_string_list("compatible", names)?;
-    fdt.property_string("method", "hvc")?;
+    let method = match guest.conduit {
+        Conduit::Hvc => "hvc",
+        Conduit::Smc => "smc",
+    };
+    fdt.property_string("method", method)?;
     fdt.end_node(psci)?;
 
     let cpus = fdt.begin_node("cpus")?;
@@ -206,11 +227,19 @@ mod tests {
 
     #[test]
     fn a_guest_finds_its_memory_its_cpus_and_its_command_line() {
-        let guest = Guest { vcpus: 3, ram_bytes: 16 << 20, bootargs: "scenario=secrets" };
+        let guest = Guest {
+            vcpus: 3,
+            ram_bytes: 16 << 20,
+            bootargs: "scenario=secrets",
+            conduit: Conduit::Smc,
+            initrd: Some((0x4200_0000, 0x4230_0123)),
+        };
         let blob = build(guest).unwrap();
         let tree = fdt::Fdt::new(&blob).unwrap();
         assert_eq!(tree.chosen().bootargs(), Some("scenario=secrets"));
         assert_eq!(tree.cpus().count(), 3);
+        assert_eq!(rt::dt::psci_method(&tree), Some("smc"));
+        assert_eq!(rt::dt::initrd(&tree), Some(0x4200_0000..0x4230_0123));
         let region = tree.memory().regions().next().unwrap();
         assert_eq!(region.starting_address as u64, layout::RAM);
         assert_eq!(region.size, Some(16 << 20));

@@ -81,6 +81,32 @@ pub fn write_bytes(bytes: &[u8]) {
     }
 }
 
+/// Has the PL011 interrupt while bytes that have arrived are not read, or
+/// not. Its line must be enabled at the interrupt controller, too.
+pub fn receive_interrupts(on: bool) {
+    const LCR_H: usize = 0x2c;
+    const CR: usize = 0x30;
+    const IMSC: usize = 0x38;
+    /// FIFOs on, eight bits.
+    const LCR_H_FIFO: u32 = 1 << 4 | 3 << 5;
+    /// Receiver, transmitter and UART on.
+    const CR_ON: u32 = 1 << 9 | 1 << 8 | 1;
+    /// Received; received and not read for a while.
+    const RECEIVE: u32 = 1 << 4 | 1 << 6;
+    let uart = UART.lock();
+    if uart.base == 0 {
+        return;
+    }
+    // SAFETY: `init` was given a PL011's address.
+    unsafe {
+        if on {
+            mmio::write32(uart.base + LCR_H, LCR_H_FIFO);
+            mmio::write32(uart.base + CR, CR_ON);
+        }
+        mmio::write32(uart.base + IMSC, if on { RECEIVE } else { 0 });
+    }
+}
+
 /// Reads a byte if one has arrived.
 pub fn read_byte() -> Option<u8> {
     const FR_RXFE: u32 = 1 << 4;

@@ -29,6 +29,21 @@ pub fn device(tree: &Fdt, compatible: &str, index: usize) -> Option<(usize, usiz
     reg(&tree.find_compatible(&[compatible])?, index)
 }
 
+/// Interrupt id of the first interrupt of the first node compatible with
+/// `compatible`, whose controller is a GIC.
+pub fn interrupt(tree: &Fdt, compatible: &str) -> Option<u32> {
+    let value = tree.find_compatible(&[compatible])?.property("interrupts")?.value;
+    let cell = |index: usize| {
+        let bytes = value.get(4 * index..4 * index + 4)?;
+        Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    };
+    match (cell(0)?, cell(1)?) {
+        (0, spi @ 0..988) => Some(32 + spi),
+        (1, ppi @ 0..16) => Some(16 + ppi),
+        _ => None,
+    }
+}
+
 /// First memory bank: start and size.
 pub fn memory(tree: &Fdt) -> Option<(usize, usize)> {
     reg(
@@ -44,6 +59,12 @@ pub fn memory(tree: &Fdt) -> Option<(usize, usize)> {
 /// MPIDR affinities of the CPUs, in order.
 pub fn cpus<'a>(tree: &'a Fdt<'a>) -> impl Iterator<Item = u64> + 'a {
     tree.cpus().filter_map(|cpu| cpu.ids().all().next()).map(|id| id as u64)
+}
+
+/// The firmware's random bytes (`/chosen/rng-seed`), empty if there are none.
+pub fn seed<'a>(tree: &Fdt<'a>) -> &'a [u8] {
+    let chosen = tree.find_node("/chosen");
+    chosen.and_then(|chosen| chosen.property("rng-seed")).map_or(&[], |property| property.value)
 }
 
 /// The PSCI node's `method`: `"hvc"` or `"smc"`.

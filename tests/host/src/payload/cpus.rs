@@ -12,7 +12,7 @@ use rt::lock::IrqLock;
 use rt::{MAX_CPUS, cpu, gic};
 
 use super::machine::Machine;
-use super::{clock, run};
+use super::{clock, run, terminal};
 
 /// Software interrupt that says: look at your vCPUs again.
 const WAKE: u32 = 1;
@@ -142,5 +142,7 @@ pub(super) fn on_interrupt(intid: u32) {
     if intid == clock::INTID {
         // The line stays up until the timer is off.
         clock::cancel();
+    } else if intid == terminal::interrupt() {
+        terminal::collect();
     }
 }

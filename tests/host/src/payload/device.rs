@@ -3,13 +3,13 @@
 
 use alloc::vec::Vec;
 
-use host::block::{Block, Traffic};
+use host::block::Traffic;
 use host::bouncer::{Handle, QueueInfo};
-use host::console::{self, Console};
 use host::frames::Run;
 use host::queue::{Hostile, Queue, Rings};
 use hyp::layout;
 
+use super::backend::Backend;
 use super::calls::BOUNCER;
 use super::lies::Lie;
 use super::window::Window;
@@ -23,33 +23,25 @@ const EVENT_IDX: u64 = 1 << 29;
 /// Most requests served in one go; then the guest runs again (D8, G4).
 const BUDGET: usize = 256;
 
-/// What the device does.
-pub(super) enum Backend {
-    /// A disk.
-    Block(Block<'static>),
-    /// A console.
-    Console(Console),
-}
-
 /// Where its queues and buffers may lie.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
     /// In these frames of the host's, behind the bounce BAR.
     Bounce(Run),
-    /// In guest RAM that the guest shared; all its RAM is in this run.
-    Shared(Run),
+    /// In guest RAM that the guest shared; all its RAM is in this run. A
+    /// guest may set this bit in the address of a page that it shared.
+    Shared(Run, u64),
 }
 
 /// What a round of service did.
+#[derive(Clone, Copy, Default)]
 struct Served {
-    /// The queue was empty at the end.
-    all: bool,
+    /// Requests that were answered.
+    requests: usize,
+    /// The budget ended before the queue did.
+    more: bool,
     /// vCPUs that have an interrupt to notice, one bit each.
     kick: u64,
-}
-
-impl Served {
-    const NOTHING: Self = Self { all: true, kick: 0 };
 }
 
 /// A queue the driver enabled.
@@ -63,7 +55,7 @@ struct Open {
 /// One device.
 pub(super) struct Device {
     index: u64,
-    backend: Backend,
+    pub(super) backend: Backend,
     place: Place,
     queues: Vec<Option<Open>>,
     /// Reset count the queues belong to.
@@ -98,18 +90,12 @@ impl Device {
 
     /// What went through, if it is a disk.
     pub(super) fn traffic(&self) -> Option<Traffic> {
-        match &self.backend {
-            Backend::Block(block) => Some(block.traffic()),
-            Backend::Console(_) => None,
-        }
+        self.backend.traffic()
     }
 
     /// Takes the disk back.
     pub(super) fn into_disk(self) -> Option<&'static mut [u8]> {
-        match self.backend {
-            Backend::Block(block) => Some(block.into_disk()),
-            Backend::Console(_) => None,
-        }
+        self.backend.into_disk()
     }
 
     /// The driver changed the status or reset something: forget queues that
@@ -130,44 +116,59 @@ impl Device {
         }
     }
 
-    /// The driver kicked queue `number`: serve what is there. Returns the
-    /// vCPUs that have an interrupt to notice, one bit each.
-    pub(super) fn notified(&mut self, vm: Handle, number: u16, print: &mut dyn FnMut(&str)) -> u64 {
+    /// The driver kicked queue `number`: serve what is there, and what comes
+    /// of it. Returns the vCPUs that have an interrupt to notice, one bit each.
+    pub(super) fn notified(&mut self, vm: Handle, number: u16, out: &mut dyn FnMut(&[u8])) -> u64 {
         if !self.live {
             self.refresh(vm);
         }
-        let bit = 1u64.checked_shl(number.into()).unwrap_or(0);
-        self.unfinished &= !bit;
-        if !self.live {
-            return 0;
-        }
-        match self.serve(vm, number, print) {
-            Ok(Served { all, kick }) => {
-                if !all {
-                    self.unfinished |= bit;
-                }
-                kick
-            }
-            Err(hostile) => {
-                rt::println!(
-                    "host: device {} stops, the driver broke a rule: {hostile}",
-                    self.index
-                );
-                self.live = false;
-                self.failed = Some(hostile);
-                self.queues.iter_mut().for_each(|slot| *slot = None);
-                // Refused only if the driver has reset it meanwhile: as good.
-                BOUNCER.device_fail(vm, self.index).unwrap_or(0)
-            }
+        let kick = self.attend(vm, number, out).kick;
+        match self.backend.waiting_on() {
+            Some(other) if other != number => kick | self.attend(vm, other, out).kick,
+            _ => kick,
         }
     }
 
-    /// Serves on where the budget ended; `None` if there was nothing, else
-    /// the vCPUs to kick.
-    pub(super) fn catch_up(&mut self, vm: Handle, print: &mut dyn FnMut(&str)) -> Option<u64> {
-        let unfinished = self.unfinished;
-        let queues = (0..64).filter(|number| unfinished >> number & 1 == 1);
-        queues.map(|number| self.notified(vm, number, print)).reduce(|all, kick| all | kick)
+    /// Serves on where the budget ended, and hands over what waits for a
+    /// buffer; `None` if there was nothing to do, else the vCPUs to kick.
+    pub(super) fn catch_up(&mut self, vm: Handle, out: &mut dyn FnMut(&[u8])) -> Option<u64> {
+        let waiting = self.backend.waiting_on().map_or(0, |number| 1 << number);
+        let todo = self.unfinished | waiting;
+        let mut all = Served::default();
+        for number in (0..64).filter(|number| todo >> number & 1 == 1) {
+            let served = self.attend(vm, number, out);
+            all.requests += served.requests;
+            all.kick |= served.kick;
+        }
+        (all.requests != 0).then_some(all.kick)
+    }
+
+    /// Serves queue `number` for a while. A driver that breaks a rule stops
+    /// the device.
+    fn attend(&mut self, vm: Handle, number: u16, out: &mut dyn FnMut(&[u8])) -> Served {
+        let bit = 1u64.checked_shl(number.into()).unwrap_or(0);
+        self.unfinished &= !bit;
+        if !self.live {
+            return Served::default();
+        }
+        match self.serve(vm, number, out) {
+            Ok(served) => {
+                if served.more {
+                    self.unfinished |= bit;
+                }
+                served
+            }
+            Err(hostile) => Served { kick: self.stop(vm, hostile), ..Served::default() },
+        }
+    }
+
+    fn stop(&mut self, vm: Handle, hostile: Hostile) -> u64 {
+        rt::println!("host: device {} stops, the driver broke a rule: {hostile}", self.index);
+        self.live = false;
+        self.failed = Some(hostile);
+        self.queues.iter_mut().for_each(|slot| *slot = None);
+        // Refused only if the driver has reset it meanwhile: as good.
+        BOUNCER.device_fail(vm, self.index).unwrap_or(0)
     }
 
     /// Serves at most [`BUDGET`] requests of a queue.
@@ -175,43 +176,42 @@ impl Device {
         &mut self,
         vm: Handle,
         number: u16,
-        print: &mut dyn FnMut(&str),
+        out: &mut dyn FnMut(&[u8]),
     ) -> Result<Served, Hostile> {
         let (place, index, features) = (self.place, self.index, self.features);
-        let Some(slot) = self.queues.get_mut(usize::from(number)) else {
-            return Ok(Served::NOTHING);
-        };
+        let mut served = Served::default();
+        let Some(slot) = self.queues.get_mut(usize::from(number)) else { return Ok(served) };
         if slot.is_none() {
             *slot = open(vm, index, number, place, features)?;
         }
-        let Some(Open { queue, window, .. }) = slot else { return Ok(Served::NOTHING) };
-        if matches!(self.backend, Backend::Console(_)) && number == console::RECEIVE {
-            return Ok(Served::NOTHING);
-        }
-        let (mut interrupt, mut all, mut kick) = (false, false, 0);
-        for _ in 0..BUDGET {
-            let Some(chain) = queue.pop(window)? else {
-                all = true;
+        let Some(Open { queue, window, .. }) = slot else { return Ok(served) };
+        let mut interrupt = false;
+        loop {
+            if self.backend.receives_on(number) && self.backend.waiting_on() != Some(number) {
                 break;
-            };
-            let written = match &mut self.backend {
-                _ if self.lie.is_some_and(|lie| !lie.serves()) => 0,
-                Backend::Block(block) => block.serve(window, &chain)?,
-                Backend::Console(console) => {
-                    console.transmit(window, &chain)?.iter().for_each(|line| print(line));
-                    0
-                }
+            }
+            served.more = served.requests == BUDGET;
+            if served.more {
+                break;
+            }
+            let Some(chain) = queue.pop(window)? else { break };
+            let written = match self.lie {
+                Some(lie) if !lie.serves() => 0,
+                _ => self.backend.serve(number, window, &chain, out)?,
             };
             match self.lie {
                 None => interrupt |= queue.push(window, &chain, written)?,
-                Some(lie) => kick |= lie.answer((vm, index), queue, window, &chain, written)?,
+                Some(lie) => {
+                    served.kick |= lie.answer((vm, index), queue, window, &chain, written)?;
+                }
             }
+            served.requests += 1;
         }
         if interrupt {
             // Refused only if the driver reset the device meanwhile.
-            kick |= BOUNCER.device_interrupt(vm, index, number.into()).unwrap_or(0);
+            served.kick |= BOUNCER.device_interrupt(vm, index, number.into()).unwrap_or(0);
         }
-        Ok(Served { all, kick })
+        Ok(served)
     }
 }
 
@@ -232,10 +232,10 @@ fn open(
     let (window, base) = match place {
         Place::Bounce(run) => {
             let guest = info.window;
-            (Window { guest, host: run.base(), bytes: run.bytes() }, guest)
+            (Window { guest, alias: 0, host: run.base(), bytes: run.bytes() }, guest)
         }
-        Place::Shared(run) => {
-            (Window { guest: layout::RAM, host: run.base(), bytes: run.bytes() }, 0)
+        Place::Shared(run, alias) => {
+            (Window { guest: layout::RAM, alias, host: run.base(), bytes: run.bytes() }, 0)
         }
     };
     let at = |offset: u64| base.checked_add(offset).ok_or(Hostile::Rings);

@@ -40,6 +40,10 @@ pub(super) struct Machine {
     pub(super) command_line: &'static str,
     pub(super) ramdisk: Range<usize>,
     pub(super) uart: usize,
+    /// Interrupt id of the UART, if the tree names one.
+    pub(super) uart_interrupt: Option<u32>,
+    /// Random bytes of the firmware's.
+    pub(super) seed: &'static [u8],
     pub(super) gicd: usize,
     pub(super) gicr: usize,
     pub(super) conduit: Conduit,
@@ -76,6 +80,8 @@ impl Machine {
             command_line: dt::command_line(&tree),
             ramdisk: dt::initrd(&tree).unwrap_or(0..0),
             uart,
+            seed: dt::seed(&tree),
+            uart_interrupt: dt::interrupt(&tree, "arm,pl011"),
             gicd,
             gicr,
             conduit,

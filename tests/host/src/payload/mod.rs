@@ -2,9 +2,11 @@
 //!
 //! `machine` reads the device tree and brings up the CPUs, `vm` builds and
 //! takes down guests, `run` schedules them, `device` serves their disks,
+//! `linux` boots a distribution's kernel as one, `terminal` types to it,
 //! `story` says what happens in which order, `attacks` tries to break in.
 
 mod attacks;
+mod backend;
 mod bench;
 mod calls;
 mod clock;
@@ -12,10 +14,12 @@ mod cpus;
 mod device;
 mod fuzz;
 mod lies;
+mod linux;
 mod machine;
 mod report;
 mod run;
 mod story;
+mod terminal;
 mod vm;
 mod window;
 
@@ -49,6 +53,7 @@ pub(crate) fn main(dtb: usize) -> ! {
     );
     let passed = match rt::dt::argument(machine.command_line, "scenario") {
         Some("fuzz") => fuzz::run(&machine),
+        Some("linux") => linux::run(machine),
         _ => story::tell(machine),
     };
     println!("@host result={}", if passed { "pass" } else { "fail" });

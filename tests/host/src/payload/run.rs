@@ -12,7 +12,6 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use host::bouncer::{Exit, Refusal};
 use host::frames::FreeFrames;
 use hyp::error::Error;
-use hyp::layout;
 use rt::cpu;
 use spin::Mutex;
 
@@ -60,7 +59,7 @@ pub(super) fn turn(cpu: usize) -> bool {
     for vm in &vms {
         for device in &vm.devices {
             let Some(mut device) = device.try_lock() else { continue };
-            if let Some(vcpus) = device.catch_up(vm.handle, &mut |line| vm.say(line)) {
+            if let Some(vcpus) = device.catch_up(vm.handle, &mut |bytes| vm.hear_console(bytes)) {
                 kick(vm, vcpus);
                 ran = true;
             }
@@ -104,7 +103,7 @@ fn share(vm: &Vm, cpu: usize) -> impl Iterator<Item = usize> {
 
 /// Makes the vCPUs of bitmap `vcpus` notice what is pending for them: they
 /// are scheduled if they wait, and re-entered if they run on another CPU.
-fn kick(vm: &Vm, vcpus: u64) {
+pub(super) fn kick(vm: &Vm, vcpus: u64) {
     for (index, vcpu) in vm.vcpus.iter().enumerate().filter(|(index, _)| vcpus >> index & 1 == 1) {
         vcpu.kicked.store(true, SeqCst);
         let cpu = index % cpus::count();
@@ -255,9 +254,7 @@ fn refused(vm: &Vm, index: usize, refusal: Refusal) -> u32 {
 fn finish(vm: &Vm, how: u8) {
     // The first reason stays.
     let _ = vm.ended.compare_exchange(end::NOT_YET, how, SeqCst, SeqCst);
-    if let Some(line) = vm.uart.lock().finish() {
-        vm.say(&line);
-    }
+    vm.hear_the_rest();
     (0..cpus::count()).for_each(cpus::wake);
 }
 
@@ -268,28 +265,19 @@ fn start(vm: &Vm, index: usize) {
     kick(vm, 1 << index);
 }
 
-/// The guest accessed its UART, the only device outside EL2 that it has.
+/// The guest accessed a device that the host serves: its UART.
 fn mmio(vm: &Vm, index: usize, ipa: u64, size: u8, write: Option<u64>) {
-    let offset = ipa.wrapping_sub(layout::UART);
-    let mut uart = vm.uart.lock();
-    if let Some(value) = write {
-        if offset < 0x1000
-            && let Some(line) = uart.write(offset, value)
-        {
-            vm.say(&line);
-        }
-        return;
-    }
-    let value = if offset < 0x1000 { uart.read(offset) } else { 0 };
-    let mask = u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8)));
-    if let Some(vcpu) = vm.vcpus.get(index) {
-        vcpu.reply.store(value & mask, Release);
+    let value = vm.mmio(ipa, size, write);
+    if let Some(vcpu) = vm.vcpus.get(index)
+        && write.is_none()
+    {
+        vcpu.reply.store(value, Release);
     }
 }
 
 fn notify(vm: &Vm, device: u64, queue: u16) {
     if let Some(device) = vm.devices.get(device as usize) {
-        let vcpus = device.lock().notified(vm.handle, queue, &mut |line| vm.say(line));
+        let vcpus = device.lock().notified(vm.handle, queue, &mut |bytes| vm.hear_console(bytes));
         kick(vm, vcpus);
     }
 }

@@ -20,6 +20,8 @@ pub(super) static REFUSED: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     pub(super) guest: u64,
+    /// A bit that may be set in the guest's address: the same byte.
+    pub(super) alias: u64,
     pub(super) host: u64,
     pub(super) bytes: u64,
 }
@@ -28,7 +30,7 @@ impl Window {
     /// The host's address of `length` bytes at guest address `address`.
     fn translate(&self, address: u64, length: u64) -> Result<u64, Fault> {
         let fault = Fault { address };
-        let offset = address.checked_sub(self.guest).ok_or(fault)?;
+        let offset = (address & !self.alias).checked_sub(self.guest).ok_or(fault)?;
         let end = offset.checked_add(length).ok_or(fault)?;
         if end > self.bytes { Err(fault) } else { Ok(self.host + offset) }
     }

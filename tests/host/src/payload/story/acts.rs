@@ -6,10 +6,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use host::bouncer::Handle;
-use hyp::abi;
 use rt::println;
 
-use super::{BOUNCE_PAGES, LIFE, RAM_MIB, Stage};
+use super::{BOUNCE_PAGES, LIFE, Stage, payload};
 use crate::payload::attacks::{self, Owner, donation};
 use crate::payload::lies::Lie;
 use crate::payload::report::{Finding, GOOD};
@@ -161,14 +160,11 @@ impl Stage<'_> {
     /// The attacks that need a guest that is still being built.
     fn with_building(&mut self, vm: &Arc<Vm>, findings: &mut Vec<Finding>) {
         let plan = Plan {
-            image: &[],
-            vcpus: 1,
-            ram_mib: RAM_MIB,
-            bootargs: String::new(),
-            policy: abi::POLICY_BOUNCE_BAR,
+            on_demand: 2 * RACE_PAGES,
             devices: Vec::from([DevicePlan::Console]),
+            ..payload(&[])
         };
-        let building = match Vm::begin(&FREE, plan, 2 * RACE_PAGES) {
+        let building = match Vm::begin(&FREE, plan) {
             Ok(building) => building,
             Err(problem) => return self.fail(&format!("cannot begin a guest: {problem}")),
         };

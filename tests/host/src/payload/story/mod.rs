@@ -24,11 +24,13 @@ use super::calls::BOUNCER;
 use super::machine::Machine;
 use super::report::{self, Finding, GOOD};
 use super::run::FREE;
-use super::vm::{DevicePlan, Plan, Vm, end};
+use super::vm::{DevicePlan, Input, Part, Plan, TREE_ROOM, Vm, end};
 use super::{clock, cpus, run, window};
 
 /// RAM of a guest, in MiB.
 const RAM_MIB: u64 = 16;
+/// Last pages of a guest's RAM, that are donated when it touches them.
+const ON_DEMAND: u64 = 64;
 /// Pages of a disk's bounce BAR: 1 MiB.
 const BOUNCE_PAGES: u64 = 256;
 /// Longest life of a guest, in milliseconds.
@@ -153,12 +155,11 @@ impl Stage<'_> {
             }
         }
         let plan = Plan {
-            image: self.image,
-            vcpus,
-            ram_mib: RAM_MIB,
-            bootargs,
             policy: if shared { abi::POLICY_SHARED_PAGES } else { abi::POLICY_BOUNCE_BAR },
+            vcpus,
+            bootargs,
             devices,
+            ..payload(self.image)
         };
         let vm = match Vm::build(&FREE, plan) {
             Ok(vm) => vm,
@@ -249,6 +250,23 @@ impl Stage<'_> {
         let (made, refused) = report::tally();
         println!("host: {refused} of {made} attempts refused");
         self.passed && refused == made
+    }
+}
+
+/// The plan of a guest of this story, with nothing special about it.
+fn payload(image: &[u8]) -> Plan<'_> {
+    Plan {
+        image: Part { at: TREE_ROOM, bytes: image },
+        initrd: Part { at: 0, bytes: &[] },
+        on_demand: ON_DEMAND,
+        flags: 0,
+        terminal: false,
+        input: Input::Uart,
+        vcpus: 1,
+        ram_mib: RAM_MIB,
+        bootargs: String::new(),
+        policy: abi::POLICY_BOUNCE_BAR,
+        devices: Vec::new(),
     }
 }
 

@@ -10,34 +10,30 @@ use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use host::block::Block;
 use host::bouncer::Refusal;
 use host::console::Console;
+use host::entropy::Entropy;
 use host::frames::{FreeFrames, Run};
-use host::tree;
-use host::uart::Uart;
+use host::tree::{self, Conduit};
 use hyp::abi;
 use hyp::error::Error;
 use hyp::layout;
 use spin::Mutex;
 
-use super::{Problem, Vcpu, Vm, end, no_memory, state, step};
+use super::{ALIAS, Input, Problem, Serial, Vcpu, Vm, Voice, end, no_memory, state, step};
+use crate::payload::backend::Backend;
 use crate::payload::calls::BOUNCER;
-use crate::payload::device::{Backend, Device, Place};
+use crate::payload::device::{Device, Place};
 
 /// Frames of page-table memory at creation, and added when they are used up.
 const MEMCACHE: u64 = 32;
 const TOPUP: u64 = 16;
 /// 2 MiB in frames: how guest RAM is aligned.
 const BLOCK: u64 = 512;
-/// The image's place in RAM, in frames; the device tree is at its start.
-const IMAGE_OFFSET: u64 = 512;
-/// Flags of VM_CREATE: a guest that calls as pKVM's do.
-pub(super) const FLAGS: u64 = 0;
-/// Its first instruction.
-pub(super) const ENTRY: u64 = layout::RAM + (IMAGE_OFFSET << 12);
-/// Last frames of RAM, that are donated when the guest touches them.
-const ON_DEMAND: u64 = 64;
+/// Bytes at the start of RAM that are kept for the device tree.
+pub(in crate::payload) const TREE_ROOM: u64 = 2 << 20;
 /// Virtio device types.
 const TYPE_BLOCK: u64 = 2;
 const TYPE_CONSOLE: u64 = 3;
+const TYPE_ENTROPY: u64 = 4;
 /// Pages of a console's bounce memory: 64 KiB.
 const CONSOLE_PAGES: u64 = 16;
 
@@ -47,11 +43,31 @@ pub(in crate::payload) enum DevicePlan {
     Disk(&'static mut [u8], u64),
     /// A console with the least bounce memory there is.
     Console,
+    /// A source of random bytes, made from these.
+    Entropy(Vec<u8>),
+}
+
+/// Bytes that a guest finds in its RAM when it starts.
+#[derive(Clone, Copy)]
+pub(in crate::payload) struct Part<'a> {
+    /// Offset into RAM, a multiple of a page.
+    pub(in crate::payload) at: u64,
+    pub(in crate::payload) bytes: &'a [u8],
 }
 
 /// A guest to be built.
 pub(in crate::payload) struct Plan<'a> {
-    pub(in crate::payload) image: &'a [u8],
+    /// What is entered at its first byte.
+    pub(in crate::payload) image: Part<'a>,
+    /// Its ramdisk, behind the image; without bytes if it has none.
+    pub(in crate::payload) initrd: Part<'a>,
+    /// Last pages of RAM, that are donated when the guest touches them.
+    pub(in crate::payload) on_demand: u64,
+    /// VM_CREATE's flags: whose calls it speaks.
+    pub(in crate::payload) flags: u64,
+    /// The terminal is its own; otherwise its lines are shown as a guest's.
+    pub(in crate::payload) terminal: bool,
+    pub(in crate::payload) input: Input,
     pub(in crate::payload) vcpus: u64,
     pub(in crate::payload) ram_mib: u64,
     pub(in crate::payload) bootargs: String,
@@ -65,29 +81,31 @@ impl Vm {
         free: &Mutex<FreeFrames>,
         plan: Plan<'_>,
     ) -> Result<Arc<Vm>, Problem> {
-        let vm = Vm::begin(free, plan, ON_DEMAND)?;
-        BOUNCER.vm_finalise(vm.handle, ENTRY, layout::RAM).map_err(step("VM_FINALISE"))?;
+        let vm = Vm::begin(free, plan)?;
+        BOUNCER.vm_finalise(vm.handle, vm.entry, layout::RAM).map_err(step("VM_FINALISE"))?;
         if let Some(boot) = vm.vcpus.first() {
             boot.state.store(state::RUNNABLE, Ordering::Release);
         }
         Ok(Arc::new(vm))
     }
 
-    /// All of that but VM_FINALISE. The last `keep` pages of RAM are not
-    /// donated yet.
+    /// All of that but VM_FINALISE.
     pub(in crate::payload) fn begin(
         free: &Mutex<FreeFrames>,
         plan: Plan<'_>,
-        keep: u64,
     ) -> Result<Vm, Problem> {
         let pages = plan.ram_mib << 8;
         let ram = take(free, pages, BLOCK, "guest RAM")?;
-        let memcache = take(free, MEMCACHE, 1, "page tables")?;
+        // A table for each 2 MiB of RAM, and the others.
+        let tables = (MEMCACHE + pages / BLOCK).min(abi::MAX_RANGE);
+        let memcache = take(free, tables, 1, "page tables")?;
         let handle = BOUNCER
-            .vm_create(memcache.pfn, memcache.count, pages, plan.vcpus, FLAGS)
+            .vm_create(memcache.pfn, memcache.count, pages, plan.vcpus, plan.flags)
             .map_err(step("VM_CREATE"))?;
         let mut vm = Vm {
             handle,
+            entry: layout::RAM + plan.image.at,
+            flags: plan.flags,
             vcpus: (0..plan.vcpus).map(|_| Vcpu::default()).collect(),
             ram,
             donated: Mutex::new(Vec::new()),
@@ -95,43 +113,56 @@ impl Vm {
             expected: Mutex::default(),
             bounce: Vec::new(),
             devices: Vec::new(),
-            uart: Mutex::new(Uart::default()),
+            serial: Mutex::new(Serial::default()),
+            uart_voice: Mutex::new(Voice::new(plan.terminal)),
+            console_voice: Mutex::new(Voice::new(plan.terminal)),
+            input: plan.input,
             words: Mutex::new(Vec::new()),
             ended: AtomicU8::new(end::NOT_YET),
             stopping: AtomicBool::new(false),
         };
-        vm.load(free, &plan, keep)?;
+        vm.load(free, &plan)?;
         for device in plan.devices {
             vm.add_device(free, device, plan.policy)?;
         }
         Ok(vm)
     }
 
-    /// Puts device tree and image into RAM and donates it: those two with
+    /// Puts device tree, image and ramdisk into RAM and donates it: those with
     /// their contents, the rest zeroed, the last pages not yet.
-    fn load(&self, free: &Mutex<FreeFrames>, plan: &Plan<'_>, keep: u64) -> Result<(), Problem> {
+    fn load(&self, free: &Mutex<FreeFrames>, plan: &Plan<'_>) -> Result<(), Problem> {
+        let initrd = plan.initrd;
+        let initrd_start = layout::RAM + initrd.at;
+        let initrd_range = (initrd_start, initrd_start + initrd.bytes.len() as u64);
         let guest = tree::Guest {
             vcpus: plan.vcpus,
             ram_bytes: self.ram.bytes(),
             bootargs: &plan.bootargs,
+            conduit: if self.is_realm() { Conduit::Smc } else { Conduit::Hvc },
+            initrd: (!initrd.bytes.is_empty()).then_some(initrd_range),
         };
         let blob = tree::build(guest).map_err(|_| no_memory("the guest's device tree"))?;
-        let tree_pages = self.fill(0, &blob);
-        let image_pages = self.fill(IMAGE_OFFSET, plan.image);
-        let image_end = IMAGE_OFFSET + image_pages;
-        let last = self.ram.count.saturating_sub(keep);
-        if tree_pages > IMAGE_OFFSET || image_end > last {
-            return Err(no_memory("guest RAM for the image"));
+        let last = self.ram.count.saturating_sub(plan.on_demand);
+        let mut next = 0;
+        for part in [Part { at: 0, bytes: &blob }, plan.image, initrd] {
+            let (first, pages) = (part.at >> 12, (part.bytes.len() as u64).div_ceil(4096));
+            if pages == 0 {
+                continue;
+            }
+            if first < next || first + pages > last {
+                return Err(no_memory("guest RAM for what it starts with"));
+            }
+            self.fill(first, part.bytes);
+            self.donate(free, next, first - next, false)?;
+            self.donate(free, first, pages, true)?;
+            next = first + pages;
         }
-        self.donate(free, 0, tree_pages, true)?;
-        self.donate(free, IMAGE_OFFSET, image_pages, true)?;
-        self.donate(free, tree_pages, IMAGE_OFFSET - tree_pages, false)?;
-        self.donate(free, image_end, last - image_end, false)
+        self.donate(free, next, last - next, false)
     }
 
     /// Copies boot state to page `page` of its RAM, while it is still the
-    /// host's, and pads with zeros; returns the pages used.
-    fn fill(&self, page: u64, bytes: &[u8]) -> u64 {
+    /// host's, and pads with zeros.
+    fn fill(&self, page: u64, bytes: &[u8]) {
         let pages = (bytes.len() as u64).div_ceil(4096);
         let room = self.ram.count.saturating_sub(page) << 12;
         let padded = (pages << 12).min(room) as usize;
@@ -140,12 +171,13 @@ impl Vm {
         let target = unsafe {
             core::slice::from_raw_parts_mut(((self.ram.pfn + page) << 12) as *mut u8, padded)
         };
-        target.fill(0);
-        for (to, from) in target.iter_mut().zip(bytes) {
-            *to = *from;
+        if let Some(head) = target.get_mut(..bytes.len()) {
+            head.copy_from_slice(bytes);
+        }
+        if let Some(tail) = target.get_mut(bytes.len()..) {
+            tail.fill(0);
         }
         self.expected.lock().pages((layout::RAM >> 12) + page, target);
-        pages
     }
 
     /// Donates `count` frames from page `page` of its RAM.
@@ -196,6 +228,7 @@ impl Vm {
         let (kind, queues, bounce_pages) = match plan {
             DevicePlan::Disk(_, pages) => (TYPE_BLOCK, 1, pages),
             DevicePlan::Console => (TYPE_CONSOLE, 2, CONSOLE_PAGES),
+            DevicePlan::Entropy(_) => (TYPE_ENTROPY, 1, CONSOLE_PAGES),
         };
         let pages = if policy == abi::POLICY_BOUNCE_BAR { bounce_pages } else { 0 };
         let index = BOUNCER
@@ -203,7 +236,7 @@ impl Vm {
             .map_err(step("DEVICE_CREATE"))?;
         self.expected.lock().device([kind, policy, pages, queues]);
         let place = if pages == 0 {
-            Place::Shared(self.ram)
+            Place::Shared(self.ram, if self.is_realm() { ALIAS } else { 0 })
         } else {
             Place::Bounce(self.share_bounce(free, index, pages)?)
         };
@@ -222,6 +255,7 @@ impl Vm {
                 Backend::Block(block)
             }
             DevicePlan::Console => Backend::Console(Console::default()),
+            DevicePlan::Entropy(seed) => Backend::Entropy(Entropy::new(&seed)),
         };
         self.devices.push(Mutex::new(Device::new(index, backend, place, queues as usize)));
         Ok(())

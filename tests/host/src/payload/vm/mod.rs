@@ -1,7 +1,9 @@
 //! A guest, from creation to the last reclaimed frame.
 
 mod build;
+mod serial;
 mod teardown;
+mod voice;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,11 +13,15 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use host::bouncer::{Handle, Refusal};
 use host::frames::Run;
 use host::measurement::Expected;
-use host::uart::Uart;
+use hyp::abi;
 use hyp::layout;
 use spin::Mutex;
 
-pub(super) use build::{DevicePlan, Plan};
+pub(super) use build::{DevicePlan, Part, Plan, TREE_ROOM};
+pub(super) use serial::ALIAS;
+
+use serial::Serial;
+use voice::Voice;
 
 use super::device::Device;
 
@@ -78,9 +84,22 @@ pub(super) mod end {
     pub(crate) const DEAD: u8 = 3;
 }
 
+/// Where what is typed goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Input {
+    /// To its UART.
+    Uart,
+    /// To its virtio console.
+    Console,
+}
+
 /// A guest.
 pub(super) struct Vm {
     pub(super) handle: Handle,
+    /// Its first instruction.
+    entry: u64,
+    /// Flags of VM_CREATE: whose calls it speaks.
+    flags: u64,
     pub(super) vcpus: Vec<Vcpu>,
     /// The frames that are, or will be when touched, its RAM.
     pub(super) ram: Run,
@@ -91,7 +110,10 @@ pub(super) struct Vm {
     expected: Mutex<Expected>,
     bounce: Vec<Run>,
     pub(super) devices: Vec<Mutex<Device>>,
-    pub(super) uart: Mutex<Uart>,
+    serial: Mutex<Serial>,
+    uart_voice: Mutex<Voice>,
+    console_voice: Mutex<Voice>,
+    input: Input,
     /// Lines it printed that begin with `@`.
     pub(super) words: Mutex<Vec<String>>,
     pub(super) ended: AtomicU8,
@@ -106,10 +128,29 @@ impl Vm {
         (page < self.ram.count).then(|| self.ram.pfn + page)
     }
 
+    fn hear(&self, voice: &Mutex<Voice>, bytes: &[u8]) {
+        voice.lock().hear(bytes, |line| self.say(line));
+    }
+
+    /// The guest prints bytes on its virtio console.
+    pub(super) fn hear_console(&self, bytes: &[u8]) {
+        self.hear(&self.console_voice, bytes);
+    }
+
+    /// It has ended, and will not end the lines that it began.
+    pub(super) fn hear_the_rest(&self) {
+        for voice in [&self.uart_voice, &self.console_voice] {
+            let rest = voice.lock().finish();
+            if let Some(line) = rest {
+                self.say(&line);
+            }
+        }
+    }
+
     /// Prints a line of the guest's, and keeps it if it is meant for tests.
     /// A guest speaks only for itself: a line that looks like another party's
     /// is shown as the guest's text.
-    pub(super) fn say(&self, line: &str) {
+    fn say(&self, line: &str) {
         if line.starts_with("@guest ") || line.starts_with("@panic") {
             self.words.lock().push(String::from(line));
         }
@@ -135,11 +176,16 @@ impl Vm {
         self.bounce.first().map(|run| run.pfn)
     }
 
+    /// Does it speak RSI?
+    fn is_realm(&self) -> bool {
+        self.flags & abi::CREATE_RSI != 0
+    }
+
     /// Its measurement as bouncer tells it; `None` if that is not the digest of
     /// what it was given.
     pub(super) fn measurement(&self) -> Option<[u8; 32]> {
         let vcpus = self.vcpus.len() as u64;
-        let boot = [build::ENTRY, layout::RAM, self.ram.count, vcpus, build::FLAGS];
+        let boot = [self.entry, layout::RAM, self.ram.count, vcpus, self.flags];
         let expected = self.expected.lock().digest(boot);
         let measured = super::calls::BOUNCER.vm_measurement(self.handle).ok()?;
         (measured == expected).then_some(measured)

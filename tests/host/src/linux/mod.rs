@@ -1,0 +1,9 @@
+//! What it takes to start Linux as a guest, as far as no machine is needed:
+//! the words of the host's command line, and where a kernel and its ramdisk
+//! go in the guest's memory.
+
+mod image;
+mod options;
+
+pub use image::{BadKernel, Load, place};
+pub use options::{Abi, Console, Devices, Options};

@@ -1,0 +1,160 @@
+//! The command line of `scenario=linux`: words `name=value`.
+
+/// Whose calls the guest speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Abi {
+    /// Arm CCA's RSI: stock kernels from 6.13 on know it.
+    Rsi,
+    /// pKVM's calls.
+    Pkvm,
+    /// None: a kernel that does not know that it is protected. It shares
+    /// nothing, so it has no devices but its UART.
+    None,
+}
+
+/// What the host's console is connected to in the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Console {
+    /// The UART, ttyAMA0.
+    Pl011,
+    /// The virtio console, hvc0.
+    Hvc0,
+}
+
+/// Which devices the guest has.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Devices {
+    /// A disk: the ramdisk's `disk.img`.
+    pub blk: bool,
+    /// A network card.
+    pub net: bool,
+    /// A console.
+    pub console: bool,
+    /// An entropy source.
+    pub rng: bool,
+}
+
+impl Devices {
+    fn parse(list: &str) -> Option<Self> {
+        let mut devices = Devices::default();
+        for name in list.split(',').filter(|name| !name.is_empty() && *name != "none") {
+            let device = match name {
+                "blk" => &mut devices.blk,
+                "net" => &mut devices.net,
+                "console" => &mut devices.console,
+                "rng" => &mut devices.rng,
+                _ => return None,
+            };
+            *device = true;
+        }
+        Some(devices)
+    }
+
+    /// Has it any?
+    pub fn any(self) -> bool {
+        self != Devices::default()
+    }
+}
+
+/// What a run should do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// `abi=`: `rsi`, `pkvm` or `none`.
+    pub abi: Abi,
+    /// `memory=`: MiB of guest RAM.
+    pub memory: u64,
+    /// `vcpus=`: 1 to 8.
+    pub vcpus: u64,
+    /// `devices=`: of `blk`, `net`, `console`, `rng`, separated by commas;
+    /// or `none`.
+    pub devices: Devices,
+    /// `console=`: `pl011` or `hvc0`: where what is typed goes. What the
+    /// guest prints is shown from both.
+    pub console: Console,
+    /// `kill=`: the host ends the guest after so many milliseconds.
+    pub kill: Option<u64>,
+}
+
+impl Options {
+    /// Reads a command line; words it does not know are other people's.
+    ///
+    /// # Errors
+    /// The word whose value makes no sense.
+    pub fn parse(line: &str) -> Result<Self, &str> {
+        let mut options = Options {
+            abi: Abi::Rsi,
+            memory: 256,
+            vcpus: 1,
+            devices: Devices::default(),
+            console: Console::Pl011,
+            kill: None,
+        };
+        for word in line.split_ascii_whitespace() {
+            let Some((name, value)) = word.split_once('=') else { continue };
+            options.set(name, value).ok_or(word)?;
+        }
+        if options.abi == Abi::None && options.devices.any() {
+            return Err("devices= with abi=none");
+        }
+        if options.console == Console::Hvc0 && !options.devices.console {
+            return Err("console=hvc0 without devices=console");
+        }
+        Ok(options)
+    }
+
+    /// Sets one; `None` if the value makes no sense.
+    fn set(&mut self, name: &str, value: &str) -> Option<()> {
+        let number = || value.parse::<u64>().ok();
+        match name {
+            "abi" => {
+                self.abi = match value {
+                    "rsi" => Abi::Rsi,
+                    "pkvm" => Abi::Pkvm,
+                    "none" => Abi::None,
+                    _ => return None,
+                }
+            }
+            "memory" => self.memory = number().filter(|mib| (64..=1 << 16).contains(mib))?,
+            "vcpus" => self.vcpus = number().filter(|vcpus| (1..=8).contains(vcpus))?,
+            "devices" => self.devices = Devices::parse(value)?,
+            "console" => {
+                self.console = match value {
+                    "pl011" => Console::Pl011,
+                    "hvc0" => Console::Hvc0,
+                    _ => return None,
+                }
+            }
+            "kill" => self.kill = Some(number()?),
+            _ => {}
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_choose_and_have_defaults() {
+        let options = Options::parse("scenario=linux quiet").unwrap();
+        assert_eq!((options.abi, options.memory, options.vcpus), (Abi::Rsi, 256, 1));
+        assert!(!options.devices.any());
+        let line = "abi=pkvm memory=512 vcpus=4 devices=blk,console,rng console=hvc0 kill=1500";
+        let options = Options::parse(line).unwrap();
+        assert_eq!((options.abi, options.memory, options.vcpus), (Abi::Pkvm, 512, 4));
+        let devices = Devices { blk: true, console: true, rng: true, net: false };
+        assert_eq!((options.devices, options.console), (devices, Console::Hvc0));
+        assert_eq!(options.kill, Some(1500));
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        for word in ["abi=tdx", "memory=1", "memory=x", "vcpus=9", "devices=gpu", "console=tty"] {
+            assert_eq!(Options::parse(word), Err(word));
+        }
+        assert!(Options::parse("console=hvc0").is_err(), "a console it does not have");
+        assert!(Options::parse("abi=none devices=blk").is_err(), "devices need shared memory");
+        assert!(!Options::parse("abi=none devices=none").unwrap().devices.any());
+    }
+}

@@ -1,0 +1,172 @@
+//! `scenario=linux`: the host is the VMM of one guest, a distribution's
+//! kernel, and the machine's terminal is that guest's.
+//!
+//! The host says little, before the guest starts and after it has ended, on
+//! lines that begin with `linux:`. docs/linux.md tells what goes where.
+
+mod files;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use host::linux::{Abi, Console, Options, place};
+use hyp::abi;
+use hyp::stats::VmCounter;
+use rt::println;
+
+use super::calls::BOUNCER;
+use super::machine::Machine;
+use super::run::FREE;
+use super::vm::{DevicePlan, Input, Part, Plan, Vm, end};
+use super::{clock, cpus, run, terminal};
+use files::Files;
+
+/// How long the guest may run between two looks at the terminal, in
+/// milliseconds: an interrupt of the UART's ends a wait, not this.
+const LOOK: u64 = 20;
+
+/// Runs the guest, and again after each of its resets; true if it ended as
+/// it was meant to.
+pub(super) fn run(mut machine: Machine) -> bool {
+    match boot(&mut machine) {
+        Ok(()) => true,
+        Err(why) => {
+            println!("linux: {why}");
+            false
+        }
+    }
+}
+
+fn boot(machine: &mut Machine) -> Result<(), String> {
+    let options = Options::parse(machine.command_line)
+        .map_err(|word| format!("the command line's `{word}` makes no sense"))?;
+    BOUNCER.version().map_err(|_| "no bouncer answers: start this image with bouncer below it")?;
+    *FREE.lock() = machine.free_frames();
+    let seed = machine.seed.to_vec();
+    let mut files = Files::open(machine.take_ramdisk()).ok_or("the ramdisk has no `kernel`")?;
+    let disk_place = files.disk.as_ref().map(|disk| (disk.as_ptr() as usize, disk.len()));
+    terminal::open(machine.uart_interrupt);
+    loop {
+        let how = one_life(&options, &mut files, &seed)?;
+        if how != end::RESET {
+            if let Some((address, size)) = disk_place.filter(|_| options.devices.blk) {
+                println!("linux: disk at {address:#x} size {size:#x}");
+            }
+            return say_end(how, &options);
+        }
+        println!("linux: the guest resets");
+    }
+}
+
+fn say_end(how: u8, options: &Options) -> Result<(), String> {
+    match (how, options.kill) {
+        (end::OFF, _) => println!("linux: guest powered off"),
+        (end::NOT_YET, Some(_)) => println!("linux: guest killed"),
+        _ => return Err("the guest died".into()),
+    }
+    Ok(())
+}
+
+/// One guest from creation to the last frame; how it ended.
+fn one_life(options: &Options, files: &mut Files, seed: &[u8]) -> Result<u8, String> {
+    let start = clock::now();
+    let vm = Vm::build(&FREE, plan(options, files, seed)?)
+        .map_err(|problem| format!("cannot build the guest: {problem}"))?;
+    let digest = vm.measurement().ok_or("it is not measured as what it was given")?;
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    println!(
+        "linux: {:?}, {} MiB, {} vCPUs on {} CPUs, built in {} ms, measured sha256={digest}",
+        options.abi,
+        options.memory,
+        options.vcpus,
+        cpus::count(),
+        since(start)
+    );
+    run::admit(Arc::clone(&vm));
+    let start = clock::now();
+    attend(&vm, options.kill);
+    let lived = since(start);
+    run::retire(&vm);
+    let how = vm.end();
+    println!("linux: ran for {lived} ms, {}", counters(&vm));
+    let remains =
+        vm.tear_down(&FREE).map_err(|problem| format!("cannot take it down: {problem}"))?;
+    if let Some(pfn) = remains.leftover {
+        return Err(format!("frame {pfn:#x} came back with the guest's bytes in it"));
+    }
+    println!("linux: {} frames came back, all zero", remains.frames);
+    let vm = Arc::try_unwrap(vm).map_err(|_| "somebody still holds a guest that is gone")?;
+    files.disk = vm.into_disks().pop().or(files.disk.take());
+    Ok(how)
+}
+
+/// Milliseconds since `start`.
+fn since(start: u64) -> u64 {
+    (clock::now() - start) / clock::milliseconds(1).max(1)
+}
+
+/// What becomes of the options and the files.
+fn plan<'a>(options: &Options, files: &mut Files, seed: &[u8]) -> Result<Plan<'a>, String> {
+    let load = place(files.kernel, files.initrd.len() as u64, options.memory << 20)
+        .map_err(|problem| format!("{problem}"))?;
+    let devices = options.devices;
+    let mut plans = Vec::new();
+    if devices.blk {
+        let disk = files.disk.take().ok_or("devices=blk, but the ramdisk has no `disk.img`")?;
+        plans.push(DevicePlan::Disk(disk, 0));
+    }
+    if devices.console {
+        plans.push(DevicePlan::Console);
+    }
+    if devices.rng {
+        plans.push(DevicePlan::Entropy(seed.to_vec()));
+    }
+    Ok(Plan {
+        image: Part { at: load.kernel, bytes: files.kernel },
+        initrd: Part { at: load.initrd, bytes: files.initrd },
+        on_demand: 0,
+        flags: match options.abi {
+            Abi::Rsi => abi::CREATE_RSI,
+            Abi::Pkvm | Abi::None => 0,
+        },
+        terminal: true,
+        input: match options.console {
+            Console::Pl011 => Input::Uart,
+            Console::Hvc0 => Input::Console,
+        },
+        vcpus: options.vcpus,
+        ram_mib: options.memory,
+        bootargs: files.command_line.into(),
+        policy: abi::POLICY_SHARED_PAGES,
+        devices: plans,
+    })
+}
+
+/// Runs this CPU's share of the guest and passes on what is typed, until the
+/// guest ends or is to be killed.
+fn attend(vm: &Vm, kill: Option<u64>) {
+    let start = clock::now();
+    let over = || kill.is_some_and(|after| since(start) >= after);
+    while vm.end() == end::NOT_YET && !over() {
+        if terminal::has_waiting() {
+            vm.fetch_input();
+        }
+        run::until(LOOK, || {
+            vm.end() != end::NOT_YET || terminal::has_waiting() && vm.wants_input()
+        });
+    }
+}
+
+/// EL2's counters of the guest, on one line.
+fn counters(vm: &Vm) -> String {
+    let known = (0..).zip(VmCounter::ALL);
+    let words: Vec<String> = known
+        .filter_map(|(index, counter)| {
+            let value = BOUNCER.stats(Some(vm.handle), index).ok()?;
+            Some(format!("{}={value}", counter.name()))
+        })
+        .collect();
+    words.join(" ")
+}
