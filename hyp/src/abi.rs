@@ -14,7 +14,8 @@ pub mod host {
     /// become the VM's page-table memory (memcache); at least
     /// [`super::MIN_MEMCACHE`]. Flag bit 0 ([`super::CREATE_RSI`]): the guest
     /// speaks Arm CCA's RSI (SMC, [`super::rsi`]) instead of pKVM's calls
-    /// (HVC, [`super::guest`]).
+    /// (HVC, [`super::guest`]). Bit 1 ([`super::CREATE_CONSOLE`]): the host may serve
+    /// the guest's UART from the start.
     pub const VM_CREATE: u32 = 0xC600_0102;
     /// (handle, first pfn, count) → x1 = frames taken. More memcache.
     pub const VM_TOPUP: u32 = 0xC600_0103;
@@ -173,6 +174,9 @@ pub const MAX_RANGE: u64 = 512;
 pub const DONATE_MEASURED: u64 = 1;
 /// VM_CREATE flag: the guest speaks RSI (SMC), not pKVM's calls (HVC).
 pub const CREATE_RSI: u64 = 1;
+/// VM_CREATE flag: the guest's UART is the host's to serve from the start, as
+/// if the guest had asked for it: for a kernel that does not know the call.
+pub const CREATE_CONSOLE: u64 = 2;
 /// DEVICE_INTERRUPT cause: configuration change.
 pub const CAUSE_CONFIG: u64 = 0xffff;
 /// DEVICE_CREATE policy: DMA only in the bounce BAR.

@@ -47,13 +47,14 @@ pub(super) fn create<M: Machine>(
         };
         Ok(Vm {
             handle,
+            flags,
             abi,
             stage: Stage::Building,
             memory: guest,
             vgic: Vgic::new(vcpus.count()),
             vcpus,
             bus: PciBus::new(),
-            guard: MmioGuard::new(abi),
+            guard: MmioGuard::new(abi, flags),
             stats: VmStats::default(),
             measurement: Measurement::default(),
             digest: None,

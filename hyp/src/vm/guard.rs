@@ -4,6 +4,7 @@
 //! host an address and a value. It goes there only if the guest asked for it,
 //! page by page (Android's pKVM MMIO_GUARD calls); otherwise it aborts.
 
+use crate::abi;
 use crate::addr::Gfn;
 use crate::error::Error;
 use crate::layout;
@@ -22,10 +23,10 @@ pub(crate) struct MmioGuard {
 impl MmioGuard {
     /// What a guest has granted when it starts. One that speaks RSI has no
     /// call to grant anything: its console is the host's from the start, and
-    /// nothing else ever is.
-    pub(crate) fn new(abi: GuestAbi) -> Self {
+    /// nothing else ever is. So is any other's whose measured flags say so.
+    pub(crate) fn new(speaks: GuestAbi, flags: u64) -> Self {
         let mut guard = Self::default();
-        if abi == GuestAbi::Rsi {
+        if speaks == GuestAbi::Rsi || flags & abi::CREATE_CONSOLE != 0 {
             guard.pages[0] = Gfn::containing(layout::UART);
         }
         guard
@@ -80,11 +81,13 @@ mod tests {
     #[test]
     fn a_guest_without_the_call_has_granted_its_console_and_no_more() {
         let console = Gfn::containing(layout::UART).unwrap();
-        assert!(!MmioGuard::new(GuestAbi::Pkvm).allows(console));
-        let guard = MmioGuard::new(GuestAbi::Rsi);
-        assert!(guard.allows(console));
-        assert!(!guard.allows(console.checked_add(1).unwrap()));
-        assert_eq!(guard.pages.iter().flatten().count(), 1);
+        assert!(!MmioGuard::new(GuestAbi::Pkvm, 0).allows(console));
+        let granted = [(GuestAbi::Rsi, 0), (GuestAbi::Pkvm, abi::CREATE_CONSOLE)];
+        for guard in granted.map(|(abi, flags)| MmioGuard::new(abi, flags)) {
+            assert!(guard.allows(console));
+            assert!(!guard.allows(console.checked_add(1).unwrap()));
+            assert_eq!(guard.pages.iter().flatten().count(), 1);
+        }
     }
 
     #[test]

@@ -68,8 +68,8 @@ pub(crate) enum Stage {
     Dying,
 }
 
-/// Whose calls a guest speaks. Chosen at VM_CREATE and part of the
-/// measurement; the other front end does not exist for this guest.
+/// Whose calls a guest speaks. Chosen by VM_CREATE's flags; the other front
+/// end does not exist for this guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum GuestAbi {
     /// pKVM's, and PSCI, by HVC.
@@ -84,7 +84,7 @@ impl GuestAbi {
     /// # Errors
     /// [`Error::InvalidParameter`] for a flag that does not exist.
     pub(crate) const fn from_flags(flags: u64) -> Result<Self, Error> {
-        match flags {
+        match flags & !abi::CREATE_CONSOLE {
             0 => Ok(GuestAbi::Pkvm),
             abi::CREATE_RSI => Ok(GuestAbi::Rsi),
             _ => Err(Error::InvalidParameter),
@@ -98,19 +98,13 @@ impl GuestAbi {
             GuestAbi::Rsi => SharedPlace::Alias,
         }
     }
-
-    /// VM_CREATE's flags that choose it.
-    const fn flags(self) -> u64 {
-        match self {
-            GuestAbi::Pkvm => 0,
-            GuestAbi::Rsi => abi::CREATE_RSI,
-        }
-    }
 }
 
 /// A protected VM.
 pub(crate) struct Vm {
     pub(crate) handle: Handle,
+    /// VM_CREATE's flags, for the measurement.
+    pub(crate) flags: u64,
     pub(crate) abi: GuestAbi,
     pub(crate) stage: Stage,
     pub(crate) memory: GuestMemory,
@@ -167,7 +161,7 @@ impl Vm {
             return Err(Error::BadState);
         }
         let (ram, vcpus) = (self.memory.ram().count(), self.vcpus.count() as u64);
-        let boot = [entry, argument, ram, vcpus, self.abi.flags()];
+        let boot = [entry, argument, ram, vcpus, self.flags];
         self.measurement.extend_fields(m, *b"BOOT", &boot);
         for (index, [kind, policy, pages, queues]) in self.bus.descriptions().enumerate() {
             let device = [index as u64, kind, policy, pages, queues];

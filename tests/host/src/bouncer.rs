@@ -202,7 +202,9 @@ impl<C: Conduit> Bouncer<C> {
     }
 
     /// VM_CREATE with `count` frames of memcache from `pfn`. `flags` chooses
-    /// whose calls the guest speaks: 0 or [`abi::CREATE_RSI`].
+    /// whose calls the guest speaks, [`abi::CREATE_RSI`] or pKVM's, and
+    /// whether its console is the host's from the start
+    /// ([`abi::CREATE_CONSOLE`]).
     pub fn vm_create(
         &self,
         pfn: u64,

@@ -3,7 +3,9 @@
 use crate::call::Call;
 use crate::state::{Device, Page, Stage, State, Vcpu, Vm, one_call, range};
 use hyp::abi::{self, host as id};
+use hyp::addr::FRAME_SHIFT;
 use hyp::error::Error;
+use hyp::layout;
 use hyp::stats::MachineCounter;
 
 /// A refused call changes nothing, but for two that say so: VM_STOP answers
@@ -165,7 +167,7 @@ pub fn comes_back(state: &mut State, pfn: u64, lent: bool) {
 }
 
 fn created(state: &mut State, call: &Call, handle: u64) -> Result<(), String> {
-    let [pfn, count, ram, vcpus, _] = call.a;
+    let [pfn, count, ram, vcpus, flags] = call.a;
     let slot = (handle & 0xff).wrapping_sub(1);
     let place = usize::try_from(slot).map_err(|_| "no slot")?;
     let (Some(free), Some(generation)) =
@@ -178,6 +180,7 @@ fn created(state: &mut State, call: &Call, handle: u64) -> Result<(), String> {
         return Err(format!("handle {handle:#x} is not a new one of a free slot"));
     }
     let slot = slot as u8;
+    let console = (flags & abi::CREATE_CONSOLE != 0).then_some(layout::UART >> FRAME_SHIFT);
     (pfn..pfn + count).for_each(|pfn| state.set(pfn, Page::Table(slot)));
     if let Some(place) = state.vms.get_mut(place) {
         *place = Some(Vm {
@@ -188,7 +191,7 @@ fn created(state: &mut State, call: &Call, handle: u64) -> Result<(), String> {
             unlinked: false,
             ram: crate::state::RAM..crate::state::RAM + ram,
             vcpus: vec![Vcpu::default(); vcpus as usize],
-            granted: Default::default(),
+            granted: console.into_iter().collect(),
             devices: Vec::new(),
             driver: false,
             measurement: [None; 2],

@@ -59,7 +59,7 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                 .when(!(abi::MIN_MEMCACHE..=abi::MAX_RANGE).contains(&a2), Malformed)
                 .when(a3 == 0 || a3 > MOST_RAM, Malformed)
                 .when(a4 == 0 || a4 > abi::MAX_VCPUS as u64, Malformed)
-                .when(a5 & !abi::CREATE_RSI != 0, Malformed)
+                .when(a5 & !(abi::CREATE_RSI | abi::CREATE_CONSOLE) != 0, Malformed)
                 .when(!all_hosts(state, a1, a2), Denied)
                 .when(state.allocations_fail, NoMemory)
                 .when(state.vms.iter().all(Option::is_some), NoMemory);

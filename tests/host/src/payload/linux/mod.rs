@@ -129,7 +129,8 @@ fn plan<'a>(options: &Options, files: &mut Files, seed: &[u8]) -> Result<Plan<'a
         on_demand: 0,
         flags: match options.abi {
             Abi::Rsi => abi::CREATE_RSI,
-            Abi::Pkvm | Abi::None => 0,
+            Abi::Pkvm => 0,
+            Abi::None => abi::CREATE_CONSOLE,
         },
         terminal: true,
         input: match options.console {
