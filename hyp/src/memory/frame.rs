@@ -354,6 +354,18 @@ mod tests {
         assert_eq!(entry.unpinned().unwrap().unpinned(), None);
     }
 
+    /// The layout that the oracle and its messages speak of.
+    #[test]
+    fn the_word_is_owner_borrower_pins_and_the_mark() {
+        assert_eq!(FrameEntry::NO_RAM.raw(), 0);
+        assert_eq!((FrameEntry::HYP.raw(), FrameEntry::HOST.raw()), (1, 2));
+        assert_eq!(FrameEntry::owned(guest(0)).raw(), 3);
+        let lent = FrameEntry::lent(guest(7), Owner::Host);
+        assert_eq!(lent.raw(), 10 | 2 << 8);
+        assert_eq!(lent.pinned().unwrap().raw() ^ lent.raw(), 1 << 16);
+        assert_eq!(lent.mapped(true).raw() ^ lent.raw(), 1 << 24);
+    }
+
     #[test]
     fn pins_stop_at_255_and_never_run_into_the_flag() {
         let mut entry = FrameEntry::HOST;

@@ -224,3 +224,31 @@ fn i1_the_uart_interrupts_only_a_guest_that_lets_the_host_serve_it() {
     assert_eq!(line(0), Err(Error::BadState.code()), "dying");
     assert_eq!(rig.hvc(id::UART_LINE, &[0, 1]), Err(Error::NotFound.code()));
 }
+
+/// Each device's INTx is the SPI that the device tree names for its slot.
+#[test]
+fn the_line_of_a_device_is_its_own_spi() {
+    let mut rig = Rig::new();
+    let (handle, _) = with_device(&mut rig);
+    let vm = crate::vm::Handle::from_raw(handle);
+    for line in 0..4u8 {
+        for level in [true, false] {
+            let signal = crate::virtio::Signal::Intx { line, level };
+            let _ = rig.hyp.with_vm(vm, |vm| Ok(vm.signal([signal]))).unwrap();
+            let pending = rig
+                .hyp
+                .with_vm(vm, |vm| {
+                    // GICD_ISPENDR of the banks of SPIs.
+                    let words = (1..8).map(|bank| vm.vgic.distributor_read(0x200 + 4 * bank, 4));
+                    Ok(words.collect::<std::vec::Vec<_>>())
+                })
+                .unwrap();
+            let intid = layout::INTX_INTID + u32::from(line);
+            let mut expected = std::vec![0; 7];
+            if level {
+                expected[(intid / 32 - 1) as usize] = 1 << (intid % 32);
+            }
+            assert_eq!(pending, expected, "line {line}");
+        }
+    }
+}

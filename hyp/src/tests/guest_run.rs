@@ -283,3 +283,32 @@ fn every_syndrome_of_a_guest_has_an_answer() {
         rig.run(handle);
     }
 }
+
+/// vCPU 0 wakes vCPU 1, which waits: the host must hear of it, and the guest
+/// does not simply go on.
+#[test]
+fn an_sgi_to_a_vcpu_that_waits_returns_to_the_host() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(2);
+    let gicr1 = layout::GICR + layout::GICR_STRIDE;
+    rig.script_store(layout::GICD, 4, 0b11);
+    rig.script_store(gicr1 + 0x1_0100, 4, 1 << 5);
+    rig.script_hvc(u64::from(function::CPU_ON_64), &[1, layout::RAM, 0]);
+    assert_eq!(rig.run(handle)[..2], [exit::CPU_ON, 1]);
+    rig.script(|_| sync(0x01 << 26));
+    let waits = rig.hvc(host::VCPU_RUN, &[handle, 1, 0]).unwrap();
+    assert_eq!(waits[0], exit::WFI);
+    // ICC_SGI1R_EL1: SGI 5 to vCPU 1.
+    let send = |rig: &Rig| {
+        rig.script(|vcpu| {
+            vcpu.frame.x[3] = 5 << 24 | 0b10;
+            sync(0x18 << 26 | 3 << 20 | 5 << 17 | 12 << 10 | 3 << 5 | 11 << 1)
+        });
+    };
+    send(&rig);
+    assert_eq!(rig.run(handle), [exit::KICK, 0b10, 0b10]);
+    // It is pending already: nobody gains anything, and the guest goes on.
+    send(&rig);
+    rig.script_check(|_| ());
+    assert_eq!(rig.run(handle)[0], exit::INTERRUPT);
+}

@@ -114,7 +114,8 @@ impl Vgic {
     }
 }
 
-/// Bank and bit of the SPI whose IROUTER is accessed, whole or one half.
+/// Bank and bit of the interrupt whose IROUTER is accessed, whole or one half.
+/// Those of bank 0 have no route.
 fn route(offset: u64, size: u8) -> Option<(usize, u32)> {
     if !(IROUTER..IROUTER_END).contains(&offset) || !matches!(size, 4 | 8) {
         return None;
@@ -124,5 +125,5 @@ fn route(offset: u64, size: u8) -> Option<(usize, u32)> {
     }
     let intid = ((offset - IROUTER) / 8) as u32;
     let (number, _) = locate(intid)?;
-    (number > 0).then_some((number, intid % 32))
+    Some((number, intid % 32))
 }

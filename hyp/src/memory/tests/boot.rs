@@ -143,3 +143,50 @@ fn the_256th_pin_is_refused() {
     }
     refused(&mut fixture, Error::Denied, |_, memory| memory.pin(frame));
 }
+
+/// Tables that stage 2 can ever need, counted by hand: a root, one table per
+/// GiB and one per 2 MiB that RAM touches, and two at most per level for a
+/// device.
+#[test]
+fn the_worst_case_is_counted_exactly() {
+    let (gib, block) = (0x4_0000, 0x200);
+    for (ram, device, tables) in [
+        (pfns(gib, gib), None, 1 + 1 + 512),
+        (pfns(gib, block), None, 1 + 1 + 1),
+        (pfns(gib, block + 1), None, 1 + 1 + 2),
+        (pfns(gib + block - 1, 2), None, 1 + 1 + 2),
+        (pfns(2 * gib - 1, 2), None, 1 + 2 + 2),
+        (pfns(gib, block), Some(pfns(0x8000, 1)), 3 + 1 + 1),
+        (pfns(gib, block), Some(pfns(0x8000, block + 1)), 3 + 1 + 2),
+        (pfns(gib, block), Some(pfns(0x8000, 8 * block)), 3 + 1 + 2),
+        (pfns(gib, block), Some(pfns(4 * gib - 1, 2)), 3 + 2 + 2),
+    ] {
+        let devices: Vec<PfnRange> = device.into_iter().collect();
+        assert_eq!(tables_needed(&[ram], &devices), tables, "{ram:?} {devices:?}");
+    }
+    let banks = [pfns(gib, block), pfns(2 * gib, block)];
+    assert_eq!(tables_needed(&banks, &[]), 1 + 2 + 2);
+}
+
+#[test]
+fn the_frame_table_covers_the_banks_and_what_is_between_them() {
+    assert_eq!(frames_needed(&[pfns(0x4_0000, 7)]), 7);
+    assert_eq!(frames_needed(&[pfns(0x8_0000, 3), pfns(0x4_0000, 7)]), 0x4_0003);
+    assert_eq!(frames_needed(&[]), 0);
+}
+
+/// What boots with n tables boots with n, not with n + 1 only, and not with
+/// n - 1.
+#[test]
+fn the_last_table_of_the_pool_is_used() {
+    let used = {
+        let fixture = Fixture::new(8);
+        fixture.layout.pool.count() - fixture.memory.pool_len()
+    };
+    for (tables, boots) in [(used, true), (used - 1, false)] {
+        let mut layout = Layout::new(8);
+        layout.pool = layout.pool.truncate(tables);
+        let memory = HostMemory::new(&layout.machine(), layout.frame_table(), &layout.boot());
+        assert_eq!(memory.map(|memory| memory.pool_len()).ok(), boots.then_some(0), "{tables}");
+    }
+}

@@ -317,3 +317,55 @@ fn kicks_are_for_vcpus_that_gained_something() {
     assert!(set(&mut vgic, ISPENDR, SPI).is_empty(), "it was pending before");
     assert!(set(&mut vgic, ICENABLER, SPI).is_empty());
 }
+
+#[test]
+fn a_write_of_the_control_register_concerns_only_what_it_changes() {
+    let mut vgic = running(2);
+    let _ = set(&mut vgic, ISENABLER, SPI);
+    assert_eq!(vgic.set_level(SPI, true), only(0));
+    let _ = set_private(&mut vgic, 1, ISENABLER, 20);
+    for control in [3, 3, 2, 2] {
+        // All are in Group 1, which stays as it is; nothing is listed.
+        assert!(vgic.distributor_write(CTLR, 4, control).is_empty(), "{control}");
+    }
+    assert!(vgic.distributor_write(CTLR, 4, 0).is_empty(), "silenced, but not listed");
+    assert_eq!(vgic.distributor_write(CTLR, 4, 2), only(0), "only what is pending");
+    let mut gic = cpu::enabled();
+    vgic.flush(0, &mut gic, 4);
+    assert!(vgic.distributor_write(CTLR, 4, 3).is_empty());
+    assert_eq!(vgic.distributor_write(CTLR, 4, 1), only(0), "listed and silenced: come out");
+}
+
+#[test]
+fn only_the_timer_is_the_timer_in_the_list_registers() {
+    let mut vgic = running(1);
+    let mut gic = cpu::enabled();
+    let _ = set(&mut vgic, ISENABLER, SPI);
+    let _ = set_private(&mut vgic, 0, ISENABLER, 27);
+    let _ = vgic.set_level(SPI, true);
+    vgic.flush(0, &mut gic, 4);
+    assert!(!Vgic::timer_in_list_register(&gic));
+    let _ = vgic.sync(0, &mut gic);
+    assert!(vgic.set_private_level(0, 27, true));
+    vgic.flush(0, &mut gic, 4);
+    assert!(Vgic::timer_in_list_register(&gic));
+    // Completed: neither pending nor active.
+    gic.lr.iter_mut().for_each(|lr| *lr &= !(3 << 62));
+    assert!(!Vgic::timer_in_list_register(&gic));
+}
+
+#[test]
+fn writes_to_icc_dir_trap_only_in_eoi_mode_1_and_only_if_actives_are_left_out() {
+    for (eoi_mode, left_out, traps) in [(0, 1, false), (1, 1, true), (1, 0, false)] {
+        let mut vgic = running(1);
+        let mut gic = cpu::enabled();
+        gic.vmcr |= 1 << 4 | eoi_mode << 9;
+        for intid in 40..44 + left_out {
+            let _ = set(&mut vgic, ISACTIVER, intid);
+        }
+        vgic.flush(0, &mut gic, 4);
+        assert_eq!(gic.hcr >> 14 & 1 == 1, traps, "{eoi_mode} {left_out}");
+        assert_eq!(gic.hcr >> 2 & 1, u64::from(left_out), "LRENPIE");
+        assert_eq!(gic.hcr & 1, 1, "EN");
+    }
+}

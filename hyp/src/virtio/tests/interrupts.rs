@@ -249,3 +249,20 @@ fn the_msix_table_keeps_only_what_it_means() {
     platform.write(bits, 8, u64::MAX);
     assert_eq!(platform.read(bits, 8), Some(0), "pending bits are read-only");
 }
+
+/// A wide read of ISR, or one beside it, is none: nothing is acknowledged.
+#[test]
+fn only_a_byte_read_of_isr_acknowledges() {
+    let mut platform = Platform::with_live_block(Policy::BounceBar);
+    let isr = platform.structure(0, 3).unwrap();
+    let address = register_base(0) + isr.offset;
+    platform.interrupt(0, 0).unwrap();
+    assert!(platform.lines.contains(&true));
+    for (offset, size) in [(0, 2), (0, 4), (0, 8), (1, 1), (2, 2), (3, 1)] {
+        let ones = u64::MAX >> (64 - 8 * size);
+        assert_eq!(platform.read(address + offset, size as u8), Some(ones), "{offset} {size}");
+        assert!(platform.lines.contains(&true));
+    }
+    assert_eq!(platform.read(address, 1), Some(1));
+    assert!(!platform.lines.contains(&true));
+}

@@ -164,3 +164,64 @@ fn fields_the_host_fills_before_the_start_add_their_feature() {
     platform.bus.config_write(0, 20, 512, 4, false).unwrap();
     assert_eq!(platform.offered(0), plain | 1 << 2 | 1 << 6, "BLK_SIZE");
 }
+
+/// The feature bits of each type by their numbers (virtio 1.4, chapters 5 and
+/// 6): what every device has, and what its type adds.
+#[test]
+fn each_type_offers_its_own_bits() {
+    let always = 1 << 28 | 1 << 29 | 1 << 32 | 1 << 33 | 1 << 35 | 1 << 38 | 1 << 40;
+    for (kind, own) in [(1, 0), (2, 1 << 9), (3, 0), (4, 0)] {
+        let mut platform = Platform::empty();
+        platform.bus.create(kind, Policy::SharedPages, 0, 2).unwrap();
+        platform.place_bars(0);
+        assert_eq!(platform.offered(0), always | own, "type {kind}");
+    }
+}
+
+/// What the host fills in before the start adds the feature that says so.
+#[test]
+fn each_field_of_a_configuration_has_its_bit() {
+    for (kind, offset, bytes, bit) in
+        [(1, 0, 6, 5), (2, 12, 4, 2), (2, 20, 4, 6), (3, 0, 4, 0), (3, 2, 2, 0)]
+    {
+        let mut platform = Platform::empty();
+        platform.bus.create(kind, Policy::SharedPages, 0, 2).unwrap();
+        platform.place_bars(0);
+        let before = platform.offered(0);
+        platform.bus.config_write(0, offset, 0x0101_0101_0101, bytes, false).unwrap();
+        assert_eq!(platform.offered(0) ^ before, 1 << bit, "type {kind}, offset {offset}");
+    }
+}
+
+#[test]
+fn selectors_read_back_and_select_their_own_word() {
+    let mut platform = Platform::with_block(Policy::SharedPages);
+    let offered = platform.offered(0);
+    for select in [0, 1, 2, 0xffff_ffff] {
+        for selector in [DEVICE_FEATURE_SELECT, DRIVER_FEATURE_SELECT] {
+            platform.common_write(0, selector, 4, select);
+        }
+        assert_eq!(platform.common_read(0, DEVICE_FEATURE_SELECT, 4), select);
+        assert_eq!(platform.common_read(0, DRIVER_FEATURE_SELECT, 4), select);
+        let word = if select < 2 { offered >> (32 * select) & 0xffff_ffff } else { 0 };
+        assert_eq!(platform.common_read(0, DEVICE_FEATURE, 4), word);
+    }
+    for (select, word) in [(0, 0x1234_5678), (1, 0x9abc_def0)] {
+        platform.common_write(0, DRIVER_FEATURE_SELECT, 4, select);
+        platform.common_write(0, DRIVER_FEATURE, 4, word);
+    }
+    for (select, word) in [(0, 0x1234_5678), (1, 0x9abc_def0), (2, 0)] {
+        platform.common_write(0, DRIVER_FEATURE_SELECT, 4, select);
+        assert_eq!(platform.common_read(0, DRIVER_FEATURE, 4), word);
+    }
+    for queue in [0, 1, 2, 7, 0xffff] {
+        platform.common_write(0, QUEUE_SELECT, 2, queue);
+        assert_eq!(platform.common_read(0, QUEUE_SELECT, 2), queue);
+        let there = queue < 2;
+        assert_eq!(platform.common_read(0, QUEUE_NOTIFY_OFF, 2), if there { queue } else { 0 });
+        assert_eq!(platform.common_read(0, QUEUE_SIZE, 2) != 0, there);
+        let vector = platform.common_read(0, QUEUE_VECTOR, 2);
+        assert_eq!(vector, 0xffff, "no vector");
+    }
+    assert_eq!(platform.common_read(0, NUM_QUEUES, 2), 2);
+}
