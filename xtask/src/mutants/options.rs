@@ -16,7 +16,8 @@ pub struct MutantsOptions {
     /// Write the result as JSON to FILE
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Let each test program run for at most this many seconds
+    /// Let each test program run for at most this many seconds (the tool
+    /// finds its own limit)
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
     /// Boot those that are below the simulated machine, too: minutes
