@@ -168,6 +168,7 @@ pub fn comes_back(state: &mut State, pfn: u64, lent: bool) {
 
 fn created(state: &mut State, call: &Call, handle: u64) -> Result<(), String> {
     let [pfn, count, ram, vcpus, flags] = call.a;
+    let realm = flags & abi::CREATE_RSI != 0;
     let slot = (handle & 0xff).wrapping_sub(1);
     let place = usize::try_from(slot).map_err(|_| "no slot")?;
     let (Some(free), Some(generation)) =
@@ -180,7 +181,9 @@ fn created(state: &mut State, call: &Call, handle: u64) -> Result<(), String> {
         return Err(format!("handle {handle:#x} is not a new one of a free slot"));
     }
     let slot = slot as u8;
-    let console = (flags & abi::CREATE_CONSOLE != 0).then_some(layout::UART >> FRAME_SHIFT);
+    // A realm has no call to grant its console, and has.
+    let console = realm || flags & abi::CREATE_CONSOLE != 0;
+    let console = console.then_some(layout::UART >> FRAME_SHIFT);
     (pfn..pfn + count).for_each(|pfn| state.set(pfn, Page::Table(slot)));
     if let Some(place) = state.vms.get_mut(place) {
         *place = Some(Vm {
@@ -191,6 +194,7 @@ fn created(state: &mut State, call: &Call, handle: u64) -> Result<(), String> {
             unlinked: false,
             ram: crate::state::RAM..crate::state::RAM + ram,
             vcpus: vec![Vcpu::default(); vcpus as usize],
+            realm,
             granted: console.into_iter().collect(),
             devices: Vec::new(),
             driver: false,

@@ -4,7 +4,7 @@
 use crate::event::{Event, FrameName, HostAction, HostCall, Instruction, IpaName, Step, VmName};
 use crate::machine::{CPUS, VM_SLOTS};
 use arbitrary::{Arbitrary, Result, Unstructured};
-use hyp::abi::{self, guest, host};
+use hyp::abi::{self, guest, host, rsi};
 use hyp::psci::function as psci;
 
 type Bytes<'a, 'b> = &'a mut Unstructured<'b>;
@@ -88,7 +88,8 @@ fn ipa(u: Bytes<'_, '_>) -> Result<IpaName> {
         8 | 9 => IpaName::Bounce(u.int_in_range(0..=1)?, u.int_in_range(0..=31)?, u.arbitrary()?),
         10 | 11 => IpaName::Registers(u.int_in_range(0..=1)?, u.int_in_range(0..=0x3fff)?),
         12 => IpaName::Config(u.int_in_range(0..=2)?, u.int_in_range(0..=0xff)?),
-        13 | 14 => IpaName::Raw(u.choose(&PLACES)? + u.int_in_range(0..=0x1ffu64)? * 4),
+        13 => IpaName::Alias(u.int_in_range(0..=17)?, 0),
+        14 => IpaName::Raw(u.choose(&PLACES)? + u.int_in_range(0..=0x1ffu64)? * 4),
         _ => IpaName::Raw(edge(u)?),
     })
 }
@@ -111,6 +112,7 @@ fn call(u: Bytes<'_, '_>) -> Result<HostCall> {
             count: if u.ratio(1, 8)? { small(u, 20)? } else { u.int_in_range(8..=14)? },
             ram: if u.ratio(1, 16)? { edge(u)? } else { 16 },
             vcpus: if u.ratio(1, 16)? { edge(u)? } else { u.int_in_range(1..=3)? },
+            flags: small(u, abi::CREATE_RSI | abi::CREATE_CONSOLE)?,
         },
         8 | 9 => HostCall::VmTopup { vm: vm(u)?, pfn: frame(u)?, count: small(u, 4)? },
         10..=21 => HostCall::FrameDonate {
@@ -193,7 +195,7 @@ fn instruction(u: Bytes<'_, '_>) -> Result<Instruction> {
             (2 | fields[0] & 1, fields[1] & 7, fields[2] & 15, fields[3] & 15, fields[4] & 7)
         })
     };
-    Ok(match u.int_in_range(0..=31u8)? {
+    Ok(match u.int_in_range(0..=39u8)? {
         0..=9 => {
             let memory = [guest::MEM_SHARE, guest::MEM_UNSHARE, guest::MEM_RELINQUISH];
             let mmio = [guest::MMIO_GUARD_MAP, guest::MMIO_GUARD_UNMAP];
@@ -261,8 +263,36 @@ fn instruction(u: Bytes<'_, '_>) -> Result<Instruction> {
         },
         27 => Instruction::Wait,
         28 | 29 => Instruction::Interrupt,
-        30 => Instruction::Smc(u64::from(u.arbitrary::<u32>()?)),
+        30 => Instruction::Smc(unmeasured(u.arbitrary()?).into()),
+        31..=38 => realm(u)?,
         _ => Instruction::Syndrome(u.arbitrary()?),
+    })
+}
+
+/// Not a call about measurements: their values are not the model's to know.
+fn unmeasured(function: u32) -> u32 {
+    match function {
+        rsi::MEASUREMENT_READ | rsi::MEASUREMENT_EXTEND => rsi::FEATURES,
+        other => other,
+    }
+}
+
+/// A call of a realm, whoever makes it.
+fn realm(u: Bytes<'_, '_>) -> Result<Instruction> {
+    let function = match u.int_in_range(0..=15u8)? {
+        0..=8 => rsi::IPA_STATE_SET,
+        9 | 10 => rsi::IPA_STATE_GET,
+        11 => rsi::REALM_CONFIG,
+        12 => rsi::VERSION,
+        13 => psci::CPU_ON_64,
+        _ => unmeasured(rsi::VERSION + u.int_in_range(0..=10u32)?),
+    };
+    let dirty = if u.ratio(1, 32)? { u.arbitrary::<u64>()? << 32 } else { 0 };
+    Ok(Instruction::Realm {
+        function: u64::from(function) | dirty,
+        base: page(u)?,
+        pages: small(u, 4)?,
+        state: (small(u, 1)?, if u.ratio(1, 12)? { edge(u)? } else { 0 }),
     })
 }
 
@@ -340,10 +370,12 @@ impl<'a> Arbitrary<'a> for Event {
 
 /// How most hosts begin: a VM with a device, some memory, and a vCPU that can
 /// run. What is missing or too much is what the sequence is about.
-pub(crate) fn prologue(slot: u8, device: bool) -> Vec<Event> {
+pub(crate) fn prologue(slot: u8, device: bool, realm: bool) -> Vec<Event> {
     let vm = VmName::Slot(slot);
     let free = FrameName::Free(0);
-    let mut calls = vec![HostCall::VmCreate { pfn: free, count: 12, ram: 16, vcpus: 2 }];
+    let flags = if realm { abi::CREATE_RSI } else { 0 };
+    let create = HostCall::VmCreate { pfn: free, count: 12, ram: 16, vcpus: 2, flags };
+    let mut calls = vec![create];
     if device {
         let (kind, policy) = (2, abi::POLICY_BOUNCE_BAR);
         calls.push(HostCall::DeviceCreate { vm, kind, policy, pages: 16, queues: 1 });

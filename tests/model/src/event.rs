@@ -37,6 +37,8 @@ pub enum FrameName {
 pub enum IpaName {
     /// Byte `offset` of a page of its RAM.
     Ram(u8, u16),
+    /// The same at the alias.
+    Alias(u8, u16),
     /// Byte of a page of the bounce window of a device.
     Bounce(u8, u8, u16),
     /// Byte of the register BAR of a device, where the driver puts it.
@@ -53,7 +55,7 @@ pub enum IpaName {
 pub enum HostCall {
     Version,
     Features,
-    VmCreate { pfn: FrameName, count: u64, ram: u64, vcpus: u64 },
+    VmCreate { pfn: FrameName, count: u64, ram: u64, vcpus: u64, flags: u64 },
     VmTopup { vm: VmName, pfn: FrameName, count: u64 },
     FrameDonate { vm: VmName, pfn: FrameName, gfn: u64, count: u64, flags: u64 },
     FrameShare { vm: VmName, device: u64, page: u64, pfn: FrameName, count: u64 },
@@ -88,6 +90,17 @@ pub enum Instruction {
     },
     /// SMC with x0.
     Smc(u64),
+    /// SMC of a realm: x0, an address, another so many pages on, x3 and x4.
+    Realm {
+        /// x0.
+        function: u64,
+        /// x1.
+        base: IpaName,
+        /// From x1 to x2.
+        pages: u64,
+        /// x3 and x4.
+        state: (u64, u64),
+    },
     /// A load to x9, or a store of x9.
     Access {
         /// Where.

@@ -2,7 +2,7 @@
 
 use crate::expected::{Adopt, Exit, Expected, Next, gone};
 use crate::host::has_tables_for;
-use crate::state::{Page, State, Vm, range};
+use crate::state::{ALIAS, Page, State, Vm, range};
 use hyp::abi::exit;
 use hyp::addr::{FRAME_SHIFT, FRAME_SIZE};
 use hyp::layout;
@@ -67,6 +67,10 @@ pub fn fault(state: &mut State, slot: u8, index: usize, access: &Access) -> Expe
     let gfn = access.ipa >> FRAME_SHIFT;
     let page = gfn << FRAME_SHIFT;
     if range(gfn, 1).is_none() {
+        return Expected::vector(vcpu);
+    }
+    // A realm's page that is at its alias is not here.
+    if vm.realm && vm.is_ram(access.ipa) && state.translate(slot, gfn | ALIAS).is_some() {
         return Expected::vector(vcpu);
     }
     if vm.is_ram(access.ipa) {

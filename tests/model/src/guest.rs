@@ -21,30 +21,14 @@ pub fn hvc(state: &mut State, slot: u8, index: usize, immediate: u16) -> Expecte
     let (Ok(function), 0) = (u32::try_from(function), immediate) else {
         return refuse(Error::NotSupported);
     };
-    let low = |value: u64| value & 0xffff_ffff;
+    // Not of this guest's: it speaks RSI.
+    if vm.realm {
+        return refuse(Error::NotSupported);
+    }
+    if let Some(expected) = power(state, &vm, vcpu, function, [a1, a2, a3]) {
+        return expected;
+    }
     match function {
-        psci::SMCCC_VERSION | psci::PSCI_VERSION => value(0x1_0001),
-        psci::MIGRATE_INFO_TYPE => value(2),
-        psci::PSCI_FEATURES => value(features(a1)),
-        psci::AFFINITY_INFO_32 => value(affinity(&vm, low(a1), low(a2))),
-        psci::AFFINITY_INFO_64 => value(affinity(&vm, a1, a2)),
-        psci::CPU_ON_32 => cpu_on(state, &vm, vcpu, [low(a1), low(a2), low(a3)]),
-        psci::CPU_ON_64 => cpu_on(state, &vm, vcpu, [a1, a2, a3]),
-        psci::CPU_OFF => Expected::exit(vcpu, 0, Exit::Exactly([exit::CPU_OFF, 0, 0])),
-        psci::CPU_SUSPEND_32 | psci::CPU_SUSPEND_64 => {
-            if a1 & (1 << 16 | 1 << 30) != 0 {
-                value(code::INVALID_PARAMETERS)
-            } else {
-                value(0).or(Exit::Wait(u64::MAX))
-            }
-        }
-        psci::SYSTEM_OFF | psci::SYSTEM_RESET => {
-            if let Some(vm) = state.vm_mut(vm.handle) {
-                vm.stage = Stage::Dying;
-            }
-            let reset = u64::from(function == psci::SYSTEM_RESET);
-            Expected::exit(vcpu, 0, Exit::Exactly([exit::SHUTDOWN, reset, 0]))
-        }
         id::UID => Expected::results(vcpu, [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d]),
         id::FEATURES => value(0b11_1111_1100),
         id::HYP_MEMINFO | id::MMIO_GUARD_INFO if [a1, a2, a3] != [0; 3] => {
@@ -80,6 +64,44 @@ pub fn hvc(state: &mut State, slot: u8, index: usize, immediate: u16) -> Expecte
         }
         _ => refuse(Error::NotSupported),
     }
+}
+
+/// PSCI and SMCCC discovery, for either kind of guest; `None` if it is none of
+/// them.
+pub fn power(
+    state: &mut State,
+    vm: &Vm,
+    vcpu: &Vcpu,
+    function: u32,
+    [a1, a2, a3]: [u64; 3],
+) -> Option<Expected> {
+    let value = |value: i64| Expected::results(vcpu, [value as u64, 0, 0, 0]);
+    let low = |value: u64| value & 0xffff_ffff;
+    Some(match function {
+        psci::SMCCC_VERSION | psci::PSCI_VERSION => value(0x1_0001),
+        psci::MIGRATE_INFO_TYPE => value(2),
+        psci::PSCI_FEATURES => value(features(a1)),
+        psci::AFFINITY_INFO_32 => value(affinity(vm, low(a1), low(a2))),
+        psci::AFFINITY_INFO_64 => value(affinity(vm, a1, a2)),
+        psci::CPU_ON_32 => cpu_on(state, vm, vcpu, [low(a1), low(a2), low(a3)]),
+        psci::CPU_ON_64 => cpu_on(state, vm, vcpu, [a1, a2, a3]),
+        psci::CPU_OFF => Expected::exit(vcpu, 0, Exit::Exactly([exit::CPU_OFF, 0, 0])),
+        psci::CPU_SUSPEND_32 | psci::CPU_SUSPEND_64 => {
+            if a1 & (1 << 16 | 1 << 30) != 0 {
+                value(code::INVALID_PARAMETERS)
+            } else {
+                value(0).or(Exit::Wait(u64::MAX))
+            }
+        }
+        psci::SYSTEM_OFF | psci::SYSTEM_RESET => {
+            if let Some(vm) = state.vm_mut(vm.handle) {
+                vm.stage = Stage::Dying;
+            }
+            let reset = u64::from(function == psci::SYSTEM_RESET);
+            Expected::exit(vcpu, 0, Exit::Exactly([exit::SHUTDOWN, reset, 0]))
+        }
+        _ => return None,
+    })
 }
 
 fn affinity(vm: &Vm, mpidr: u64, level: u64) -> i64 {
@@ -188,8 +210,6 @@ fn guard(state: &mut State, vm: &Vm, ipa: u64, map: bool) -> Result<(), Error> {
 /// A trapped instruction that is no access to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trapped {
-    /// SMC: there is no firmware.
-    Smc,
     /// WFI.
     Wait,
     /// A system register; written?
@@ -204,11 +224,6 @@ pub enum Trapped {
 pub fn other(state: &State, slot: u8, index: usize, trapped: Trapped) -> Expected {
     let Some(vcpu) = state.vm_in(slot).and_then(|vm| vm.vcpus.get(index)) else { return gone() };
     match trapped {
-        Trapped::Smc => {
-            let mut expected = Expected::results(vcpu, [-1i64 as u64, 0, 0, 0]);
-            expected.next = Next::At(vcpu.pc.wrapping_add(4));
-            expected
-        }
         Trapped::Wait => Expected::resume(vcpu, 4).or(Exit::Wait(u64::MAX)),
         Trapped::SystemRegister(write) => {
             let mut expected = Expected::resume(vcpu, 4);

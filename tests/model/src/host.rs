@@ -5,7 +5,7 @@
 //! reason must succeed. Then [`crate::commit`] computes the next state.
 
 use crate::call::{Call, Refusals};
-use crate::state::{Page, Stage, State, Vm, one_call, range};
+use crate::state::{ALIAS, Page, Stage, State, Vm, one_call, range};
 use hyp::abi::{self, host as id};
 use hyp::addr::{FRAME_LIMIT, FRAME_SHIFT};
 use hyp::error::Error;
@@ -86,7 +86,9 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                     no.when(true, Malformed);
                 } else if vm.stage != Stage::Dying {
                     let places = one_call(places);
-                    let taken = places.clone().any(|gfn| state.translate(vm.slot, gfn).is_some());
+                    let there = |gfn| state.translate(vm.slot, gfn).is_some();
+                    let taken = |gfn| there(gfn) || vm.realm && there(gfn | ALIAS);
+                    let taken = places.clone().any(taken);
                     no.when(taken, Denied).when(!has_tables_for(state, vm, places), NoMemory);
                 }
             }

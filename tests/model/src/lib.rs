@@ -13,6 +13,7 @@
 //! | `call`, `host`, `commit` | the host's calls: reasons to refuse, next state |
 //! | `firmware` | its SMCs |
 //! | `guest`, `fault`, `expected` | a guest's traps: what may come of them |
+//! | `realm` | the calls of a guest that speaks RSI |
 //! | `abstraction` | frame table, page tables and VMs → abstract state |
 //! | `adopt` | choices that are EL2's, within limits |
 //! | `event`, `names`, `decode` | what can happen; what it means now; from bytes |
@@ -39,6 +40,7 @@ mod host_turn;
 pub mod machine;
 pub mod names;
 pub mod ownership;
+pub mod realm;
 pub mod sequence;
 pub mod session;
 pub mod state;

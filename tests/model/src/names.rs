@@ -2,7 +2,7 @@
 
 use crate::call::Call;
 use crate::event::{FrameName, HostAction, HostCall, IpaName, VmName};
-use crate::state::{Page, RAM, State};
+use crate::state::{ALIAS, Page, RAM, State};
 use hyp::abi::host as id;
 use hyp::addr::FRAME_SHIFT;
 use hyp::layout;
@@ -61,6 +61,9 @@ pub fn ipa(state: &State, slot: u8, name: IpaName) -> u64 {
         IpaName::Ram(page, offset) => {
             (RAM + u64::from(page)) << FRAME_SHIFT | u64::from(offset & 0xfff)
         }
+        IpaName::Alias(page, offset) => {
+            ipa(state, slot, IpaName::Ram(page, offset)) | ALIAS << FRAME_SHIFT
+        }
         IpaName::Bounce(index, page, offset) => {
             let window = device(index).and_then(|device| device.window);
             let start = window.map_or(layout::PCI_MEM64 >> FRAME_SHIFT, |(start, _)| start);
@@ -105,8 +108,8 @@ pub fn host_call(state: &State, action: &HostAction) -> Option<Call> {
     match named {
         C::Version => call(id::VERSION, [0; 5]),
         C::Features => call(id::FEATURES, [0; 5]),
-        C::VmCreate { pfn, count, ram, vcpus } => {
-            call(id::VM_CREATE, [frame(state, pfn, count), count, ram, vcpus, 0])
+        C::VmCreate { pfn, count, ram, vcpus, flags } => {
+            call(id::VM_CREATE, [frame(state, pfn, count), count, ram, vcpus, flags])
         }
         C::VmTopup { vm: v, pfn, count } => {
             call(id::VM_TOPUP, [vm(v), frame(state, pfn, count), count, 0, 0])

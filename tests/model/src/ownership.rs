@@ -10,7 +10,7 @@
 use crate::event::{Event, FrameName, HostAction, HostCall, Instruction, IpaName, Step, VmName};
 use crate::session::Session;
 use crate::state::{Page, RAM, Stage, State};
-use hyp::abi::guest;
+use hyp::abi::{self, guest, rsi};
 use std::collections::{HashSet, VecDeque};
 
 /// What a search has seen.
@@ -65,11 +65,36 @@ fn call(call: HostCall) -> Event {
     Event::Host(0, HostAction::Call(call))
 }
 
-/// One hypercall of the guest in `slot`.
-fn guest_call(slot: u8, function: u32, page: u64) -> Event {
-    let arguments = (IpaName::Ram(page as u8, 0), 1, 0);
-    let hvc = Instruction::Hvc { function: function.into(), immediate: 0, arguments };
-    let steps = vec![Step::Guest(hvc)];
+/// VM_CREATE: the guest in slot 0 is pKVM's, the other a realm.
+fn create(slot: u8, pfn: FrameName) -> Event {
+    let flags = if slot == 0 { 0 } else { abi::CREATE_RSI };
+    call(HostCall::VmCreate { pfn, count: MEMCACHE, ram: PLACES, vcpus: 1, flags })
+}
+
+/// What the guest in `slot` can do to a page of its.
+fn guest_calls(slot: u8, page: u64) -> Vec<Event> {
+    let base = IpaName::Ram(page as u8, 0);
+    let hvc = |function: u32| Instruction::Hvc {
+        function: function.into(),
+        immediate: 0,
+        arguments: (base, 1, 0),
+    };
+    let smc = |state: u64| Instruction::Realm {
+        function: rsi::IPA_STATE_SET.into(),
+        base,
+        pages: 1,
+        state: (state, 0),
+    };
+    let instructions = match slot {
+        0 => [guest::MEM_SHARE, guest::MEM_UNSHARE, guest::MEM_RELINQUISH].map(hvc).to_vec(),
+        _ => [rsi::ripas::EMPTY, rsi::ripas::RAM].map(smc).to_vec(),
+    };
+    instructions.into_iter().map(|instruction| guest_call(slot, instruction)).collect()
+}
+
+/// One call of the guest in `slot`.
+fn guest_call(slot: u8, instruction: Instruction) -> Event {
+    let steps = vec![Step::Guest(instruction)];
     Event::Host(0, HostAction::Run { vm: VmName::Raw(handle(slot)), vcpu: 0, reply: 0, steps })
 }
 
@@ -86,7 +111,7 @@ fn beginning() -> Vec<Event> {
             let pfn = FrameName::Raw(0x4_0000 + u64::from(slot) * MEMCACHE);
             let vm = VmName::Raw(handle(slot));
             [
-                call(HostCall::VmCreate { pfn, count: MEMCACHE, ram: PLACES, vcpus: 1 }),
+                create(slot, pfn),
                 call(HostCall::DeviceCreate { vm, kind: 4, policy: 0, pages: 16, queues: 1 }),
             ]
         })
@@ -116,9 +141,7 @@ fn alphabet() -> Vec<Event> {
         events.push(call(HostCall::FrameDonate { vm, pfn, gfn: RAM, count: 2, flags: 0 }));
         events.push(call(HostCall::FrameReclaim { vm, pfn, count: PLAYED }));
         for page in 0..PLACES {
-            for function in [guest::MEM_SHARE, guest::MEM_UNSHARE, guest::MEM_RELINQUISH] {
-                events.push(guest_call(slot, function, page));
-            }
+            events.extend(guest_calls(slot, page));
         }
         events.push(call(HostCall::VmStop { vm }));
         events.push(call(HostCall::VmDestroy { vm }));
@@ -132,10 +155,7 @@ fn running() -> Vec<Event> {
     let build = |slot: u8| {
         let pfn = FrameName::Raw(0x4_0000 + u64::from(slot) * MEMCACHE);
         let vm = VmName::Raw(handle(slot));
-        [
-            call(HostCall::VmCreate { pfn, count: MEMCACHE, ram: PLACES, vcpus: 1 }),
-            call(HostCall::VmFinalise { vm, entry: 0x4000_0000, argument: 0 }),
-        ]
+        [create(slot, pfn), call(HostCall::VmFinalise { vm, entry: 0x4000_0000, argument: 0 })]
     };
     (0..GUESTS).flat_map(build).collect()
 }

@@ -28,12 +28,14 @@ impl Sequence {
     /// The events that any bytes mean. Longer input means more events.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut source = Unstructured::new(bytes);
-        // Two bits per slot: does it begin with a VM, and a device?
-        let begin = u8::arbitrary(&mut source).unwrap_or(0);
-        let begin = |slot: u8| (slot, begin >> (2 * slot));
+        // Two bits per slot: does it begin with a VM, and a device? The rest:
+        // do the VMs in even slots speak RSI, and those in odd ones?
+        let bits = u8::arbitrary(&mut source).unwrap_or(0);
+        let begin = |slot: u8| (slot, bits >> (2 * slot));
+        let realm = |slot: u8| bits >> (6 + slot % 2) & 1 != 0;
         let vms = (0..VM_SLOTS as u8).map(begin).filter(|(_, bits)| bits & 1 != 0);
         let mut events: Vec<Event> =
-            vms.flat_map(|(slot, bits)| prologue(slot, bits & 2 != 0)).collect();
+            vms.flat_map(|(slot, bits)| prologue(slot, bits & 2 != 0, realm(slot))).collect();
         while !source.is_empty() && events.len() < MOST_EVENTS {
             match Event::arbitrary(&mut source) {
                 Ok(event) => events.push(event),

@@ -21,7 +21,8 @@ pub enum Page {
     Host,
     /// The host's, lent to the VM in this slot, which has it mapped there.
     Lent(u8, Option<u64>),
-    /// The VM's: mapped at this frame of its RAM, and lent to the host?
+    /// The VM's: mapped at this frame of its RAM (of a realm, at the alias of
+    /// it, while it is lent), and lent to the host?
     Guest(u8, u64, bool),
 }
 
@@ -81,6 +82,8 @@ pub struct Vm {
     pub finalised: bool,
     /// Dying, and a call of the host's has ended its translations.
     pub unlinked: bool,
+    /// It speaks RSI: what it shares is at an alias.
+    pub realm: bool,
     /// Guest frames of its RAM.
     pub ram: Range<u64>,
     /// Its vCPUs.
@@ -223,7 +226,11 @@ impl State {
     /// Everything the VM in `slot` has mapped: guest frame → frame.
     pub fn mapped(&self, slot: u8) -> impl Iterator<Item = (u64, u64)> + '_ {
         let unlinked = self.vm_in(slot).is_none_or(|vm| vm.unlinked);
+        let realm = self.vm_in(slot).is_some_and(|vm| vm.realm);
         self.frames().filter_map(move |(pfn, page)| match page {
+            Page::Guest(s, gfn, true) if s == slot && !unlinked && realm => {
+                Some((gfn | ALIAS, pfn))
+            }
             Page::Guest(s, gfn, _) | Page::Lent(s, Some(gfn)) if s == slot && !unlinked => {
                 Some((gfn, pfn))
             }
@@ -293,6 +300,14 @@ pub fn range(start: u64, count: u64) -> Option<Range<u64>> {
 pub fn one_call(range: Range<u64>) -> Range<u64> {
     range.start..range.end.min(range.start + abi::MAX_RANGE)
 }
+
+/// The bit of a guest frame number that tells a realm's alias: bit 38 of the
+/// address.
+pub const ALIAS: u64 = 1 << 26;
+
+/// Stands for the contents of a page that holds a realm's configuration: 39,
+/// and zeros.
+pub const CONFIGURATION: u64 = 0x00c0_4f16_0000_0000;
 
 /// First guest frame of RAM.
 pub const RAM: u64 = layout::RAM >> FRAME_SHIFT;

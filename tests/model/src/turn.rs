@@ -12,11 +12,12 @@ use crate::expected::{Adopt, Expected, Next};
 use crate::fault::{self, Access, DATA, mask};
 use crate::guest::{self, Trapped};
 use crate::names;
+use crate::realm;
 use crate::session::{Checker, Inner, Run, TAINT};
 use crate::state::Page;
 use crate::traps;
 use hyp::abi::exit;
-use hyp::addr::{Gfn, Pfn};
+use hyp::addr::{FRAME_SIZE, Gfn, Pfn};
 use hyp::machine::Vmid;
 use hyp::trap::Trap;
 use hyp::vcpu::state::VcpuState;
@@ -195,6 +196,12 @@ impl Inner {
                 x[0] = function;
                 traps::sync(0x17 << 26)
             }
+            Instruction::Realm { function, base, pages, state: (x3, x4) } => {
+                let base = names::argument(&checker.state, slot, base);
+                let top = base.wrapping_add(pages.wrapping_mul(FRAME_SIZE));
+                x[..5].copy_from_slice(&[function, base, top, x3, x4]);
+                traps::sync(0x17 << 26)
+            }
             Instruction::Access { ipa, size, store, described } => {
                 let ipa = names::ipa(&checker.state, slot, ipa);
                 if let Some(value) = store {
@@ -228,7 +235,9 @@ impl Inner {
             (Instruction::Hvc { immediate, .. }, _) => {
                 guest::hvc(&mut checker.state, slot, index, immediate)
             }
-            (Instruction::Smc(_), _) => checker.other(slot, index, Trapped::Smc),
+            (Instruction::Smc(_) | Instruction::Realm { .. }, _) => {
+                realm::smc(&mut checker.state, slot, index)
+            }
             (Instruction::SystemRegister { write, .. }, _) => {
                 checker.other(slot, index, Trapped::SystemRegister(write.is_some()))
             }

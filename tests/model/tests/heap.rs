@@ -34,7 +34,7 @@ fn starve(session: &Session, wanted: HostCall) -> u64 {
 }
 
 fn create(vcpus: u64) -> HostCall {
-    HostCall::VmCreate { pfn: FrameName::Free(0), count: 12, ram: 16, vcpus }
+    HostCall::VmCreate { pfn: FrameName::Free(0), count: 12, ram: 16, vcpus, flags: 0 }
 }
 
 fn device(kind: u64, policy: u64, pages: u64) -> HostCall {
@@ -90,7 +90,8 @@ fn a_full_bus_has_grown_with_a_heap_that_ends_again_and_again() {
 #[test]
 fn a_vm_that_is_refused_for_its_frames_leaves_the_heap_alone() {
     let session = Session::new(false).unwrap();
-    let hyps = HostCall::VmCreate { pfn: FrameName::Hyp(0), count: 12, ram: 16, vcpus: 8 };
+    let hyps =
+        HostCall::VmCreate { pfn: FrameName::Hyp(0), count: 12, ram: 16, vcpus: 8, flags: 0 };
     for _ in 0..3 {
         call(&session, hyps);
     }
