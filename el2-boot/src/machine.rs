@@ -193,6 +193,8 @@ impl Machine for Cpus {
     }
 
     fn power(&self, action: PowerAction) {
+        #[cfg(feature = "profile")]
+        crate::profile::report();
         match action {
             PowerAction::Off => firmware::system_off(),
             PowerAction::Reset => firmware::system_reset(),

@@ -24,5 +24,8 @@ bare_metal! {
     panic, percpu, sha256, sysreg, tlb, world,
 }
 
+#[cfg(all(target_os = "none", feature = "profile"))]
+mod profile;
+
 #[cfg(not(target_os = "none"))]
 fn main() {}

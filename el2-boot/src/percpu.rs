@@ -66,6 +66,9 @@ pub(crate) struct PerCpu {
     pub(crate) active_ppis: Cell<u32>,
     /// PPIs enabled for the loaded guest that the host had disabled.
     pub(crate) lent_ppis: Cell<u32>,
+    /// Whose time it was.
+    #[cfg(feature = "profile")]
+    pub(crate) ticks: crate::profile::Ticks,
 }
 
 impl PerCpu {
@@ -82,6 +85,8 @@ impl PerCpu {
             last_vcpu: [const { Cell::new(0) }; VMIDS],
             active_ppis: Cell::new(0),
             lent_ppis: Cell::new(0),
+            #[cfg(feature = "profile")]
+            ticks: crate::profile::Ticks::new(),
         }
     }
 

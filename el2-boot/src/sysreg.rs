@@ -137,6 +137,7 @@ registers! {
     mpidr_el1 = "mpidr_el1";
     ctr_el0 = "ctr_el0";
     dczid_el0 = "dczid_el0";
+    cntfrq_el0 = "cntfrq_el0";
     cntpct_el0 = "cntpct_el0";
     id_aa64pfr0_el1 = "id_aa64pfr0_el1";
     id_aa64pfr1_el1 = "id_aa64pfr1_el1";

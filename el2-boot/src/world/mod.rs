@@ -45,9 +45,13 @@ mod esr {
 /// Runs the world that is current on this CPU until it traps.
 pub(crate) fn run(frame: &mut Frame) -> Trap {
     loop {
+        #[cfg(feature = "profile")]
+        crate::profile::leave_el2();
         // SAFETY: stage 2, traps and EL1 registers in force are those of the
         // world `frame` belongs to: the host's, or a guest's after `load`.
         let vector = unsafe { enter_world(frame) };
+        #[cfg(feature = "profile")]
+        crate::profile::enter_el2();
         if let Some(trap) = read_trap(vector) {
             return trap;
         }

@@ -1,0 +1,76 @@
+//! Whose instructions they were (feature `profile`).
+//!
+//! Time is cut at every switch between EL2 and a world, and each piece goes to
+//! whoever had the CPU. Under QEMU's instruction counting a tick of the
+//! counter is a fixed number of instructions. The sums are printed when the
+//! machine is switched off.
+
+use crate::{console, percpu, sysreg};
+use core::cell::Cell;
+use core::fmt::Write;
+use hyp::machine::{MAX_CPUS, Vmid};
+
+/// Ticks of the counter that one CPU spent for each party, and since when.
+pub(crate) struct Ticks {
+    since: Cell<u64>,
+    el2: Cell<u64>,
+    host: Cell<u64>,
+    guests: Cell<u64>,
+    /// Times that EL2 was entered.
+    visits: Cell<u64>,
+}
+
+impl Ticks {
+    pub(crate) const fn new() -> Self {
+        Self {
+            since: Cell::new(0),
+            el2: Cell::new(0),
+            host: Cell::new(0),
+            guests: Cell::new(0),
+            visits: Cell::new(0),
+        }
+    }
+
+    /// Since this CPU last asked.
+    fn passed(&self) -> u64 {
+        let now = sysreg::cntpct_el0::read();
+        now.wrapping_sub(self.since.replace(now))
+    }
+}
+
+fn add(sum: &Cell<u64>, more: u64) {
+    sum.set(sum.get().wrapping_add(more));
+}
+
+/// EL2 is about to enter a world.
+pub(crate) fn leave_el2() {
+    let ticks = &percpu::this().ticks;
+    add(&ticks.el2, ticks.passed());
+}
+
+/// A world has trapped.
+pub(crate) fn enter_el2() {
+    let ticks = &percpu::this().ticks;
+    let vmid = sysreg::vttbr_el2::read() >> 48;
+    let party = if vmid == u64::from(Vmid::HOST.0) { &ticks.host } else { &ticks.guests };
+    add(party, ticks.passed());
+    add(&ticks.visits, 1);
+}
+
+/// Prints the sums of all CPUs.
+pub(crate) fn report() {
+    let (mut el2, mut host, mut guests, mut visits) = (0, 0, 0, 0);
+    for ticks in (0..MAX_CPUS).filter_map(percpu::of).map(|cpu| &cpu.ticks) {
+        el2 += ticks.el2.get();
+        host += ticks.host.get();
+        guests += ticks.guests.get();
+        visits += ticks.visits.get();
+    }
+    let frequency = sysreg::cntfrq_el0::read();
+    // Writing to the UART cannot fail.
+    let _ = writeln!(
+        console::uart(),
+        "@bouncer profile el2={el2} host={host} guests={guests} visits={visits} \
+         frequency={frequency}"
+    );
+}
