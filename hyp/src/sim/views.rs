@@ -24,8 +24,8 @@ pub struct VmView {
     pub regime: Regime,
     /// Free frames of its memcache.
     pub memcache: u64,
-    /// Per vCPU: is it on?
-    pub on: Vec<bool>,
+    /// vCPUs that are on, a bit each.
+    pub on: u64,
     /// Is any vCPU out, on a CPU?
     pub any_running: bool,
     /// Per device: its open bounce window.
@@ -38,11 +38,46 @@ impl Hypervisor<SimMachine> {
         self.with_memory(|memory| memory.entries().for_each(|(pfn, entry)| visit(pfn, entry)));
     }
 
+    /// The entry of a frame.
+    pub fn view_entry(&self, pfn: Pfn) -> FrameEntry {
+        self.with_memory(|memory| memory.entry(pfn))
+    }
+
+    /// Hands every entry of the frame table that is not as in `before` to
+    /// `visit`, in order, and makes `before` the same. With an empty `before`
+    /// these are all.
+    pub fn view_changes(
+        &self,
+        before: &mut Vec<FrameEntry>,
+        mut visit: impl FnMut(Pfn, FrameEntry),
+    ) {
+        self.with_memory(|memory| {
+            let (first, entries) = memory.entries_between(0, u64::MAX);
+            let all = before.len() != entries.len();
+            before.resize(entries.len(), FrameEntry::NO_RAM);
+            let pieces = before.chunks_mut(PIECE).zip(entries.chunks(PIECE));
+            for ((before, now), start) in pieces.zip((first..).step_by(PIECE)) {
+                if !all && same(before, now) {
+                    continue;
+                }
+                for ((before, now), number) in before.iter_mut().zip(now).zip(start..) {
+                    if (all || before != now)
+                        && let Some(pfn) = Pfn::new(number)
+                    {
+                        visit(pfn, *now);
+                    }
+                    *before = *now;
+                }
+            }
+        });
+    }
+
     /// The VM that `handle` names; `None` if it names none.
     pub fn view_vm(&self, handle: u64) -> Option<VmView> {
         let view = self.with_vm(Handle::from_raw(handle), |vm| {
             let vcpus = 0..vm.vcpus.count() as u64;
-            let on = vcpus.map(|index| vm.vcpus.power(index) == Some(Power::On)).collect();
+            let is_on = |index: &u64| vm.vcpus.power(*index) == Some(Power::On);
+            let on = vcpus.filter(is_on).fold(0, |on, index| on | 1 << index);
             Ok(VmView {
                 on,
                 running: vm.stage == Stage::Running,
@@ -61,6 +96,15 @@ impl Hypervisor<SimMachine> {
     pub fn view_granted(&self, handle: u64, page: Gfn) -> bool {
         self.with_vm(Handle::from_raw(handle), |vm| Ok(vm.guard.allows(page))) == Ok(true)
     }
+}
+
+/// Entries of the frame table that are compared at once.
+const PIECE: usize = 64;
+
+/// Are all of them the same? No branch for each: this is asked after every
+/// step of a fuzzer.
+fn same(a: &[FrameEntry], b: &[FrameEntry]) -> bool {
+    a.iter().zip(b).fold(0, |different, (a, b)| different | (a.raw() ^ b.raw())) == 0
 }
 
 impl SimMachine {

@@ -1,10 +1,10 @@
 //! What is EL2's or a driver's to choose: how many bounce pages a fault maps,
 //! where a bounce window is. The model takes it over, within limits.
 
-use crate::abstraction;
 use crate::expected::Adopt;
 use crate::session::{Checker, Inner};
 use crate::state::{Device, Page};
+use crate::tables::Tables;
 use hyp::addr::FRAME_SHIFT;
 
 /// Most pages that one fault in a bounce window maps (docs/trap.md).
@@ -29,7 +29,8 @@ impl Inner {
     /// follow, each to the device's frame for it.
     fn adopt_pages(&self, checker: &mut Checker, handle: u64, first: u64) -> Result<(), String> {
         let view = self.booted.hyp().view_vm(handle).ok_or("no VM")?;
-        let mapped = abstraction::mapped(&self.booted, view.regime.root.number());
+        let root = view.regime.root.number();
+        let mapped = Tables::read(self.booted.hyp().machine(), root);
         let vm = checker.state.vm(handle).ok_or("no VM")?;
         let slot = vm.slot;
         let window = |device: &&Device| {
@@ -38,12 +39,12 @@ impl Inner {
         let device = vm.devices.iter().find(window).cloned().ok_or("no window")?;
         let start = device.window.map_or(0, |(start, _)| start);
         for gfn in first..first + FAULT_AROUND {
-            let Some((_, pfn, _)) = mapped.iter().find(|(at, _, _)| *at == gfn) else { break };
+            let Some((_, pfn, _)) = mapped.pages().find(|(at, _, _)| *at == gfn) else { break };
             let page = device.pages.get((gfn - start) as usize).copied().flatten();
-            if page != Some(*pfn) || checker.state.page(*pfn) != Some(Page::Lent(slot, None)) {
+            if page != Some(pfn) || checker.state.page(pfn) != Some(Page::Lent(slot, None)) {
                 break;
             }
-            checker.state.set(*pfn, Page::Lent(slot, Some(gfn)));
+            checker.state.set(pfn, Page::Lent(slot, Some(gfn)));
         }
         match checker.state.translate(slot, first) {
             Some(_) => Ok(()),

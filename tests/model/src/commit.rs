@@ -219,8 +219,7 @@ fn destroyed(
     if x != [left, 0, 0] {
         return Err(format!("{x:x?} frames left, not {left:#x}"));
     }
-    let its: Vec<u64> =
-        state.frames().filter(|(_, page)| *page == Page::Table(slot)).map(|(pfn, _)| pfn).collect();
+    let its: Vec<u64> = state.of(slot).map(|its| its.tables.iter().collect()).unwrap_or_default();
     let gone: Vec<u64> = its.into_iter().filter(|pfn| is_host(*pfn)).collect();
     if gone.len() as u64 != back {
         return Err(format!("{} frames came back, not {back}", gone.len()));
@@ -240,7 +239,8 @@ fn destroyed(
 
 /// Counters that are read off the frame table.
 fn frames_counter(state: &State, index: u64) -> Option<u64> {
-    let count = |of: &dyn Fn(Page) -> bool| state.pages.iter().filter(|p| of(**p)).count() as u64;
+    let count =
+        |of: &dyn Fn(Page) -> bool| state.frames().filter(|(_, page)| of(*page)).count() as u64;
     match *MachineCounter::ALL.get(usize::try_from(index).ok()?)? {
         MachineCounter::FramesHyp => Some(count(&|p| matches!(p, Page::Hyp | Page::Table(_)))),
         MachineCounter::FramesHost => Some(count(&|p| matches!(p, Page::Host | Page::Lent(..)))),

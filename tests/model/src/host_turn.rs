@@ -7,6 +7,7 @@ use crate::session::{Checker, Inner, TAINT};
 use crate::state::Stage;
 use crate::{commit, host, names, traps};
 use hyp::abi::host as id;
+use hyp::addr::Pfn;
 use hyp::error::Error;
 use hyp::sim::heap;
 use hyp::trap::Trap;
@@ -53,10 +54,14 @@ impl Inner {
             checker.stats.starved += u64::from(used.failed > 0);
             checker.heap.account(used);
         }
-        for (index, (now, then)) in frame.x.iter().zip(before.x).enumerate() {
-            if *now != then && !changes.contains(&index) {
-                return Err(format!("x{index} of the host's changed from {then:#x} to {now:#x}"));
-            }
+        let mut expected = before.x;
+        changes.iter().for_each(|index| expected[*index] = frame.x[*index]);
+        // As a whole first: they are nearly always the same.
+        if frame.x != expected {
+            let differs = |(now, then): (&u64, &u64)| now != then;
+            let index = frame.x.iter().zip(&expected).position(differs).unwrap_or(0);
+            let (now, then) = (frame.x[index], expected[index]);
+            return Err(format!("x{index} of the host's changed from {then:#x} to {now:#x}"));
         }
         Ok(used.failed > 0)
     }
@@ -100,11 +105,8 @@ impl Inner {
         }
         let hyp = self.booted.hyp();
         let is_host = |number| {
-            let mut is = false;
-            hyp.view_frames(|pfn, entry| {
-                is |= pfn.number() == number && entry.owner() == hyp::memory::Owner::Host;
-            });
-            is
+            let entry = Pfn::new(number).map(|pfn| hyp.view_entry(pfn));
+            entry.is_some_and(|entry| entry.owner() == hyp::memory::Owner::Host)
         };
         commit::commit(&mut checker.state, call, x, &is_host)?;
         if call.function == u64::from(id::VM_CREATE) {

@@ -9,12 +9,13 @@
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `state` | the abstract state |
+//! | `state`, `frame_set` | the abstract state |
 //! | `call`, `host`, `commit` | the host's calls: reasons to refuse, next state |
 //! | `firmware` | its SMCs |
 //! | `guest`, `fault`, `expected` | a guest's traps: what may come of them |
 //! | `realm` | the calls of a guest that speaks RSI |
-//! | `abstraction` | frame table, page tables and VMs → abstract state |
+//! | `abstraction`, `tables` | frame table, page tables and VMs → abstract state |
+//! | `compared` | what has to be compared after a step |
 //! | `adopt` | choices that are EL2's, within limits |
 //! | `event`, `names`, `decode` | what can happen; what it means now; from bytes |
 //! | `heap` | allocations that fail, and what a call may keep |
@@ -23,15 +24,17 @@
 //! | `sequence` | the door: `run(events)` |
 //! | `ownership` | all short sequences of ownership calls |
 
-pub mod abstraction;
+mod abstraction;
 mod adopt;
 pub mod call;
 pub mod commit;
+pub mod compared;
 mod decode;
 pub mod event;
 pub mod expected;
 pub mod fault;
 pub mod firmware;
+pub mod frame_set;
 pub mod guest;
 pub mod heap;
 pub mod host;
@@ -44,5 +47,6 @@ pub mod realm;
 pub mod sequence;
 pub mod session;
 pub mod state;
+mod tables;
 mod traps;
 mod turn;

@@ -1,6 +1,8 @@
 //! The machine that the sequences run on: small, so that comparing all of it
 //! with the model after every event is cheap.
 
+use crate::compared::Compared;
+use crate::state::State;
 use hyp::addr::{FRAME_SHIFT, PfnRange};
 use hyp::machine::MAX_CPUS;
 use hyp::memory::HostMemory;
@@ -23,6 +25,8 @@ pub const RD_BASE: u64 = 0x0a0a_0000;
 struct Parked {
     booted: Booted,
     memory: HostMemory<'static>,
+    /// The model's half of that moment, after everything was compared.
+    first: Option<Box<(State, Compared)>>,
 }
 
 /// Machines that are over. bouncer keeps its frame table for ever, and a boot
@@ -100,16 +104,35 @@ impl Borrowed {
     /// As [`Booted::new`].
     pub fn new() -> Result<Self, String> {
         let again = parked().pop();
-        if let Some(Parked { booted: Booted { hyp, layout }, memory }) = again {
+        if let Some(Parked { booted: Booted { hyp, layout }, memory, first }) = again {
             hyp.machine().rewind();
             let booted = Booted { hyp: hyp.boot_again(&memory), layout };
             booted.connect();
-            return Ok(Self { parked: Some(Parked { booted, memory }), fresh: false });
+            return Ok(Self { parked: Some(Parked { booted, memory, first }), fresh: false });
         }
         let booted = Booted::new()?;
         booted.hyp.machine().checkpoint();
         let memory = booted.hyp.copy_memory(booted.layout.frame_table());
-        Ok(Self { parked: Some(Parked { booted, memory }), fresh: true })
+        Ok(Self { parked: Some(Parked { booted, memory, first: None }), fresh: true })
+    }
+
+    /// The model of the machine just after its boot, and what was compared
+    /// then. Only a machine that nobody has had before needs to be compared.
+    ///
+    /// # Errors
+    /// What is wrong after boot.
+    pub fn first(&mut self) -> Result<(State, Compared), String> {
+        let parked = self.parked.as_mut().ok_or("the machine is over")?;
+        if let Some(first) = &parked.first {
+            return Ok((**first).clone());
+        }
+        let range = |range: &PfnRange| range.start().number()..range.end();
+        let layout = &parked.booted.layout;
+        let hyp: Vec<_> = layout.hyp.iter().map(range).collect();
+        let ram = layout.ram.first().map(range).ok_or("no RAM")?;
+        let mut state = State::new(ram, &hyp, CPUS);
+        let compared = Compared::everything(&parked.booted, &mut state)?;
+        Ok((**parked.first.insert(Box::new((state, compared)))).clone())
     }
 }
 

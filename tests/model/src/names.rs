@@ -2,7 +2,8 @@
 
 use crate::call::Call;
 use crate::event::{FrameName, HostAction, HostCall, IpaName, VmName};
-use crate::state::{ALIAS, Page, RAM, State};
+use crate::frame_set::FrameSet;
+use crate::state::{ALIAS, Frames, Page, RAM, State};
 use hyp::abi::host as id;
 use hyp::addr::FRAME_SHIFT;
 use hyp::layout;
@@ -22,17 +23,19 @@ fn vm(state: &State, name: VmName) -> u64 {
 
 /// The number of the frame a name means; `count` frames are wanted.
 pub fn frame(state: &State, name: FrameName, count: u64) -> u64 {
-    let nth = |n: u8, is: &dyn Fn(Page) -> bool| {
-        let mut found = state.frames().filter(|(_, page)| is(*page)).map(|(pfn, _)| pfn);
-        found.nth(usize::from(n))
+    let of = |slot, which: fn(&Frames) -> &FrameSet, n: u8| {
+        state.of(slot).and_then(|its| which(its).iter().nth(usize::from(n)))
     };
     let found = match name {
         FrameName::Raw(raw) => return raw,
         FrameName::Free(skip) => free(state, skip, count),
-        FrameName::OwnedBy(slot, n) => nth(n, &|p| matches!(p, Page::Guest(s, ..) if s == slot)),
-        FrameName::LentTo(slot, n) => nth(n, &|p| matches!(p, Page::Lent(s, _) if s == slot)),
-        FrameName::TableOf(slot, n) => nth(n, &|p| p == Page::Table(slot)),
-        FrameName::Hyp(n) => nth(n, &|p| p == Page::Hyp),
+        FrameName::OwnedBy(slot, n) => of(slot, |its| &its.owned, n),
+        FrameName::LentTo(slot, n) => of(slot, |its| &its.lent, n),
+        FrameName::TableOf(slot, n) => of(slot, |its| &its.tables, n),
+        FrameName::Hyp(n) => {
+            let mut hyps = state.frames().filter(|(_, page)| *page == Page::Hyp);
+            hyps.nth(usize::from(n)).map(|(pfn, _)| pfn)
+        }
     };
     found.unwrap_or(NOBODY)
 }
@@ -40,13 +43,14 @@ pub fn frame(state: &State, name: FrameName, count: u64) -> u64 {
 /// The first frame of the first run of the host's own, past `skip` starts.
 fn free(state: &State, skip: u8, count: u64) -> Option<u64> {
     let count = count.clamp(1, 32);
-    let mut run = 0;
+    let (mut run, mut next) = (0, 0);
     let mut skip = u64::from(skip);
-    for (pfn, page) in state.frames() {
-        run = if page == Page::Host { run + 1 } else { 0 };
+    for pfn in state.free().iter() {
+        run = if pfn == next { run + 1 } else { 1 };
+        next = pfn + 1;
         if run >= count {
             if skip == 0 {
-                return Some(pfn + 1 - count);
+                return Some(next - count);
             }
             skip -= 1;
         }

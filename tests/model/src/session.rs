@@ -5,8 +5,8 @@
 //! is held: so the host can act on one CPU while a guest runs on another, and
 //! the comparison is made after *every* trap.
 
-use crate::abstraction;
 use crate::call::Call;
+use crate::compared::Compared;
 use crate::event::{Event, HostAction, Step};
 use crate::expected::Expected;
 use crate::heap::Heap;
@@ -71,8 +71,7 @@ pub(crate) struct Checker {
     pub(crate) stats: Stats,
     pub(crate) serial: u64,
     pub(crate) heap: Heap,
-    /// Effects of EL2's when everything was compared last.
-    compared: u64,
+    compared: Compared,
     listing: Option<Vec<String>>,
 }
 
@@ -92,23 +91,19 @@ impl Session {
     /// # Errors
     /// What is wrong after boot.
     pub fn new(listing: bool) -> Result<Self, String> {
-        let booted = Borrowed::new()?;
-        let range = |range: &hyp::addr::PfnRange| range.start().number()..range.end();
-        let hyp: Vec<_> = booted.layout.hyp.iter().map(range).collect();
-        let ram = booted.layout.ram.first().map(range).ok_or("no RAM")?;
+        let mut booted = Borrowed::new()?;
+        let (state, compared) = booted.first()?;
         let checker = Checker {
-            state: State::new(ram, &hyp, CPUS),
+            state,
             runs: [const { None }; CPUS],
             failure: None,
             stats: Stats::default(),
             serial: 0,
             heap: Heap::default(),
-            compared: u64::MAX,
+            compared,
             listing: listing.then(Vec::new),
         };
-        let inner = Arc::new(Inner { booted, checker: Mutex::new(checker) });
-        inner.compare(&mut inner.lock())?;
-        Ok(Self { inner })
+        Ok(Self { inner: Arc::new(Inner { booted, checker: Mutex::new(checker) }) })
     }
 
     /// Applies one event.
@@ -144,13 +139,16 @@ impl Session {
         applied.and(failure.map_or(Ok(()), Err))
     }
 
-    /// The checks that take too long for every event.
+    /// The end: everything is compared, whatever was compared before.
     ///
     /// # Errors
     /// What is wrong.
     pub fn finish(&self) -> Result<(), String> {
-        let checker = self.inner.lock();
-        if checker.state.off { Ok(()) } else { self.inner.compare_all(&checker) }
+        let mut checker = self.inner.lock();
+        if !checker.state.off {
+            checker.compared = Compared::everything(&self.inner.booted, &mut checker.state)?;
+        }
+        Ok(())
     }
 
     /// The machine, for tests that break something behind bouncer's back.
@@ -196,29 +194,14 @@ impl Inner {
     }
 
     /// The end of a trap: no rule broken on the way, and everything as the
-    /// model says. What was not touched is not compared again.
+    /// model says. What cannot have changed is not compared again.
     pub(crate) fn compare(&self, checker: &mut Checker) -> Result<(), String> {
-        let machine = self.booted.hyp().machine();
-        let broken = machine.take_violations();
+        let broken = self.booted.hyp().machine().take_violations();
         if !broken.is_empty() {
             return Err(format!("rules broken: {}", broken.join("; ")));
         }
         checker.heap.check(checker.state.vms.iter().all(Option::is_none))?;
-        abstraction::frame_table(&self.booted, &checker.state)?;
-        let effects = machine.effects();
-        if checker.compared != effects {
-            checker.compared = effects;
-            abstraction::host_tables(&self.booted, &checker.state)?;
-            abstraction::contents(&self.booted, &checker.state)?;
-        }
-        (0..hyp::abi::MAX_VMS as u8)
-            .try_for_each(|slot| abstraction::vm(&self.booted, &checker.state, slot))
-    }
-
-    fn compare_all(&self, checker: &Checker) -> Result<(), String> {
-        abstraction::contents(&self.booted, &checker.state)?;
-        abstraction::host_tables(&self.booted, &checker.state)?;
-        abstraction::own_mappings(&self.booted, &checker.state)
+        checker.compared.again(&self.booted, &mut checker.state)
     }
 
     /// The host acts on a CPU.

@@ -4,6 +4,7 @@
 //! tables, pools or locks here: what a party reaches follows from what the
 //! frames are.
 
+use crate::frame_set::FrameSet;
 use hyp::abi;
 use hyp::addr::{FRAME_LIMIT, FRAME_SHIFT};
 use hyp::layout;
@@ -129,15 +130,37 @@ pub struct Refusal {
 /// Refusals that are kept.
 const LOG: usize = 128;
 
+/// The frames of a VM, by what they are to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frames {
+    /// It owns them.
+    pub owned: FrameSet,
+    /// It borrows them.
+    pub lent: FrameSet,
+    /// EL2 has them for its tables.
+    pub tables: FrameSet,
+    /// Goes up when any of them changes.
+    pub version: u64,
+}
+
 /// Everything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
     /// Number of the first frame of RAM.
     pub first: u64,
     /// What each frame is.
-    pub pages: Vec<Page>,
+    pages: Vec<Page>,
     /// What is in it: one word, everywhere. Meaningless for EL2's.
-    pub contents: Vec<u64>,
+    contents: Vec<u64>,
+    /// Frames that are the host's alone.
+    free: FrameSet,
+    /// Frames that the host may access.
+    reach: FrameSet,
+    /// The frames of the VM in each slot.
+    of: [Frames; abi::MAX_VMS],
+    /// Frames that became something else, or were filled, since somebody
+    /// asked last.
+    changed: FrameSet,
     /// VMs by slot.
     pub vms: [Option<Vm>; abi::MAX_VMS],
     /// Generation of each slot's last VM.
@@ -157,14 +180,17 @@ pub struct State {
 impl State {
     /// After boot: RAM is the host's but for bouncer's part.
     pub fn new(ram: Range<u64>, hyp: &[Range<u64>], cpus: usize) -> Self {
-        let page = |pfn: u64| {
-            if hyp.iter().any(|range| range.contains(&pfn)) { Page::Hyp } else { Page::Host }
-        };
-        let pages: Vec<Page> = ram.clone().map(page).collect();
-        Self {
+        let count = ram.clone().count();
+        let none = || FrameSet::new(ram.start, count);
+        let frames = || Frames { owned: none(), lent: none(), tables: none(), version: 0 };
+        let mut state = Self {
             first: ram.start,
-            contents: vec![0; pages.len()],
-            pages,
+            contents: vec![0; count],
+            pages: vec![Page::Hyp; count],
+            free: none(),
+            reach: none(),
+            of: std::array::from_fn(|_| frames()),
+            changed: none(),
             vms: Default::default(),
             generations: [0; abi::MAX_VMS],
             cpus_on: (0..cpus).map(|cpu| cpu == 0).collect(),
@@ -172,7 +198,10 @@ impl State {
             allocations_fail: false,
             timer: false,
             off: false,
-        }
+        };
+        let is_hosts = |pfn: &u64| !hyp.iter().any(|range| range.contains(pfn));
+        ram.filter(is_hosts).for_each(|pfn| state.set(pfn, Page::Host));
+        state
     }
 
     fn index(&self, pfn: u64) -> Option<usize> {
@@ -191,16 +220,44 @@ impl State {
 
     /// A frame becomes something else, contents and all.
     pub fn set(&mut self, pfn: u64, page: Page) {
-        if let Some(slot) = self.index(pfn).and_then(|index| self.pages.get_mut(index)) {
-            *slot = page;
-        }
+        let Some(place) = self.index(pfn).and_then(|index| self.pages.get_mut(index)) else {
+            return;
+        };
+        let before = std::mem::replace(place, page);
+        self.sort(pfn, before, false);
+        self.sort(pfn, page, true);
+        self.changed.set(pfn, true);
+    }
+
+    /// A frame gets into the sets of what it is, or out of them.
+    fn sort(&mut self, pfn: u64, page: Page, is: bool) {
+        self.free.set(pfn, is && page == Page::Host);
+        self.reach.set(pfn, is && is_the_hosts_to_access(page));
+        let (Page::Table(slot) | Page::Lent(slot, _) | Page::Guest(slot, _, _)) = page else {
+            return;
+        };
+        let Some(frames) = self.of.get_mut(usize::from(slot)) else { return };
+        frames.version += 1;
+        match page {
+            Page::Table(_) => frames.tables.set(pfn, is),
+            Page::Lent(..) => frames.lent.set(pfn, is),
+            _ => frames.owned.set(pfn, is),
+        };
     }
 
     /// A frame is filled with a word.
     pub fn fill(&mut self, pfn: u64, word: u64) {
-        if let Some(slot) = self.index(pfn).and_then(|index| self.contents.get_mut(index)) {
-            *slot = word;
+        if let Some(place) = self.index(pfn).and_then(|index| self.contents.get_mut(index)) {
+            *place = word;
+            self.changed.set(pfn, true);
         }
+    }
+
+    /// Hands every frame to `visit` that became something else or was filled
+    /// since the last call.
+    pub fn take_changes(&mut self, visit: impl FnMut(u64)) {
+        self.changed.iter().for_each(visit);
+        self.changed.clear();
     }
 
     /// Every frame, with what it is.
@@ -208,9 +265,24 @@ impl State {
         (self.first..).zip(self.pages.iter().copied())
     }
 
+    /// Frames that are the host's alone.
+    pub fn free(&self) -> &FrameSet {
+        &self.free
+    }
+
+    /// Frames that the host may access.
+    pub fn reach(&self) -> &FrameSet {
+        &self.reach
+    }
+
+    /// The frames of the VM in a slot; `None` if there is no such slot.
+    pub fn of(&self, slot: u8) -> Option<&Frames> {
+        self.of.get(usize::from(slot))
+    }
+
     /// May the host access the frame?
     pub fn host_may(&self, pfn: u64) -> bool {
-        matches!(self.page(pfn), Some(Page::Host | Page::Lent(..) | Page::Guest(_, _, true)))
+        self.reach.contains(pfn)
     }
 
     /// The VM a handle names.
@@ -225,15 +297,13 @@ impl State {
 
     /// Everything the VM in `slot` has mapped: guest frame → frame.
     pub fn mapped(&self, slot: u8) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let unlinked = self.vm_in(slot).is_none_or(|vm| vm.unlinked);
         let realm = self.vm_in(slot).is_some_and(|vm| vm.realm);
-        self.frames().filter_map(move |(pfn, page)| match page {
-            Page::Guest(s, gfn, true) if s == slot && !unlinked && realm => {
-                Some((gfn | ALIAS, pfn))
-            }
-            Page::Guest(s, gfn, _) | Page::Lent(s, Some(gfn)) if s == slot && !unlinked => {
-                Some((gfn, pfn))
-            }
+        let linked = self.vm_in(slot).is_some_and(|vm| !vm.unlinked);
+        let its = self.of(slot).filter(|_| linked).into_iter();
+        let its = its.flat_map(|its| its.owned.iter().chain(its.lent.iter()));
+        its.filter_map(move |pfn| match self.page(pfn)? {
+            Page::Guest(_, gfn, true) if realm => Some((gfn | ALIAS, pfn)),
+            Page::Guest(_, gfn, _) | Page::Lent(_, Some(gfn)) => Some((gfn, pfn)),
             _ => None,
         })
     }
@@ -250,25 +320,27 @@ impl State {
 
     /// Frames EL2 holds for the tables of the VM in `slot`.
     pub fn tables_held(&self, slot: u8) -> u64 {
-        self.pages.iter().filter(|page| **page == Page::Table(slot)).count() as u64
+        self.of(slot).map_or(0, |its| its.tables.len())
     }
 
     /// How many of them it needs if it has these guest frames mapped: a root,
     /// and a table for each GiB and each 2 MiB with something in it.
     pub fn tables_needed(gfns: impl Iterator<Item = u64>) -> u64 {
-        let mut tables = BTreeSet::new();
+        // The last ones are mostly the next one's, too.
+        let (mut gibs, mut megs) = (Vec::new(), Vec::new());
         for gfn in gfns {
-            tables.insert((2, gfn >> 18));
-            tables.insert((3, gfn >> 9));
+            for (tables, place) in [(&mut gibs, gfn >> 18), (&mut megs, gfn >> 9)] {
+                if tables.iter().rev().all(|other| *other != place) {
+                    tables.push(place);
+                }
+            }
         }
-        1 + tables.len() as u64
+        1 + (gibs.len() + megs.len()) as u64
     }
 
     /// Frames the VM in `slot` owns or borrows.
     pub fn frames_of(&self, slot: u8) -> u64 {
-        let its =
-            |page: &&Page| matches!(page, Page::Guest(s, ..) | Page::Lent(s, _) if *s == slot);
-        self.pages.iter().filter(its).count() as u64
+        self.of(slot).map_or(0, |its| its.owned.len() + its.lent.len())
     }
 
     /// Writes a refusal down.
@@ -287,6 +359,11 @@ impl State {
             Some(Page::Guest(slot, ..)) => 3 + u64::from(slot),
         }
     }
+}
+
+/// May the host access a frame that is this?
+fn is_the_hosts_to_access(page: Page) -> bool {
+    matches!(page, Page::Host | Page::Lent(..) | Page::Guest(_, _, true))
 }
 
 /// `count` frames from `start`, if there is such a range: not empty, not

@@ -24,10 +24,13 @@ fn guest_frame(session: &Session) -> u64 {
     frames.find(|(_, page)| *page == Page::Guest(0, RAM, false)).expect("four pages").0
 }
 
-/// Any call: the comparison comes after it.
+/// Any call: the comparison comes after it, of what may have changed only. The
+/// one of everything must see the same.
 fn next(session: &Session) -> String {
     let call = Event::Host(0, HostAction::Call(HostCall::Version));
-    session.apply(&call).and_then(|()| session.finish()).expect_err("it must be seen")
+    let seen = session.apply(&call).expect_err("it must be seen");
+    assert_eq!(session.finish(), Err(seen.clone()));
+    seen
 }
 
 /// Table and index of the level-3 descriptor of `gfn`.
