@@ -31,6 +31,7 @@ mod frames;
 pub mod heap;
 mod memory;
 mod oracle;
+mod random;
 mod tlb;
 mod views;
 pub mod walk;
@@ -39,8 +40,9 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-pub use fixture::{Fixture, Layout, Random};
+pub use fixture::{Fixture, Layout};
 pub use oracle::{check, try_check};
+pub use random::Random;
 pub use tlb::SimLeaf;
 pub use views::{FrameView, VmView};
 pub use world::{DeviceAccess, Script, World};

@@ -131,6 +131,28 @@ fn a_guest_starts_its_other_vcpus_and_the_host_is_told_to_run_them() {
     assert_eq!(rig.run(handle)[..2], [exit::CPU_ON, 1]);
 }
 
+/// SMC32 calls have 32-bit arguments, whatever is above them (SMCCC 2.6).
+#[test]
+fn a_32_bit_power_call_has_32_bit_arguments() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(2);
+    let dirty = 0xdead_beef << 32;
+    let info = u64::from(function::AFFINITY_INFO_32);
+    assert_eq!(rig.guest_hvc(handle, info, &[dirty | 1, dirty]).0, 1, "off");
+    assert_eq!(rig.guest_hvc(handle, info, &[dirty, dirty]).0, 0, "on");
+    let level = rig.guest_hvc(handle, info, &[1, 1]).0;
+    assert_eq!(level, code::INVALID_PARAMETERS, "affinity level 1");
+    let on = u64::from(function::CPU_ON_32);
+    rig.script_hvc(on, &[dirty | 1, dirty | ipa(0), dirty | 7]);
+    assert_eq!(rig.run(handle)[..2], [exit::CPU_ON, 1]);
+    rig.script_check(|vcpu| {
+        assert_eq!((vcpu.frame.pc, vcpu.frame.x[0]), (ipa(0), 7));
+    });
+    rig.hvc(host::VCPU_RUN, &[handle, 1, 0]).unwrap();
+    let wide = u64::from(function::AFFINITY_INFO_64);
+    assert_eq!(rig.guest_hvc(handle, wide, &[dirty | 1, 0]).0, code::INVALID_PARAMETERS);
+}
+
 #[test]
 fn a_guest_that_powers_off_is_dying() {
     for (call, reset) in [(function::SYSTEM_OFF, 0), (function::SYSTEM_RESET, 1)] {

@@ -312,3 +312,42 @@ fn an_sgi_to_a_vcpu_that_waits_returns_to_the_host() {
     rig.script_check(|_| ());
     assert_eq!(rig.run(handle)[0], exit::INTERRUPT);
 }
+
+/// A guest's access that begins on a granted page must end there, too.
+#[test]
+fn i3_an_access_across_the_end_of_a_granted_page_is_nobodys() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    let map = u64::from(guest::MMIO_GUARD_MAP);
+    assert_eq!(rig.guest_hvc(handle, map, &[layout::UART]).0, 0);
+    for (offset, size, served) in
+        [(0xffc, 4, true), (0xff8, 8, true), (0xfff, 1, true), (0xffe, 4, false), (0xffc, 8, false)]
+    {
+        rig.script_load(layout::UART + offset, size, 3);
+        rig.script_check(|_| ());
+        let reason = rig.run(handle)[0] & 0xff;
+        let expected = if served { exit::MMIO } else { exit::INTERRUPT };
+        assert_eq!(reason, expected, "{size} bytes at {offset:#x}");
+        if served {
+            rig.run(handle);
+        }
+    }
+}
+
+/// ICC_DIR_EL1 has 24 bits of interrupt id; the rest is reserved.
+#[test]
+fn a_deactivation_names_its_interrupt_by_24_bits() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    let active = layout::GICD + 0x304;
+    for dirty in [0, 0xff << 24, 1 << 32] {
+        rig.script_store(active, 4, 1 << 8);
+        rig.script(move |vcpu| {
+            vcpu.frame.x[3] = dirty | 40;
+            sync(0x18 << 26 | 3 << 20 | 1 << 17 | 12 << 10 | 3 << 5 | 11 << 1)
+        });
+        rig.script_load(active, 4, 4);
+        rig.script_check(move |vcpu| assert_eq!(vcpu.frame.x[4], 0, "{dirty:#x}"));
+        assert_eq!(rig.run(handle)[0], exit::INTERRUPT);
+    }
+}

@@ -27,7 +27,6 @@ const COPIED: [&str; 10] = [
 /// The copy.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    original: PathBuf,
     workspace: Workspace,
 }
 
@@ -49,7 +48,7 @@ impl Scratch {
             }
         }
         remove_others(&copy.root, &kept)?;
-        Ok(Self { original: workspace.root.clone(), workspace: copy })
+        Ok(Self { workspace: copy })
     }
 
     /// The copy as a workspace of its own.
@@ -70,29 +69,30 @@ impl Scratch {
     /// # Errors
     /// When the patch does not apply, with the hunk that does not.
     pub(super) fn mutate(&self, patch: &Patch) -> Result<Mutated<'_>> {
-        let changed = patch.apply(&self.original)?;
-        let mutated = Mutated { scratch: self, files: changed.keys().cloned().collect() };
-        for (file, text) in changed {
-            write(&self.workspace.root.join(&file), text.as_bytes())?;
+        let root = &self.workspace.root;
+        let mut mutated = Mutated { root, before: Vec::new() };
+        for (file, text) in patch.apply(root)? {
+            let path = root.join(&file);
+            mutated.before.push((file, std::fs::read(&path)?));
+            write(&path, text.as_bytes())?;
         }
         Ok(mutated)
     }
 }
 
-/// A mutant in the copy.
+/// A mutant in the copy. What was there comes back from here and not from the
+/// checkout, which somebody may be working on.
 #[derive(Debug)]
 pub(super) struct Mutated<'a> {
-    scratch: &'a Scratch,
-    files: Vec<PathBuf>,
+    root: &'a Path,
+    before: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl Drop for Mutated<'_> {
     fn drop(&mut self) {
         // If this fails the next run's `Scratch::new` puts the file right.
-        for file in &self.files {
-            let (from, to) = (&self.scratch.original, &self.scratch.workspace.root);
-            let _ =
-                std::fs::read(from.join(file)).and_then(|text| std::fs::write(to.join(file), text));
+        for (file, text) in &self.before {
+            let _ = std::fs::write(self.root.join(file), text);
         }
     }
 }
@@ -158,6 +158,7 @@ mod tests {
         let patch = Patch::parse("--- a/hyp/lib.rs\n+++ b/hyp/lib.rs\n@@\n-a\n+b\n").unwrap();
         let mutated = scratch.mutate(&patch).unwrap();
         assert_eq!((read(&copy), read(&root.join("hyp/lib.rs"))), ("b\n".into(), "a\n".into()));
+        write(&root.join("hyp/lib.rs"), b"somebody's work\n").unwrap();
         drop(mutated);
         assert_eq!(read(&copy), "a\n");
         std::fs::remove_dir_all(folder).unwrap();

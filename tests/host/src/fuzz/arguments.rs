@@ -1,6 +1,6 @@
 //! Values that are wrong in an interesting way.
 
-use super::generator::Random;
+use super::random::Random;
 
 /// A value at some border: of words, of frames, of counts, of the 39-bit
 /// space; or anything at all.

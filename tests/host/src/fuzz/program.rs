@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use hyp::abi::guest as id;
 use hyp::layout;
 
-use super::generator::Random;
+use super::random::Random;
 
 /// Pages of code: the program and its vectors.
 pub const PAGES: u64 = 2;
