@@ -32,6 +32,38 @@ pub fn newc(files: &[(&str, &[u8])]) -> Archive {
     Archive { bytes, offsets }
 }
 
+/// Something in a folder tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    /// A folder.
+    Folder,
+    /// A file and its permissions.
+    File(Vec<u8>, u32),
+    /// A character device: major, minor.
+    Device(u32, u32),
+}
+
+/// Packs a folder tree (path, what is there) as Linux wants its initramfs:
+/// every folder before what is in it, and no filler in between.
+#[must_use]
+pub fn tree(nodes: &[(String, Node)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (path, node) in nodes {
+        match node {
+            Node::Folder => entry(&mut bytes, path, 0o040_755, 0),
+            Node::File(contents, permissions) => {
+                entry(&mut bytes, path, 0o100_000 | permissions, contents.len());
+                bytes.extend_from_slice(contents);
+                align(&mut bytes, 4);
+            }
+            Node::Device(major, minor) => device(&mut bytes, path, *major, *minor),
+        }
+    }
+    entry(&mut bytes, "TRAILER!!!", 0, 0);
+    align(&mut bytes, PAGE);
+    bytes
+}
+
 /// Adds a filler file so that the contents of `name` begin on a page.
 fn pad_before(bytes: &mut Vec<u8>, name: &str) {
     const FILLER: &str = ".pad";
@@ -51,9 +83,18 @@ fn header_size(name: &str) -> usize {
 }
 
 fn entry(bytes: &mut Vec<u8>, name: &str, mode: u32, size: usize) {
+    header(bytes, name, mode, size, (0, 0));
+}
+
+fn device(bytes: &mut Vec<u8>, name: &str, major: u32, minor: u32) {
+    header(bytes, name, 0o020_600, 0, (major as usize, minor as usize));
+}
+
+fn header(bytes: &mut Vec<u8>, name: &str, mode: u32, size: usize, device: (usize, usize)) {
     // Fields: ino, mode, uid, gid, nlink, mtime, filesize, devmajor,
     // devminor, rdevmajor, rdevminor, namesize, check.
-    let fields = [0, mode as usize, 0, 0, 1, 0, size, 0, 0, 0, 0, name.len() + 1, 0];
+    let (major, minor) = device;
+    let fields = [0, mode as usize, 0, 0, 1, 0, size, 0, 0, major, minor, name.len() + 1, 0];
     bytes.extend_from_slice(b"070701");
     for field in fields {
         bytes.extend_from_slice(format!("{field:08x}").as_bytes());
@@ -79,6 +120,27 @@ mod tests {
         assert_eq!(&archive.bytes[archive.offsets[0]..][..5000], image.as_slice());
         assert_eq!(&archive.bytes[archive.offsets[1]..][..6], b"blocks");
         assert_eq!(archive.bytes.len() % PAGE, 0);
+    }
+
+    #[test]
+    fn a_tree_keeps_kinds_permissions_and_device_numbers() {
+        let nodes = [
+            ("dev".to_owned(), Node::Folder),
+            ("dev/console".to_owned(), Node::Device(5, 1)),
+            ("init".to_owned(), Node::File(b"#!/bin/sh\n".to_vec(), 0o755)),
+        ];
+        let bytes = tree(&nodes);
+        let text = String::from_utf8_lossy(&bytes);
+        // Mode, links and sizes stand where the form has them.
+        let field = |name: &str, n: usize| {
+            let at = text.find(&format!("{name}\0")).unwrap() - HEADER + 6 + 8 * n;
+            u32::from_str_radix(&text[at..at + 8], 16).unwrap()
+        };
+        assert_eq!((field("dev", 1), field("init", 1)), (0o040_755, 0o100_755));
+        assert_eq!(field("dev/console", 1), 0o020_600);
+        assert_eq!((field("dev/console", 9), field("dev/console", 10)), (5, 1));
+        assert_eq!(field("init", 6), 10);
+        assert!(!text.contains(".pad"), "a filler would be a file in the guest");
     }
 
     #[test]

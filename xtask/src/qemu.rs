@@ -4,7 +4,8 @@
 //! machine's serial line together with QEMU's own complaints. So there is no
 //! socket to clean up, and whatever went wrong is in the console's tail.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, PipeReader, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,9 @@ const MONITOR_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a machine may go on after a panic, to say all about it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// What is not heard after so long was not said.
+const SILENCE: Duration = Duration::from_millis(300);
+
 /// Set by Ctrl-C; every running machine is then stopped.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -42,6 +46,12 @@ pub fn stop_on_ctrl_c() -> Result<()> {
         }
     })
     .context("cannot handle Ctrl-C")
+}
+
+/// Ends every running machine as Ctrl-C does: for a terminal that passes
+/// Ctrl-C itself on to a guest.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::SeqCst);
 }
 
 /// Whether Ctrl-C was pressed.
@@ -66,8 +76,10 @@ pub struct Machine {
     /// Time is the number of instructions executed: runs repeat exactly, and
     /// nothing the emulator's machine does changes them. One CPU only.
     pub icount: bool,
-    /// bouncer's own command line.
+    /// The command line of what is booted: bouncer's own.
     pub command_line: String,
+    /// Further arguments for QEMU.
+    pub extra: Vec<String>,
 }
 
 impl Default for Machine {
@@ -80,6 +92,7 @@ impl Default for Machine {
             gic: 3,
             icount: false,
             command_line: String::new(),
+            extra: Vec::new(),
         }
     }
 }
@@ -154,7 +167,7 @@ impl Boot {
             let path = escaped(&path.display().to_string());
             add(&["-device", &format!("loader,addr={address:#x},file={path},force-raw=on")]);
         }
-        add(&["-chardev", "file,id=console,path=/dev/stderr", "-serial", "chardev:console"]);
+        add(&["-serial", "chardev:console"]);
         add(&["-chardev", "stdio,id=monitor,signal=off"]);
         add(&["-mon", "chardev=monitor,mode=control"]);
         // Stopped at first: a machine that ended before the monitor was ready
@@ -163,6 +176,7 @@ impl Boot {
         if let Some(port) = self.gdb {
             add(&["-gdb", &format!("tcp:127.0.0.1:{port}")]);
         }
+        arguments.extend(machine.extra.iter().cloned());
         arguments
     }
 
@@ -177,15 +191,48 @@ impl Boot {
         mut line: impl FnMut(&str),
         after: impl FnOnce(&mut Qemu) -> Result<()>,
     ) -> Result<Ended> {
-        let mut qemu = Qemu::start(self)?;
+        self.attend(None, after, &mut |bytes| {
+            let text = printable(bytes);
+            line(&text);
+            tells_of_panic(&text)
+        })
+    }
+
+    /// The same with somebody at the console: what comes out of `input` is
+    /// typed there, and `output` gets the machine's bytes as they come. It
+    /// answers whether they were a panic's, after which there is not much
+    /// more to hear.
+    ///
+    /// # Errors
+    /// As [`Boot::run`].
+    pub fn run_attached(
+        &self,
+        input: PipeReader,
+        mut output: impl FnMut(&[u8]) -> bool,
+        after: impl FnOnce(&mut Qemu) -> Result<()>,
+    ) -> Result<Ended> {
+        self.attend(Some(input), after, &mut output)
+    }
+
+    fn attend(
+        &self,
+        input: Option<PipeReader>,
+        after: impl FnOnce(&mut Qemu) -> Result<()>,
+        heard: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<Ended> {
+        let attached = input.is_some();
+        let mut qemu = Qemu::start(self, input)?;
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
-        let end = qemu.until_stopped(deadline, &mut line)?;
+        let end = qemu.until_stopped(deadline, heard)?;
+        if attached {
+            qemu.hear_out(heard);
+        }
         if end == End::PoweredOff {
             after(&mut qemu)?;
         }
         let status = qemu.quit()?;
-        for rest in qemu.remaining_lines() {
-            line(&rest);
+        for rest in qemu.remaining() {
+            heard(&rest);
         }
         Ok(Ended { end, status })
     }
@@ -235,7 +282,8 @@ pub struct Ended {
 }
 
 enum Message {
-    Line(String),
+    /// From the console: a line without its end, or bytes as they came.
+    Said(Vec<u8>),
     Monitor(Value),
     ConsoleClosed,
     MonitorClosed,
@@ -248,12 +296,20 @@ pub struct Qemu {
     monitor: ChildStdin,
     messages: Receiver<Message>,
     readers: Vec<JoinHandle<()>>,
-    waiting_lines: Vec<String>,
+    waiting: Vec<Vec<u8>>,
 }
 
 impl Qemu {
-    fn start(boot: &Boot) -> Result<Self> {
+    fn start(boot: &Boot, input: Option<PipeReader>) -> Result<Self> {
+        let mut console = "file,id=console,path=/dev/stderr".to_owned();
+        if let Some(input) = &input {
+            // QEMU inherits it. So may another program that starts at this
+            // moment, which then holds the end of a pipe and no more.
+            rustix::io::fcntl_setfd(input, rustix::io::FdFlags::empty())?;
+            console += &format!(",input-path=/dev/fd/{}", input.as_raw_fd());
+        }
         let mut child = command()
+            .args(["-chardev", &console])
             .args(boot.arguments())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -267,11 +323,12 @@ impl Qemu {
         let stderr = child.stderr.take().context("no console")?;
         let (sender, messages) = channel();
         let console_sender = sender.clone();
+        let read = if input.is_some() { read_bytes } else { read_lines };
         let readers = vec![
-            std::thread::spawn(move || read_console(BufReader::new(stderr), &console_sender)),
+            std::thread::spawn(move || read(&mut BufReader::new(stderr), &console_sender)),
             std::thread::spawn(move || read_monitor(BufReader::new(stdout), &sender)),
         ];
-        let mut qemu = Self { child, monitor, messages, readers, waiting_lines: Vec::new() };
+        let mut qemu = Self { child, monitor, messages, readers, waiting: Vec::new() };
         qemu.send(&json!({ "execute": "qmp_capabilities" }));
         if boot.gdb.is_none() {
             qemu.send(&json!({ "execute": "cont" }));
@@ -282,7 +339,7 @@ impl Qemu {
     fn until_stopped(
         &mut self,
         mut deadline: Option<Instant>,
-        line: &mut impl FnMut(&str),
+        heard: &mut dyn FnMut(&[u8]) -> bool,
     ) -> Result<End> {
         loop {
             if interrupted() {
@@ -292,12 +349,11 @@ impl Qemu {
                 return Ok(End::TimedOut);
             }
             match self.messages.recv_timeout(Duration::from_millis(100)) {
-                Ok(Message::Line(text)) => {
-                    if tells_of_panic(&text) {
+                Ok(Message::Said(bytes)) => {
+                    if heard(&bytes) {
                         let soon = Instant::now() + LAST_WORDS;
                         deadline = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
                     }
-                    line(&text);
                 }
                 Ok(Message::Monitor(message)) => match event(&message) {
                     Some("SHUTDOWN") => return Ok(reason_of(&message)),
@@ -307,6 +363,18 @@ impl Qemu {
                 Ok(Message::ConsoleClosed | Message::MonitorClosed)
                 | Err(RecvTimeoutError::Disconnected) => return Ok(End::Died),
                 Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// The monitor may tell of the end before all that was said has come
+    /// through the console's pipe.
+    fn hear_out(&mut self, heard: &mut dyn FnMut(&[u8]) -> bool) {
+        loop {
+            match self.messages.recv_timeout(SILENCE) {
+                Ok(Message::Said(bytes)) => drop(heard(&bytes)),
+                Ok(_) => {}
+                Err(_) => return,
             }
         }
     }
@@ -322,7 +390,7 @@ impl Qemu {
         let deadline = Instant::now() + MONITOR_PATIENCE;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
             match self.messages.recv_timeout(left) {
-                Ok(Message::Line(text)) => self.waiting_lines.push(text),
+                Ok(Message::Said(bytes)) => self.waiting.push(bytes),
                 Ok(Message::Monitor(answer)) if answer.get("id") == Some(&json!(id)) => {
                     if let Some(error) = answer.get("error") {
                         bail!("QEMU cannot save the machine's memory: {error}");
@@ -350,19 +418,19 @@ impl Qemu {
         Ok(self.child.wait()?)
     }
 
-    /// Lines that came while nobody listened; QEMU has ended.
-    fn remaining_lines(&mut self) -> Vec<String> {
+    /// What came while nobody listened; QEMU has ended.
+    fn remaining(&mut self) -> Vec<Vec<u8>> {
         for reader in self.readers.drain(..) {
             // A reader that panicked has said so; its lines are lost.
             drop(reader.join());
         }
-        let mut lines = std::mem::take(&mut self.waiting_lines);
+        let mut rest = std::mem::take(&mut self.waiting);
         while let Ok(message) = self.messages.try_recv() {
-            if let Message::Line(text) = message {
-                lines.push(text);
+            if let Message::Said(bytes) = message {
+                rest.push(bytes);
             }
         }
-        lines
+        rest
     }
 
     /// A QEMU that is gone shows as the end of its pipes, not here.
@@ -409,7 +477,20 @@ fn reason_of(shutdown: &Value) -> End {
     }
 }
 
-fn read_console(mut from: impl BufRead, to: &Sender<Message>) {
+/// The console for a person who types: nothing waits for the end of a line.
+fn read_bytes(from: &mut dyn BufRead, to: &Sender<Message>) {
+    while let Ok(chunk) = from.fill_buf() {
+        let chunk = chunk.to_vec();
+        if chunk.is_empty() {
+            break;
+        }
+        from.consume(chunk.len());
+        drop(to.send(Message::Said(chunk)));
+    }
+    drop(to.send(Message::ConsoleClosed));
+}
+
+fn read_lines(from: &mut dyn BufRead, to: &Sender<Message>) {
     let mut line = Vec::new();
     loop {
         let chunk = match from.fill_buf() {
@@ -423,13 +504,13 @@ fn read_console(mut from: impl BufRead, to: &Sender<Message>) {
             }
             if byte == b'\n' || line.len() == LONGEST_LINE {
                 // Nobody listens any more: read on, or QEMU would block.
-                drop(to.send(Message::Line(printable(&std::mem::take(&mut line)))));
+                drop(to.send(Message::Said(std::mem::take(&mut line))));
             }
         }
         from.consume(used);
     }
     if !line.is_empty() {
-        drop(to.send(Message::Line(printable(&line))));
+        drop(to.send(Message::Said(line)));
     }
     drop(to.send(Message::ConsoleClosed));
 }
@@ -489,16 +570,31 @@ mod tests {
     }
 
     #[test]
+    fn somebody_at_the_console_gets_the_bytes_as_they_come() {
+        let (sender, receiver) = channel();
+        read_bytes(&mut b"no line\x1b[0m".as_slice(), &sender);
+        drop(sender);
+        let bytes: Vec<u8> = receiver
+            .iter()
+            .flat_map(|message| match message {
+                Message::Said(bytes) => bytes,
+                _ => Vec::new(),
+            })
+            .collect();
+        assert_eq!(bytes, b"no line\x1b[0m");
+    }
+
+    #[test]
     fn console_lines_are_split_cut_and_flushed_at_the_end() {
         let (sender, receiver) = channel();
         let mut bytes = b"one\r\ntwo\n".to_vec();
         bytes.extend(vec![b'x'; LONGEST_LINE + 1]);
-        read_console(bytes.as_slice(), &sender);
+        read_lines(&mut bytes.as_slice(), &sender);
         drop(sender);
         let lines: Vec<String> = receiver
             .iter()
             .filter_map(|message| match message {
-                Message::Line(line) => Some(line),
+                Message::Said(line) => Some(printable(&line)),
                 _ => None,
             })
             .collect();

@@ -60,7 +60,7 @@ pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
 }
 
 /// Both images are linked at 0 and say nothing about where they lie.
-fn print_gdb(images: &Images) {
+pub(crate) fn print_gdb(images: &Images) {
     let symbols =
         |elf: &Path, at: u64| format!("-ex 'add-symbol-file {} -o {at:#x}'", elf.display());
     anstream::println!(

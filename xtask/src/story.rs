@@ -19,14 +19,14 @@ use crate::transcript::Transcript;
 use crate::workspace::Workspace;
 
 /// First byte of RAM on QEMU virt.
-const RAM: u64 = 0x4000_0000;
+pub const RAM: u64 = 0x4000_0000;
 /// Where QEMU loads bouncer, a flat Image that asks for no other place.
 pub const BOUNCER: u64 = RAM + (2 << 20);
 /// Where the host's kernel is put. QEMU puts the device tree at RAM + 128 MiB
 /// (RAM + half of it if that is less).
 pub const HOST: u64 = RAM + (64 << 20);
 /// Where the ramdisk is put: beyond the device tree.
-const RAMDISK: u64 = RAM + (144 << 20);
+pub const RAMDISK: u64 = RAM + (144 << 20);
 /// RAM beyond the ramdisk for bouncer's tables, the host and its guests.
 const ELBOW_ROOM: u64 = 128 << 20;
 /// The disk's name in the ramdisk.

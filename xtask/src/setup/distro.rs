@@ -123,6 +123,35 @@ fn has_suite(apt_sources: &str, suite: &str) -> bool {
     mirror_of(apt_sources, suite).is_some()
 }
 
+/// The mirror of Debian that this machine uses; none if it is no Debian.
+#[must_use]
+pub fn debian_mirror(os_release: &str, apt_sources: &str) -> Option<String> {
+    if os_field(os_release, "ID") != "debian" {
+        return None;
+    }
+    mirror_of(apt_sources, os_field(os_release, "VERSION_CODENAME"))
+}
+
+/// How to install packages that every Debian and Ubuntu has.
+#[must_use]
+pub fn plan_packages(facts: &Facts, packages: &[&str], what_for: &str) -> Plan {
+    let mut install = words("apt-get install -y --no-install-recommends");
+    install.extend(packages.iter().map(|&package| package.to_owned()));
+    let commands = vec![words("apt-get update"), install];
+    if facts.has_apt && facts.privilege != Privilege::None {
+        return Plan::Install { sources: None, commands };
+    }
+    let (why, commands) = if facts.has_apt {
+        let sudo = commands.iter().map(|words| format!("sudo {}", words.join(" ")));
+        (format!("{what_for} is missing, and installing needs root."), sudo.collect())
+    } else {
+        let what = packages.join(", ");
+        let command = format!("# install what Debian calls {what}");
+        (format!("{what_for} is missing, and this is not Debian or Ubuntu."), vec![command])
+    };
+    Plan::Manual { why, commands }
+}
+
 /// The first URI that serves a suite's binary packages, from either form of
 /// source: `deb [options] URI suite …` or a deb822 paragraph.
 fn mirror_of(apt_sources: &str, suite: &str) -> Option<String> {

@@ -112,3 +112,32 @@ fn versions_are_read_from_what_programs_print() {
     assert_eq!(version_in("1.95.0-nightly"), Some((1, 95)));
     assert!((7, 2) < super::super::OLDEST_QEMU && (8, 2) >= super::super::OLDEST_QEMU);
 }
+
+#[test]
+fn debians_mirror_is_known_on_debian_only() {
+    let debian = format!("{BOOKWORM}VERSION_CODENAME=bookworm\n");
+    let found = debian_mirror(&debian, DEB822);
+    assert_eq!(found.as_deref(), Some("http://mirror.example/debian"));
+    assert_eq!(debian_mirror(NOBLE, DEB822), None);
+    assert_eq!(debian_mirror(&debian, ""), None);
+}
+
+#[test]
+fn ordinary_packages_are_installed_or_the_commands_shown() {
+    let root = facts(TRIXIE, "", Privilege::Root);
+    let plan = |facts: &Facts| plan_packages(facts, &["flex", "bison"], "a parser");
+    assert!(matches!(plan(&root), Plan::Install { sources: None, .. }));
+    let nobody = facts(NOBLE, "", Privilege::None);
+    let Plan::Manual { why, commands } = plan(&nobody) else { panic!("installs without root") };
+    assert!(why.contains("a parser is missing"), "{why}");
+    assert!(commands[1].starts_with("sudo apt-get install") && commands[1].ends_with("flex bison"));
+    let fedora = Facts { has_apt: false, ..facts(FEDORA, "", Privilege::Root) };
+    assert!(commands_of_manual(&plan(&fedora))[0].contains("flex, bison"));
+}
+
+fn commands_of_manual(plan: &Plan) -> Vec<String> {
+    match plan {
+        Plan::Manual { .. } => commands(plan),
+        Plan::Install { .. } => Vec::new(),
+    }
+}

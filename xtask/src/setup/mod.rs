@@ -43,23 +43,7 @@ fn ensure_qemu(step: &Step) -> Result<Version> {
     if let Some(version) = qemu_version().filter(|version| *version >= OLDEST_QEMU) {
         return Ok(version);
     }
-    match distro::plan(&facts()) {
-        Plan::Install { sources, commands } => {
-            if let Some((path, text)) = sources {
-                step.note(&format!("writing {path}"));
-                write_as_root(path, &text)?;
-            }
-            for words in commands {
-                step.note(&words.join(" "));
-                run_quietly(step, &mut as_root(&words)).with_context(|| {
-                    format!("installing QEMU failed at `{}`; is the network up?", words.join(" "))
-                })?;
-            }
-        }
-        Plan::Manual { why, commands } => {
-            bail!("{why}\nRun these, then try again:\n\n    {}\n", commands.join("\n    "))
-        }
-    }
+    carry_out(step, distro::plan(&facts()))?;
     match qemu_version() {
         Some(version) if version >= OLDEST_QEMU => Ok(version),
         Some((major, minor)) => bail!(
@@ -72,7 +56,38 @@ fn ensure_qemu(step: &Step) -> Result<Version> {
     }
 }
 
-fn facts() -> Facts {
+/// Installs ordinary packages of the distribution.
+///
+/// # Errors
+/// When that is not possible from here; the message has the exact commands.
+pub fn install_packages(step: &Step, packages: &[&str], what_for: &str) -> Result<()> {
+    carry_out(step, distro::plan_packages(&facts(), packages, what_for))
+}
+
+fn carry_out(step: &Step, plan: Plan) -> Result<()> {
+    match plan {
+        Plan::Install { sources, commands } => {
+            if let Some((path, text)) = sources {
+                step.note(&format!("writing {path}"));
+                write_as_root(path, &text)?;
+            }
+            for words in commands {
+                step.note(&words.join(" "));
+                run_quietly(step, &mut as_root(&words)).with_context(|| {
+                    format!("installing failed at `{}`; is the network up?", words.join(" "))
+                })?;
+            }
+            Ok(())
+        }
+        Plan::Manual { why, commands } => {
+            bail!("{why}\nRun these, then try again:\n\n    {}\n", commands.join("\n    "))
+        }
+    }
+}
+
+/// What this machine is.
+#[must_use]
+pub fn facts() -> Facts {
     let mut sources = std::fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
     if let Ok(folder) = std::fs::read_dir("/etc/apt/sources.list.d") {
         for path in folder.flatten().map(|entry| entry.path()) {
