@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::guest::options::{GuestOptions, GuestTask};
 use crate::qemu::Machine;
 use crate::story::Config;
 
@@ -58,6 +59,9 @@ pub enum Task {
     Check,
     /// Installs what is missing: the bare-metal Rust target and QEMU
     Setup,
+    /// Fetches or builds what a Linux guest is made of
+    #[command(subcommand)]
+    Guest(GuestTask),
     /// Puts known bugs of hypervisors into a copy of bouncer, one at a time,
     /// and shows which check catches each
     ///
@@ -95,9 +99,10 @@ pub struct RunOptions {
     /// CPUs of the machine, 1 to 8
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub cpus: u32,
-    /// Memory of the machine, 512M to 24G
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_memory)]
-    pub memory: u64,
+    /// Memory of the machine, 512M to 24G [default: 1G, or what a Linux guest
+    /// needs]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub memory: Option<u64>,
     /// CPU model
     #[arg(long, value_name = "MODEL", value_enum, default_value_t = Cpu::CortexA72)]
     pub cpu: Cpu,
@@ -106,14 +111,16 @@ pub struct RunOptions {
     /// A raw FAT image is listed and its largest file hashed; anything else is
     /// hashed whole. The guest works on a copy, padded to whole sectors; your
     /// file is only read. Without this the guest gets a small FAT disk.
+    /// With --guest it is Linux's disk: what Linux has written is in your file
+    /// after it has powered off, and without a FILE there is none.
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
     /// Write the result as JSON to FILE
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Give up after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout: u64,
+    /// Give up after this many seconds [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
     /// Build bouncer with its oracle: after each call that changes memory it
     /// checks all its rules, and stops the machine if one is broken
     #[arg(long)]
@@ -125,6 +132,9 @@ pub struct RunOptions {
     /// Show the console as it is
     #[arg(short, long)]
     pub verbose: bool,
+    /// Linux as the guest.
+    #[command(flatten)]
+    pub linux: GuestOptions,
 }
 
 /// `bench`'s options.
@@ -138,10 +148,24 @@ pub struct BenchOptions {
 /// What `--oracle` tells bouncer.
 const ORACLE: &str = "oracle=changes";
 
+/// How many seconds the story may take if nothing else is said.
+const LIMIT: u64 = 300;
+
 /// Port of `--gdb`, on the local machine only.
 pub const GDB_PORT: u16 = 1234;
 
 impl RunOptions {
+    /// What does not go together, as clap cannot say it.
+    ///
+    /// # Errors
+    /// The complaint for the user.
+    pub fn check(&self) -> Result<(), String> {
+        if self.linux.guest.is_some() && self.json.is_some() {
+            return Err("--json is for the story, not for --guest".into());
+        }
+        self.linux.check()
+    }
+
     /// The run these options describe.
     #[must_use]
     pub fn config(&self) -> Config {
@@ -150,21 +174,29 @@ impl RunOptions {
             machine: Machine {
                 cpu: self.cpu.name().into(),
                 cpus: self.cpus,
-                memory: self.memory,
+                memory: self.memory.unwrap_or(1024),
                 command_line: if self.oracle { ORACLE.into() } else { String::new() },
                 ..Machine::default()
             },
             disk: self.disk.clone(),
             // Nobody debugs against the clock.
-            timeout: (!self.gdb).then(|| Duration::from_secs(self.timeout)),
+            timeout: (!self.gdb).then(|| Duration::from_secs(self.timeout.unwrap_or(LIMIT))),
             gdb: self.gdb.then_some(GDB_PORT),
             scenario: "story".into(),
         }
     }
 }
 
-/// "512M" or "2G" to MiB.
+/// A machine's memory: "512M" to "24G" in MiB.
 fn parse_memory(text: &str) -> Result<u64, String> {
+    parse_size(text, 512, 24 << 10, "512M to 24G")
+}
+
+/// "512M" or "2G" to MiB, if not outside of a range.
+///
+/// # Errors
+/// What is wrong with it, for the user.
+pub fn parse_size(text: &str, least: u64, most: u64, range: &str) -> Result<u64, String> {
     let unit = text.chars().last().unwrap_or(' ').to_ascii_uppercase();
     let shift = match unit {
         'M' => 0,
@@ -174,7 +206,7 @@ fn parse_memory(text: &str) -> Result<u64, String> {
     let digits = text.get(..text.len() - 1).unwrap_or_default();
     let number: u64 = digits.parse().map_err(|_| format!("{digits:?} is no number"))?;
     let memory = number.checked_mul(1 << shift).ok_or("too large")?;
-    if (512..=24 << 10).contains(&memory) { Ok(memory) } else { Err("not in 512M to 24G".into()) }
+    if (least..=most).contains(&memory) { Ok(memory) } else { Err(format!("not in {range}")) }
 }
 
 #[cfg(test)]
@@ -206,6 +238,32 @@ mod tests {
         assert_eq!(options.config().machine.command_line, "");
         let oracle = run(&["--oracle"]).unwrap().config();
         assert_eq!(oracle.machine.command_line, "oracle=changes");
+    }
+
+    #[test]
+    fn a_linux_guest_is_described_completely_or_refused() {
+        let complaint = |words: &[&str]| run(words).unwrap().check().err().unwrap_or_default();
+        for words in [
+            ["--guest", "debian", "--script", "x"].as_slice(),
+            &["--guest", "debian", "--abi", "pkvm", "--vcpus", "4", "--disk", "d"],
+            &["--guest", "linux", "--kernel", "Image", "--append", "-- x"],
+            &["--disk", "d"],
+        ] {
+            assert_eq!(complaint(words), "", "{words:?}");
+        }
+        for (words, wanted) in [
+            (["--script", "x"].as_slice(), "--script needs --guest"),
+            (&["--guest-memory", "1G"], "--guest-memory needs --guest"),
+            (&["--guest", "linux"], "--guest linux needs --kernel"),
+            (&["--guest", "linux", "--kernel", "k", "--script", "x"], "--script is for"),
+            (&["--guest", "debian", "--initrd", "x"], "--initrd is for"),
+            (&["--guest", "debian", "--json", "x"], "--json is for"),
+        ] {
+            assert!(complaint(words).starts_with(wanted), "{words:?}: {}", complaint(words));
+        }
+        let guest = run(&["--guest", "debian", "--guest-memory", "2G"]).unwrap();
+        assert_eq!(guest.linux.guest_memory, Some(2048));
+        assert!(run(&["--guest", "debian", "--guest-memory", "32M"]).is_err());
     }
 
     #[test]

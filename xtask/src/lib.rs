@@ -15,6 +15,7 @@ pub mod coverage;
 pub mod cpio;
 pub mod disk;
 pub mod fuzz;
+pub mod guest;
 pub mod image;
 pub mod mutants;
 pub mod on_target;
@@ -38,6 +39,8 @@ pub enum Outcome {
     Fail,
     /// Ctrl-C.
     Interrupted,
+    /// The status of a guest's script.
+    Status(u8),
 }
 
 impl Outcome {
@@ -48,6 +51,7 @@ impl Outcome {
             Self::Pass => 0,
             Self::Fail => 1,
             Self::Interrupted => 130,
+            Self::Status(status) => status,
         }
     }
 }

@@ -3,17 +3,24 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use xtask::cli::{Cli, Task};
 use xtask::term::{BAD, paint};
 use xtask::workspace::Workspace;
-use xtask::{Outcome, bench, build, check, coverage, fuzz, mutants, qemu, run, setup, test};
+use xtask::{Outcome, bench, build, check, coverage, fuzz, guest, mutants, qemu, run, setup, test};
 
 /// Exit status when something could not be set up, built or booted.
 const TROUBLE: u8 = 3;
 
 fn main() -> ExitCode {
-    match act(&Cli::parse()) {
+    let cli = Cli::parse();
+    if let Task::Run(options) = &cli.command
+        && let Err(complaint) = options.check()
+    {
+        Cli::command().error(ErrorKind::ArgumentConflict, complaint).exit();
+    }
+    match act(&cli) {
         Ok(outcome) => ExitCode::from(outcome.code()),
         Err(_) if qemu::interrupted() => ExitCode::from(Outcome::Interrupted.code()),
         Err(error) => {
@@ -27,6 +34,10 @@ fn act(cli: &Cli) -> Result<Outcome> {
     qemu::stop_on_ctrl_c()?;
     match &cli.command {
         Task::Setup => setup::run()?,
+        Task::Guest(task) => return guest::task(&Workspace::find()?, task),
+        Task::Run(options) if options.linux.guest.is_some() => {
+            return guest::run::run(&Workspace::find()?, options);
+        }
         Task::Run(options) => return run::run(&Workspace::find()?, options),
         Task::Bench(options) => return bench::run(&Workspace::find()?, options),
         Task::Build => {

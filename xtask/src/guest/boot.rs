@@ -1,0 +1,305 @@
+//! Boots a Linux guest: behind bouncer and its host, or on QEMU directly.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::disk::Disk;
+use super::options::{Abi, Console};
+use super::output::{Marks, Sorter};
+use super::read;
+use super::screen::{Keyboard, Screen};
+use crate::build::Images;
+use crate::cpio::newc;
+use crate::qemu::{Boot, End, Ended, Machine, Module, Qemu, interrupt};
+use crate::story::{HOST, RAM, RAMDISK};
+use crate::workspace::Workspace;
+
+/// MiB of memory beyond the guest's for bouncer, its tables and the host.
+const ELBOW_ROOM: u64 = 192;
+
+/// A guest that is ready to boot.
+#[derive(Debug)]
+pub struct Guest {
+    /// Folder name below target/bouncer/runs.
+    pub name: String,
+    /// An arm64 Image.
+    pub kernel: Vec<u8>,
+    /// Its first root folder.
+    pub initrd: Option<Vec<u8>>,
+    /// Its command line.
+    pub command_line: String,
+    /// Whose calls it speaks.
+    pub abi: Abi,
+    /// Its console.
+    pub console: Console,
+    /// Its CPUs.
+    pub vcpus: u32,
+    /// Its memory, in MiB.
+    pub memory: u64,
+    /// Its disk.
+    pub disk: Option<Disk>,
+    /// The word that marks its output; none if it does not know of that.
+    pub word: Option<String>,
+    /// Where what is typed comes from.
+    pub keyboard: Keyboard,
+    /// Wall-clock limit.
+    pub timeout: Option<Duration>,
+}
+
+/// How to boot it.
+#[derive(Debug, Clone)]
+pub struct Ways {
+    /// The machine around it; without bouncer, only the CPUs' kind counts.
+    pub machine: Machine,
+    /// Wait for a debugger on this local port.
+    pub gdb: Option<u16>,
+    /// Show every line of the console.
+    pub verbose: bool,
+}
+
+/// How a guest ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// How the machine ended.
+    pub end: End,
+    /// The status it told.
+    pub status: Option<u8>,
+    /// The console's last lines.
+    pub tail: Vec<String>,
+    /// Where the console's log is.
+    pub folder: PathBuf,
+}
+
+impl Guest {
+    /// The machine's memory in MiB: what the guest and the rest need, or what
+    /// was asked for if that is not less.
+    ///
+    /// # Errors
+    /// When it is less.
+    pub fn machine_memory(&self, asked: Option<u64>) -> Result<u64> {
+        let size = |bytes: Option<usize>| bytes.unwrap_or(0) as u64;
+        let ramdisk = size(Some(self.kernel.len()))
+            + size(self.initrd.as_ref().map(Vec::len))
+            + size(self.disk.as_ref().map(|disk| disk.image().len()));
+        let fixed = (RAMDISK - RAM + ramdisk) >> 20;
+        let needed = (fixed + self.memory + ELBOW_ROOM).next_multiple_of(256);
+        match asked {
+            Some(memory) if memory < needed => bail!(
+                "a guest of {} MiB and its files do not fit into {memory} MiB of memory: use \
+                 --memory {needed}M or a smaller guest",
+                self.memory
+            ),
+            Some(memory) => Ok(memory),
+            None => Ok(needed.max(1024)),
+        }
+    }
+
+    /// The host's command line.
+    fn bootargs(&self) -> String {
+        let mut devices = Vec::new();
+        if self.abi != Abi::None {
+            devices.extend(self.disk.is_some().then_some("blk"));
+            devices.extend(["net", "rng"]);
+            devices.extend((self.console == Console::Hvc0).then_some("console"));
+        }
+        let devices = if devices.is_empty() { "none".to_owned() } else { devices.join(",") };
+        format!(
+            "scenario=linux abi={} memory={} vcpus={} devices={devices} console={}",
+            self.abi.word(),
+            self.memory,
+            self.vcpus,
+            self.console.word()
+        )
+    }
+
+    /// Boots it as a protected guest.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started, or the disk cannot be saved.
+    pub fn boot(&self, workspace: &Workspace, images: &Images, ways: &Ways) -> Result<Finished> {
+        let folder = workspace.folder(&format!("runs/{}", self.name))?;
+        let disk = self.disk.as_ref().map(Disk::image);
+        let mut files: Vec<(&str, &[u8])> =
+            vec![("kernel", &self.kernel), ("cmdline", self.command_line.as_bytes())];
+        files.extend(self.initrd.as_deref().map(|initrd| ("initrd", initrd)));
+        files.extend(disk.as_deref().map(|disk| ("disk.img", disk)));
+        let ramdisk = folder.join("ramdisk.cpio");
+        std::fs::write(&ramdisk, &newc(&files).bytes).context("cannot write the ramdisk")?;
+        let host = images.host.clone();
+        let boot = Boot {
+            machine: ways.machine.clone(),
+            kernel: images.bouncer.clone(),
+            modules: vec![
+                Module { path: host, address: HOST, bootargs: Some(self.bootargs()) },
+                Module { path: ramdisk, address: RAMDISK, bootargs: None },
+            ],
+            blobs: Vec::new(),
+            gdb: ways.gdb,
+            timeout: self.timeout,
+        };
+        let marks = self.word.clone().map_or(Marks::Host, Marks::Word);
+        self.attend(&boot, marks, folder, ways.verbose)
+    }
+
+    /// Boots it on QEMU without bouncer.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started, or the disk cannot be saved.
+    pub fn boot_plainly(&self, workspace: &Workspace, ways: &Ways) -> Result<Finished> {
+        let folder = workspace.folder(&format!("runs/{}", self.name))?;
+        let file = |name: &str, bytes: &[u8]| -> Result<String> {
+            let path = folder.join(name);
+            std::fs::write(&path, bytes).with_context(|| format!("cannot write {name}"))?;
+            Ok(path.display().to_string().replace(',', ",,"))
+        };
+        file("kernel", &self.kernel)?;
+        let mut extra = Vec::new();
+        let mut add = |words: &[&str]| extra.extend(words.iter().map(|&word| word.to_owned()));
+        if let Some(initrd) = &self.initrd {
+            add(&["-initrd", &file("initrd", initrd)?]);
+        }
+        if let Some(disk) = &self.disk {
+            let path = file("disk.img", &disk.image())?;
+            add(&["-drive", &format!("file={path},if=none,id=disk,format=raw")]);
+            add(&["-device", "virtio-blk-pci,drive=disk,romfile="]);
+        }
+        add(&["-netdev", "user,id=net,restrict=on"]);
+        add(&["-device", "virtio-net-pci,netdev=net,romfile="]);
+        add(&["-device", "virtio-rng-pci,romfile="]);
+        let boot = Boot {
+            machine: Machine {
+                cpu: ways.machine.cpu.clone(),
+                cpus: self.vcpus,
+                memory: self.memory,
+                virtualization: false,
+                command_line: self.command_line.clone(),
+                extra,
+                ..Machine::default()
+            },
+            kernel: folder.join("kernel"),
+            modules: Vec::new(),
+            blobs: Vec::new(),
+            gdb: None,
+            timeout: self.timeout,
+        };
+        let marks = self.word.clone().map_or(Marks::None, Marks::Word);
+        let finished = self.attend(&boot, marks, folder, ways.verbose)?;
+        if let (End::PoweredOff, Some(disk)) = (finished.end, &self.disk) {
+            disk.save(&read(&finished.folder.join("disk.img"))?)?;
+        }
+        Ok(finished)
+    }
+
+    /// Runs a machine to its end with the user at the guest's console.
+    fn attend(
+        &self,
+        boot: &Boot,
+        marks: Marks,
+        folder: PathBuf,
+        verbose: bool,
+    ) -> Result<Finished> {
+        let log = std::fs::File::create(folder.join("console.log"))?;
+        let (input, keys) = std::io::pipe()?;
+        let behind_bouncer = boot.machine.virtualization;
+        let mut screen = Screen::new(Sorter::new(marks), self.keyboard, keys, log);
+        if verbose {
+            screen.show_lines();
+        }
+        let place = Rc::clone(&screen.disk);
+        let mut failed = None;
+        let ended = boot.run_attached(
+            input,
+            |bytes| {
+                screen.take(bytes).unwrap_or_else(|error| {
+                    // Nobody can see the guest any more: no use to go on.
+                    failed.get_or_insert(error);
+                    interrupt();
+                    false
+                })
+            },
+            |qemu| match &self.disk {
+                Some(disk) if behind_bouncer => save_disk(qemu, disk, place.get(), &folder),
+                _ => Ok(()),
+            },
+        );
+        screen.finish()?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(self.finished(&ended?, &screen, folder)),
+        }
+    }
+
+    /// A Debian guest resets only when its kernel panics.
+    fn finished(&self, ended: &Ended, screen: &Screen, folder: PathBuf) -> Finished {
+        let panicked = screen.reset && self.word.is_some() && screen.status.is_none();
+        let end = if panicked { End::Reset } else { ended.end };
+        let tail = screen.tail().map(str::to_owned).collect();
+        Finished { end, status: screen.status, tail, folder }
+    }
+}
+
+/// Takes the guest's disk out of the stopped machine's memory, from where the
+/// host said last that it is.
+fn save_disk(qemu: &mut Qemu, disk: &Disk, place: Option<(u64, u64)>, folder: &Path) -> Result<()> {
+    let (address, size) = place.with_context(|| {
+        format!("the host does not say where the disk is: {} stays as it was", disk.shown())
+    })?;
+    if size != disk.image().len() as u64 {
+        bail!("the host's disk has {size:#x} bytes: {} stays as it was", disk.shown());
+    }
+    let after = folder.join("disk-after.img");
+    qemu.save_memory(address, size, &after)?;
+    let saved = disk.save(&read(&after)?);
+    std::fs::remove_file(&after)?;
+    if saved? {
+        anstream::eprintln!("  what the guest has written is in {}", disk.shown());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest() -> Guest {
+        Guest {
+            name: "x".into(),
+            kernel: vec![0; 40 << 20],
+            initrd: None,
+            command_line: String::new(),
+            abi: Abi::Rsi,
+            console: Console::Pl011,
+            vcpus: 3,
+            memory: 256,
+            disk: None,
+            word: None,
+            keyboard: Keyboard::None,
+            timeout: None,
+        }
+    }
+
+    #[test]
+    fn the_machine_is_as_large_as_its_guest_needs() {
+        assert_eq!(guest().machine_memory(None).unwrap(), 1024);
+        assert_eq!(guest().machine_memory(Some(2048)).unwrap(), 2048);
+        let large = Guest { memory: 4096, ..guest() };
+        assert_eq!(large.machine_memory(None).unwrap(), 4608);
+        let advice = large.machine_memory(Some(1024)).unwrap_err().to_string();
+        assert!(advice.contains("--memory 4608M"), "{advice}");
+    }
+
+    #[test]
+    fn the_host_is_told_what_to_build() {
+        let wanted = "scenario=linux abi=rsi memory=256 vcpus=3 devices=net,rng console=pl011";
+        assert_eq!(guest().bootargs(), wanted);
+        // Nothing is shared, so there is nothing to build a device on.
+        let plain = Guest { abi: Abi::None, ..guest() };
+        assert!(plain.bootargs().contains("devices=none"));
+        let hvc = Guest { abi: Abi::Pkvm, console: Console::Hvc0, ..guest() };
+        assert!(hvc.bootargs().contains("abi=pkvm"));
+        assert!(hvc.bootargs().ends_with("devices=net,rng,console console=hvc0"));
+    }
+}

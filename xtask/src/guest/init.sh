@@ -1,0 +1,89 @@
+#!/bin/busybox sh
+# The first program of a Debian guest: makes the machine usable, says what it
+# is, then runs a script or a shell. Its end is the machine's end.
+/bin/busybox mkdir -p /proc /sys /dev /tmp /run /root /mnt /usr
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+mkdir -p /dev/pts
+mount -t devpts pts /dev/pts 2>/dev/null
+mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
+hostname guest
+ln -s /bin /usr/bin
+ln -s /proc/mounts /etc/mtab
+
+# A realm has this device; only then does its driver's module load.
+realm=/sys/devices/platform/arm-cca-dev
+for module in $(cat /lib/modules/order 2>/dev/null); do
+    case $module in tsm_report|arm_cca_guest) [ -e $realm ] || continue ;; esac
+    insmod /lib/modules/$module.ko
+done
+mount -t configfs config /sys/kernel/config 2>/dev/null
+
+ip link set lo up
+if [ -e /sys/class/net/eth0 ]; then
+    ip address add 10.0.2.15/24 dev eth0
+    ip link set eth0 up
+    ip route add default via 10.0.2.2
+    echo nameserver 10.0.2.3 >/etc/resolv.conf
+    network="network eth0 10.0.2.15"
+fi
+
+# From here on the console belongs to the user: the kernel's lines stay in
+# dmesg. The word in /etc/bouncer/word, made for this run, tells xtask where
+# the guest's own output begins and ends.
+dmesg -n 1
+word=$(cat /etc/bouncer/word)
+finish() {
+    printf '\n@%s status %s\n' "$word" "$1"
+    sync
+    exec busybox poweroff -f
+}
+# busybox's own would ask an init that is not here.
+for name in poweroff halt reboot; do
+    rm -f /bin/$name
+    cat >/bin/$name <<END
+#!/bin/sh
+printf '\n@$word status 0\n' >/dev/console
+sync
+exec busybox poweroff -f
+END
+    chmod +x /bin/$name
+done
+
+# A list of commands, byte by byte as they print. Through a pipe: nobody looks
+# at a terminal, so nothing shall be laid out for one, nor prompt.
+commands() {
+    stty -opost -echo </dev/console
+    printf '\n@%s begin\n' "$word"
+    cd /root
+    { "$@"; echo $? >/run/status; } 2>&1 | cat
+    finish "$(cat /run/status)"
+}
+case $(cat /etc/bouncer/how) in
+script) commands sh /etc/bouncer/script </dev/null ;;
+# The terminal's layer makes the end of the input from Ctrl-D.
+lines) commands sh </dev/console ;;
+esac
+
+kind="an ordinary machine, for all it knows"
+if [ -e $realm ]; then
+    kind="a realm (RSI): its memory is its own"
+elif dmesg | grep -q -i 'memory encryption.*active\|pkvm'; then
+    kind="a protected guest (pKVM): its memory is its own"
+fi
+# The size of the terminal and its name come on the kernel's command line,
+# and so in the environment.
+[ -n "$LINES" ] && stty rows "$LINES" cols "$COLUMNS" </dev/console
+printf '\n@%s begin\n' "$word"
+echo "Linux $(uname -r), $(nproc) CPUs, $(free -m | sed -n 's/^Mem: *\([0-9]*\).*/\1/p') MiB: $kind"
+disk=
+[ -e /dev/vda ] && disk="disk /dev/vda $(($(cat /sys/class/block/vda/size) / 2)) KiB"
+echo "${disk:-no disk}; ${network:-no network}"
+echo "\`exit\` ends it, Ctrl-] leaves at once"
+cd /root
+PS1='guest:\w# ' setsid cttyhack sh
+finish 0

@@ -1,0 +1,178 @@
+//! The options of `run` that are about a Linux guest, and those of `guest`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// Whose Linux.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// Debian's kernel and a busybox, fetched and checked by xtask
+    Debian,
+    /// Yours: --kernel, --initrd, --append
+    Linux,
+}
+
+/// Whose calls the guest's kernel speaks with the hypervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Abi {
+    /// Arm CCA's RSI: ordinary kernels from 6.13 on
+    Rsi,
+    /// pKVM's: kernels with `ARM_PKVM_GUEST`, see `guest build-pkvm`
+    Pkvm,
+    /// None: a kernel that does not know it is protected, and so has no
+    /// devices but its UART
+    None,
+}
+
+impl Abi {
+    /// The word on the host's command line.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Rsi => "rsi",
+            Self::Pkvm => "pkvm",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What the guest's console is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Console {
+    /// An emulated UART, ttyAMA0
+    Pl011,
+    /// A virtio console, hvc0
+    Hvc0,
+}
+
+impl Console {
+    /// The word on the host's command line.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pl011 => "pl011",
+            Self::Hvc0 => "hvc0",
+        }
+    }
+
+    /// Linux's name for it.
+    #[must_use]
+    pub fn device(self) -> &'static str {
+        match self {
+            Self::Pl011 => "ttyAMA0",
+            Self::Hvc0 => "hvc0",
+        }
+    }
+}
+
+/// `run`'s options for a Linux guest.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Linux as the guest")]
+pub struct GuestOptions {
+    /// Run Linux in the guest instead of the story
+    ///
+    /// At a terminal you get the guest's console; Ctrl-] leaves at once.
+    /// Otherwise stdin is a list of commands for the guest's shell.
+    #[arg(long, value_name = "WHICH", value_enum)]
+    pub guest: Option<Which>,
+    /// Run this shell script in the Debian guest, and exit with its status
+    ///
+    /// Its output is xtask's output, byte by byte. 124: not finished within
+    /// --timeout (600 s); 125: the guest did not get that far.
+    #[arg(long, value_name = "FILE")]
+    pub script: Option<PathBuf>,
+    /// Your kernel, an arm64 Image
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Your initial ramdisk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// More for the guest kernel's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// Whose calls the guest speaks with bouncer [default: rsi]
+    #[arg(long, value_enum)]
+    pub abi: Option<Abi>,
+    /// CPUs of the guest, 1 to 8 [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub vcpus: Option<u32>,
+    /// Memory of the guest, 64M to 16G [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_guest_memory)]
+    pub guest_memory: Option<u64>,
+    /// What the guest's console is [default: pl011]
+    #[arg(long, value_enum)]
+    pub console: Option<Console>,
+    /// Start the guest on QEMU directly, without bouncer and host: to see
+    /// whether something is the guest's own doing
+    #[arg(long)]
+    pub no_bouncer: bool,
+    /// Use what Debian's archive holds today instead of the pinned packages
+    #[arg(long)]
+    pub newest: bool,
+}
+
+impl GuestOptions {
+    /// What does not go together, as clap cannot say it.
+    ///
+    /// # Errors
+    /// The complaint for the user.
+    pub fn check(&self) -> Result<(), String> {
+        let debians = [("--script", self.script.is_some()), ("--newest", self.newest)];
+        let users = [("--kernel", self.kernel.is_some()), ("--initrd", self.initrd.is_some())];
+        let any = [
+            ("--append", self.append.is_some()),
+            ("--abi", self.abi.is_some()),
+            ("--vcpus", self.vcpus.is_some()),
+            ("--guest-memory", self.guest_memory.is_some()),
+            ("--console", self.console.is_some()),
+            ("--no-bouncer", self.no_bouncer),
+        ];
+        let given = |options: &[(&str, bool)]| {
+            options.iter().find(|(_, given)| *given).map(|(name, _)| (*name).to_owned())
+        };
+        match self.guest {
+            None => {
+                let all = [debians.as_slice(), &users, &any].concat();
+                given(&all).map_or(Ok(()), |name| Err(format!("{name} needs --guest")))
+            }
+            Some(Which::Debian) => given(&users)
+                .map_or(Ok(()), |name| Err(format!("{name} is for --guest linux, not debian"))),
+            Some(Which::Linux) => {
+                if let Some(name) = given(&debians) {
+                    return Err(format!("{name} is for --guest debian, not linux"));
+                }
+                let missing = "--guest linux needs --kernel FILE, an arm64 Image";
+                self.kernel.as_ref().map_or(Err(missing.to_owned()), |_| Ok(()))
+            }
+        }
+    }
+}
+
+/// "64M" to "16G" in MiB.
+fn parse_guest_memory(text: &str) -> Result<u64, String> {
+    crate::cli::parse_size(text, 64, 16 << 10, "64M to 16G")
+}
+
+/// `guest`'s tasks.
+#[derive(Debug, Clone, Subcommand)]
+pub enum GuestTask {
+    /// Fetches the pinned packages of the Debian guest into the target folder
+    ///
+    /// `run --guest debian` does so by itself. Every file is checked against
+    /// its pinned SHA-256.
+    Fetch(FetchOptions),
+    /// Builds a small kernel with the pKVM guest driver from Debian's source
+    ///
+    /// Once, into the target folder, with gcc-aarch64-linux-gnu; needs 3 GB
+    /// of disk while it builds.
+    BuildPkvm,
+}
+
+/// `guest fetch`'s options.
+#[derive(Debug, Clone, Args)]
+pub struct FetchOptions {
+    /// Fetch what Debian's archive holds today, and print the pins for it
+    #[arg(long)]
+    pub newest: bool,
+}

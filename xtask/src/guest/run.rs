@@ -1,0 +1,237 @@
+//! `cargo xtask run --guest …`: from the options to a guest, and from its end
+//! to the exit status.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+
+use super::boot::{Finished, Guest, Ways};
+use super::debian;
+use super::disk::Disk;
+use super::initramfs::Task;
+use super::options::{Abi, Console, GuestOptions, Which};
+use super::read;
+use super::screen::Keyboard;
+use super::terminal;
+use crate::build::{self, Images};
+use crate::cli::RunOptions;
+use crate::qemu::End;
+use crate::term::{BAD, paint};
+use crate::workspace::{Workspace, shown};
+use crate::{Outcome, setup};
+
+/// Status of a script that did not finish in time, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
+/// Status when a script was not run to its end.
+const NOT_RUN: u8 = 125;
+/// How long a script may take if nothing else is said.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(600);
+
+/// `cargo xtask run --guest …`.
+///
+/// # Errors
+/// When something could not be set up, built or booted. With a script that is
+/// no error but status 125: a script's own statuses are small numbers.
+pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
+    let has_status = options.linux.script.is_some();
+    match attempt(workspace, options) {
+        Err(error) if has_status && !crate::qemu::interrupted() => {
+            anstream::eprintln!("{}: {error:#}", paint(BAD, "error"));
+            Ok(Outcome::Status(NOT_RUN))
+        }
+        other => other,
+    }
+}
+
+fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
+    setup::run()?;
+    let guest = prepare(workspace, options)?;
+    let has_status = guest.keyboard != Keyboard::Keys && guest.word.is_some();
+    let ways = Ways { machine: options.config().machine, gdb: None, verbose: options.verbose };
+    let finished = if options.linux.no_bouncer {
+        guest.boot_plainly(workspace, &ways)?
+    } else {
+        let images = images(workspace, options.oracle)?;
+        let memory = guest.machine_memory(options.memory)?;
+        let mut ways = Ways { gdb: options.config().gdb, ..ways };
+        ways.machine.memory = memory;
+        if options.gdb {
+            crate::run::print_gdb(&images);
+        }
+        guest.boot(workspace, &images, &ways)?
+    };
+    Ok(judge(&finished, has_status))
+}
+
+fn images(workspace: &Workspace, oracle: bool) -> Result<Images> {
+    if oracle { build::images_with_oracle(workspace) } else { build::images(workspace) }
+}
+
+/// The guest that the options describe.
+fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
+    let linux = &options.linux;
+    let abi = linux.abi.unwrap_or(Abi::Rsi);
+    let console = linux.console.unwrap_or(Console::Pl011);
+    let task = task(linux)?;
+    let keyboard = match &task {
+        Task::Script(_) => Keyboard::None,
+        Task::Shell => Keyboard::Keys,
+        Task::Lines => Keyboard::Stdin,
+    };
+    let given = options.timeout.map(Duration::from_secs);
+    let timeout = given.or(matches!(task, Task::Script(_)).then_some(SCRIPT_LIMIT));
+    let (kernel, initrd, word) = match linux.guest {
+        Some(Which::Debian) | None => {
+            let word = word();
+            let made = debian::make(workspace, abi, linux.newest, &task, &word)?;
+            (made.kernel, Some(made.initrd), Some(word))
+        }
+        Some(Which::Linux) => {
+            let kernel = linux.kernel.as_deref().context("--guest linux needs --kernel FILE")?;
+            let initrd = linux.initrd.as_deref().map(read).transpose()?;
+            (image(kernel)?, initrd, None)
+        }
+    };
+    Ok(Guest {
+        name: "guest".to_owned(),
+        kernel,
+        initrd,
+        command_line: command_line(console, linux.append.as_deref(), &task),
+        abi,
+        console,
+        vcpus: linux.vcpus.unwrap_or(2),
+        memory: linux.guest_memory.unwrap_or(256),
+        disk: options.disk.as_deref().map(Disk::open).transpose()?,
+        word,
+        keyboard,
+        timeout,
+    })
+}
+
+fn task(linux: &GuestOptions) -> Result<Task> {
+    if let Some(script) = &linux.script {
+        return Ok(Task::Script(read(script)?));
+    }
+    Ok(if terminal::is_interactive() { Task::Shell } else { Task::Lines })
+}
+
+/// Reads a kernel, or says why it is none.
+fn image(path: &Path) -> Result<Vec<u8>> {
+    let kernel = read(path)?;
+    if kernel.get(56..60) == Some(b"ARM\x64") {
+        return Ok(kernel);
+    }
+    let name = path.display();
+    match kernel.get(..2) {
+        Some([0x1f, 0x8b]) => bail!("{name} is compressed: unpack it with `gunzip`"),
+        _ if kernel.get(4..8) == Some(b"zimg") => {
+            bail!("{name} is an EFI program that unpacks itself; take the kernel's Image")
+        }
+        _ => bail!("{name} is no arm64 Image"),
+    }
+}
+
+/// The kernel's command line. A kernel that panics resets, which ends the
+/// run; the terminal's kind and size reach the init as its environment.
+fn command_line(console: Console, append: Option<&str>, task: &Task) -> String {
+    let mut words = vec![format!("console={}", console.device()), "panic=-1".to_owned()];
+    if *task == Task::Shell {
+        let term = std::env::var("TERM").unwrap_or_default();
+        if !term.is_empty() && term.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            words.push(format!("TERM={term}"));
+        }
+        if let Some((columns, rows)) = terminal::size() {
+            words.push(format!("LINES={rows} COLUMNS={columns}"));
+        }
+    }
+    words.extend(append.map(str::to_owned));
+    words.join(" ")
+}
+
+/// A word that nobody can have printed before.
+#[must_use]
+pub fn word() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("guest-{:x}-{:x}", now.as_nanos(), std::process::id())
+}
+
+/// The run's outcome; tells why if it is not a good one.
+fn judge(finished: &Finished, has_status: bool) -> Outcome {
+    match (finished.end, finished.status) {
+        (End::Interrupted, _) => return Outcome::Interrupted,
+        (End::PoweredOff, Some(status)) if has_status => return Outcome::Status(status),
+        (End::PoweredOff, _) if !has_status => return Outcome::Pass,
+        _ => {}
+    }
+    anstream::eprintln!("\n  {}", paint(BAD, "the end of the console:"));
+    for line in &finished.tail {
+        anstream::eprintln!("    {line}");
+    }
+    let why = match finished.end {
+        End::PoweredOff => "turned itself off before the commands were finished",
+        End::Reset => "reset itself, as a kernel that panics does",
+        end => end.text(),
+    };
+    anstream::eprintln!("\n  the machine {why}; its console is in {}", shown(&finished.folder));
+    match finished.end {
+        _ if !has_status => Outcome::Fail,
+        End::TimedOut => Outcome::Status(TIMED_OUT),
+        _ => Outcome::Status(NOT_RUN),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn outcome(end: End, status: Option<u8>, has_status: bool) -> u8 {
+        let finished = Finished { end, status, tail: Vec::new(), folder: PathBuf::from("x") };
+        judge(&finished, has_status).code()
+    }
+
+    #[test]
+    fn a_scripts_status_is_the_runs() {
+        for status in [0, 1, 2, 77, 126, 255] {
+            assert_eq!(outcome(End::PoweredOff, Some(status), true), status);
+        }
+        assert_eq!(outcome(End::PoweredOff, None, true), NOT_RUN);
+        assert_eq!(outcome(End::TimedOut, None, true), TIMED_OUT);
+        assert_eq!(outcome(End::Reset, None, true), NOT_RUN);
+        // It told a status, but then the machine went wrong.
+        assert_eq!(outcome(End::Died, Some(0), true), NOT_RUN);
+        assert_eq!(outcome(End::Interrupted, None, true), 130);
+    }
+
+    #[test]
+    fn a_shell_that_was_left_has_passed_whatever_was_typed() {
+        assert_eq!(outcome(End::PoweredOff, Some(127), false), 0);
+        assert_eq!(outcome(End::PoweredOff, None, false), 0);
+        assert_eq!(outcome(End::Reset, None, false), 1);
+        assert_eq!(outcome(End::TimedOut, None, false), 1);
+    }
+
+    #[test]
+    fn what_is_no_kernel_is_refused_with_advice() {
+        let path = std::env::temp_dir().join(format!("bouncer-image-{}", std::process::id()));
+        let said = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            image(&path).map_err(|error| error.to_string())
+        };
+        let mut good = vec![0; 64];
+        good[56..60].copy_from_slice(b"ARM\x64");
+        assert!(said(&good).is_ok());
+        assert!(said(&[0x1f, 0x8b, 8]).unwrap_err().contains("gunzip"));
+        assert!(said(b"MZ\0\0zimg").unwrap_err().contains("Image"));
+        assert!(said(b"").unwrap_err().contains("no arm64 Image"));
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn words_differ_and_survive_a_shell() {
+        let word = word();
+        assert!(word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
+        assert_ne!(word, super::word());
+    }
+}
