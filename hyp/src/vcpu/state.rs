@@ -136,3 +136,28 @@ pub struct VcpuState {
     /// Traps.
     pub controls: Controls,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SPSR_EL2.SS is bit 21, BTYPE bits 11:10 (Arm ARM C5.2.19).
+    #[test]
+    fn stepping_over_an_instruction_ends_its_step_and_its_branch_and_nothing_else() {
+        let mut frame = Frame { pc: u64::MAX - 3, pstate: u64::MAX, ..Frame::default() };
+        frame.advance();
+        assert_eq!((frame.pc, frame.pstate), (0, !(1 << 21 | 3 << 10)));
+        frame.pstate = 0x3c5;
+        frame.advance();
+        assert_eq!((frame.pc, frame.pstate), (4, 0x3c5));
+    }
+
+    #[test]
+    fn register_31_is_zero_and_swallows_what_is_written() {
+        let mut frame = Frame { x: [7; 31], ..Frame::default() };
+        assert_eq!((frame.get(30), frame.get(31), frame.get(255)), (7, 0, 0));
+        frame.set(31, 9);
+        frame.set(30, 8);
+        assert_eq!((frame.get(30), frame.get(29)), (8, 7));
+    }
+}

@@ -220,3 +220,22 @@ fn live_tables(machine: &SimMachine, table: Pfn, level: u8) -> Vec<Pfn> {
     live.extend(below.flat_map(|table| live_tables(machine, table, level + 1)));
     live
 }
+
+/// A run of mapped pages is counted across the border of two tables, and ends
+/// where it ends, whatever the table before has at the same place.
+#[test]
+fn pages_in_place_are_counted_from_table_to_table() {
+    let (mut fixture, guest, _) = with_guest(1);
+    let (guest, _) = donate(&mut fixture, guest, RAM + 510, 2);
+    let in_place = |fixture: &Fixture, guest: &GuestMemory, at| {
+        guest.pages_in_place(&fixture.machine, gfns(at, 400))
+    };
+    assert_eq!(in_place(&fixture, &guest, RAM), 1);
+    assert_eq!(in_place(&fixture, &guest, RAM + 1), 0);
+    assert_eq!(in_place(&fixture, &guest, RAM + 510), 2, "page 512 is not there, page 0 is");
+    let (guest, _) = donate(&mut fixture, guest, RAM + 513, 1);
+    assert_eq!(in_place(&fixture, &guest, RAM + 510), 2, "nor is it with a table");
+    let (guest, _) = donate(&mut fixture, guest, RAM + 512, 1);
+    assert_eq!(in_place(&fixture, &guest, RAM + 510), 4);
+    assert_eq!(in_place(&fixture, &guest, RAM + 512), 2);
+}
