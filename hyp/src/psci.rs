@@ -61,3 +61,25 @@ pub(crate) fn features(id: u64) -> i64 {
         _ => code::NOT_SUPPORTED,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_served_is_a_feature() {
+        let served = [0x8000_0000, 0x8400_000a, 0x8400_0006, 0x8400_0008, 0x8400_0009]
+            .into_iter()
+            .chain([0x8400_0000, 0x8400_0002])
+            .chain([1, 3, 4].into_iter().flat_map(|n| [0x8400_0000 | n, 0xc400_0000 | n]));
+        let served: std::vec::Vec<u64> = served.collect();
+        for base in [0x8000_0000u64, 0x8400_0000, 0xc400_0000, 0xc600_0000] {
+            for id in base..base + 0x40 {
+                let answer = if served.contains(&id) { 0 } else { -1 };
+                assert_eq!(features(id), answer, "{id:#x}");
+                assert_eq!(features(id | 1 << 32), -1, "dirty upper half");
+            }
+        }
+        assert_eq!((VERSION, NO_TRUSTED_OS), (0x1_0001, 2));
+    }
+}

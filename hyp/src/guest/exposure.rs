@@ -65,3 +65,34 @@ impl HostExit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of docs/abi.md, in numbers.
+    #[test]
+    fn each_reason_tells_this_and_no_more() {
+        let mut kick = VcpuSet::EMPTY;
+        [0, 3].into_iter().for_each(|vcpu| kick.insert(vcpu));
+        let vcpus = 0b1001;
+        let (ipa, value) = (0x900_0018, 0x5a);
+        for (exit, registers) in [
+            (HostExit::Interrupt, [0, 0, vcpus]),
+            (HostExit::Wait { deadline: 77 }, [1, 77, vcpus]),
+            (HostExit::MmioRead { ipa, size: 4 }, [2 | 4 << 9, ipa, 0]),
+            (HostExit::MmioWrite { ipa, size: 8, value }, [2 | 1 << 8 | 8 << 9, ipa, value]),
+            (HostExit::Notify { device: 2, queue: 5 }, [3, 2 | 5 << 16, vcpus]),
+            (HostExit::Device { device: 3 }, [4, 3, vcpus]),
+            (HostExit::Shutdown { reset: false }, [5, 0, vcpus]),
+            (HostExit::Shutdown { reset: true }, [5, 1, vcpus]),
+            (HostExit::CpuOn { index: 6 }, [6, 6, vcpus]),
+            (HostExit::CpuOff, [7, 0, vcpus]),
+            (HostExit::Kick, [8, vcpus, vcpus]),
+            (HostExit::MemoryFault { page: 0x4000_1000 }, [9, 0x4000_1000, vcpus]),
+            (HostExit::Dead, [10, 0, vcpus]),
+        ] {
+            assert_eq!(exit.registers(kick), registers, "{exit:?}");
+        }
+    }
+}

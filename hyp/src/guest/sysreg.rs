@@ -115,4 +115,33 @@ mod tests {
         let dbgbvr0 = SystemRegister::new(2, 0, 0, 0, 4);
         assert!(matches!(meaning(dbgbvr0), Meaning::Constant(0)));
     }
+
+    /// Every encoding there is: what it means, in the words of the Arm ARM.
+    #[test]
+    fn each_register_is_what_it_is_and_the_rest_is_absent() {
+        for code in 0..1u32 << 16 {
+            let field = |shift: u32, bits: u32| (code >> shift & ((1 << bits) - 1)) as u8;
+            let [op0, op1, crn, crm, op2] =
+                [field(14, 2), field(11, 3), field(7, 4), field(3, 4), field(0, 3)];
+            let constant = match (op0, op1, crn, crm, op2) {
+                (3, 0, 0, 1..=7, _) | (3, 0, 12, 11, 1 | 5) => None,
+                (2, 0, 1, 1, 4) => Some(8),
+                (2, 0, 0 | 1, _, _) => Some(0),
+                (3, 0, 12, 11, 6 | 7) | (3, 0, 1, 0, 1) => Some(0),
+                (1, 0, 7, 6 | 10 | 14, 2) => Some(0),
+                _ => Some(u64::MAX),
+            };
+            let found = match meaning(SystemRegister::new(op0, op1, crn, crm, op2)) {
+                Meaning::Constant(value) => Some(value),
+                Meaning::Absent => Some(u64::MAX),
+                Meaning::Identification(id) => {
+                    assert_eq!((op0, crn, id.crm, id.op2), (3, 0, crm, op2));
+                    None
+                }
+                Meaning::Sgi => (op2 != 5).then_some(1),
+                Meaning::Deactivate => (op2 != 1).then_some(1),
+            };
+            assert_eq!(found, constant, "{op0} {op1} {crn} {crm} {op2}");
+        }
+    }
 }

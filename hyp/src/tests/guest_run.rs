@@ -351,3 +351,67 @@ fn a_deactivation_names_its_interrupt_by_24_bits() {
         assert_eq!(rig.run(handle)[0], exit::INTERRUPT);
     }
 }
+
+/// The last word of each region that EL2 serves is served, and what is beside
+/// it is not: an abort, unless it is something else.
+#[test]
+fn each_emulated_region_begins_and_ends_where_it_does() {
+    let vcpus = 2;
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(vcpus);
+    let regions = [
+        (layout::GICD, layout::GICD_SIZE),
+        (layout::GICR, layout::GICR_STRIDE * vcpus),
+        (layout::MSI_FRAME, layout::MSI_FRAME_SIZE),
+        (layout::ECAM, layout::ECAM_SIZE),
+    ];
+    let served = |ipa: u64| regions.iter().any(|(at, size)| (*at..at + size).contains(&ipa));
+    for (at, size) in regions {
+        for ipa in [at - 4, at, at + size - 4, at + size] {
+            rig.hyp.machine().write_el1(El1Register::Vbar, 0x4400_0000);
+            rig.script(move |vcpu| {
+                vcpu.frame.pc = layout::RAM;
+                abort(ipa, 4, 3, false)
+            });
+            let expected = served(ipa);
+            rig.script_check(move |vcpu| {
+                assert_eq!(vcpu.frame.pc == layout::RAM + 4, expected, "{ipa:#x}");
+            });
+            assert_eq!(rig.run(handle)[0], exit::INTERRUPT);
+        }
+    }
+}
+
+/// What STATS counts of a VM, after a run of which everything is known.
+#[test]
+fn the_counters_of_a_vm_count_what_happened() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    let counters = || -> std::vec::Vec<(&str, u64)> {
+        let read = |index| rig.hvc(host::STATS, &[handle, index]).unwrap()[0];
+        let named = crate::stats::VmCounter::ALL.iter().zip(0..);
+        named.map(|(counter, index)| (counter.name(), read(index))).collect()
+    };
+    let before = counters();
+    rig.script_load(layout::GICD, 4, 3);
+    rig.script_hvc(u64::from(guest::MEM_SHARE), &[RAM_GFN << 12, 2, 0]);
+    rig.script(|_| sync(0x18 << 26 | 3 << 20 | 4 << 1 | 3 << 5 | 1));
+    rig.script_check(|_| ());
+    assert_eq!(rig.run(handle)[0], exit::INTERRUPT);
+    let gained: std::vec::Vec<(&str, u64)> = counters()
+        .into_iter()
+        .zip(before)
+        .map(|((name, after), (_, before))| (name, after - before))
+        .filter(|(_, gained)| *gained != 0)
+        .collect();
+    let expected = [
+        ("entries", 4),
+        ("exits_hypercall", 1),
+        ("exits_mmio_el2", 1),
+        ("exits_interrupt", 1),
+        ("exits_sysreg", 1),
+        ("returns_to_host", 1),
+        ("pages_shared", 2),
+    ];
+    assert_eq!(gained, expected);
+}

@@ -2,7 +2,7 @@
 //! redistributors, events.
 
 use super::rig::{RD_BASE, Rig, abort, sync};
-use crate::abi::{self, host as id};
+use crate::abi::host as id;
 use crate::event::EventKind;
 use crate::machine::{El1Register, IdRegister, Machine};
 use crate::vcpu::id_registers::{World, sanitised};
@@ -158,6 +158,44 @@ fn a_redistributor_ends_where_it_ends() {
 fn the_numbers_of_the_host_abi_are_those_of_its_document() {
     let rig = Rig::new();
     assert_eq!(rig.hvc(id::VERSION, &[]), Ok([0x1_0000, 0, 0]));
-    let limits = abi::MAX_VMS | abi::MAX_VCPUS << 8 | abi::MAX_DEVICES << 16;
-    assert_eq!(rig.hvc(id::FEATURES, &[]).unwrap()[0], limits as u64);
+    assert_eq!(rig.hvc(id::FEATURES, &[]), Ok([0x4_0808, 512, 0]), "VMs, vCPUs, devices; range");
+}
+
+/// What STATS counts of the machine, after traps of which everything is known.
+#[test]
+fn the_counters_of_the_machine_count_what_happened() {
+    let mut rig = Rig::new();
+    let (_, ram) = rig.vm(1);
+    let own = rig.frames(1);
+    let counters = || -> std::vec::Vec<(&str, u64)> {
+        let read = |index| rig.hvc(id::STATS, &[0, index]).unwrap()[0];
+        let named = crate::stats::MachineCounter::ALL.iter().zip(0..);
+        named.map(|(counter, index)| (counter.name(), read(index))).collect()
+    };
+    let before = counters();
+    let _ = rig.hvc(id::VM_STOP, &[0]);
+    rig.smc(0x8400_0000, &[]);
+    access(&rig, [3, 0, 0, 4, 0], true);
+    let mut frame = Frame { pc: 0x4100_0000, pstate: EL1H, ..Frame::default() };
+    for address in [RD_BASE, ram << 12, own << 12] {
+        rig.hyp.handle_host_trap(&mut frame, abort(address, 4, 3, false));
+    }
+    let gained: std::vec::Vec<(&str, u64)> = counters()
+        .into_iter()
+        .zip(before)
+        .map(|((name, after), (_, before))| (name, after - before))
+        .filter(|(_, gained)| *gained != 0)
+        .collect();
+    // Reading the counters takes calls, too: the first read counts itself.
+    let reads = crate::stats::MachineCounter::ALL.len() as u64;
+    let expected = [
+        ("host_hypercalls", reads + 1),
+        ("host_hypercalls_refused", 1),
+        ("host_smcs", 1),
+        ("host_aborts_refused", 1),
+        ("host_aborts_retried", 1),
+        ("host_sysregs", 1),
+        ("host_redistributor", 1),
+    ];
+    assert_eq!(gained, expected);
 }
