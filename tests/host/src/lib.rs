@@ -22,6 +22,7 @@ pub mod lines;
 pub mod linux;
 pub mod measurement;
 pub mod memory;
+pub mod net;
 pub mod queue;
 pub mod tree;
 pub mod uart;

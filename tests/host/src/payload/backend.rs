@@ -1,9 +1,12 @@
 //! What a device does with the buffers its driver gives it.
 
+use alloc::vec::Vec;
+
 use host::block::{Block, Traffic};
 use host::console::{self, Console};
 use host::entropy::Entropy;
 use host::memory::Memory;
+use host::net::{self, Net};
 use host::queue::{Chain, Hostile};
 
 /// The program behind a device.
@@ -14,14 +17,24 @@ pub(super) enum Backend {
     Console(Console),
     /// A source of random bytes.
     Entropy(Entropy),
+    /// A network card.
+    Net(Net),
 }
 
 impl Backend {
+    /// Time has passed: something may have come for the guest.
+    pub(super) fn look(&mut self) {
+        if let Backend::Net(net) = self {
+            net.look();
+        }
+    }
+
     /// Do the buffers of queue `number` lie there until the backend has
     /// something to put into them?
     pub(super) fn receives_on(&self, number: u16) -> bool {
         match self {
             Backend::Console(_) => number == console::RECEIVE,
+            Backend::Net(_) => number == net::RECEIVE,
             Backend::Block(_) | Backend::Entropy(_) => false,
         }
     }
@@ -30,6 +43,7 @@ impl Backend {
     pub(super) fn waiting_on(&self) -> Option<u16> {
         match self {
             Backend::Console(console) => console.has_waiting().then_some(console::RECEIVE),
+            Backend::Net(net) => net.has_waiting().then_some(net::RECEIVE),
             Backend::Block(_) | Backend::Entropy(_) => None,
         }
     }
@@ -50,14 +64,32 @@ impl Backend {
                 console.receive(memory, chain)
             }
             Backend::Console(console) => console.transmit(memory, chain, out).map(|()| 0),
+            Backend::Net(net) if number == net::RECEIVE => net.receive(memory, chain),
+            Backend::Net(net) => net.transmit(memory, chain).map(|()| 0),
         }
     }
 
-    /// What went through, if it is a disk.
-    pub(super) fn traffic(&self) -> Option<Traffic> {
+    /// What went through, by name.
+    pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
         match self {
-            Backend::Block(block) => Some(block.traffic()),
-            _ => None,
+            Backend::Block(block) => {
+                let Traffic { requests, bytes_read, bytes_written, errors } = block.traffic();
+                Vec::from([
+                    ("disk_requests", requests),
+                    ("disk_bytes_read", bytes_read),
+                    ("disk_bytes_written", bytes_written),
+                    ("disk_errors", errors),
+                ])
+            }
+            Backend::Net(net) => {
+                let net::Traffic { sent, received, dropped } = net.traffic();
+                Vec::from([
+                    ("frames_sent", sent),
+                    ("frames_received", received),
+                    ("frames_dropped", dropped),
+                ])
+            }
+            Backend::Console(_) | Backend::Entropy(_) => Vec::new(),
         }
     }
 

@@ -32,6 +32,11 @@ pub(super) fn milliseconds(count: u64) -> u64 {
     rt::timer::frequency() / 1000 * count
 }
 
+/// Milliseconds of the counter.
+pub(super) fn milliseconds_now() -> i64 {
+    (now() / milliseconds(1).max(1)) as i64
+}
+
 /// Interrupts this CPU from `deadline` on, until [`cancel`].
 pub(super) fn interrupt_at(deadline: u64) {
     // SAFETY: programs the timer of this CPU, which is the host's.

@@ -3,7 +3,6 @@
 
 use alloc::vec::Vec;
 
-use host::block::Traffic;
 use host::bouncer::{Handle, QueueInfo};
 use host::frames::Run;
 use host::queue::{Hostile, Queue, Rings};
@@ -88,11 +87,6 @@ impl Device {
         }
     }
 
-    /// What went through, if it is a disk.
-    pub(super) fn traffic(&self) -> Option<Traffic> {
-        self.backend.traffic()
-    }
-
     /// Takes the disk back.
     pub(super) fn into_disk(self) -> Option<&'static mut [u8]> {
         self.backend.into_disk()
@@ -132,6 +126,7 @@ impl Device {
     /// Serves on where the budget ended, and hands over what waits for a
     /// buffer; `None` if there was nothing to do, else the vCPUs to kick.
     pub(super) fn catch_up(&mut self, vm: Handle, out: &mut dyn FnMut(&[u8])) -> Option<u64> {
+        self.backend.look();
         let waiting = self.backend.waiting_on().map_or(0, |number| 1 << number);
         let todo = self.unfinished | waiting;
         let mut all = Served::default();

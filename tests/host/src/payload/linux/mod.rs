@@ -12,6 +12,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use host::linux::{Abi, Console, Options, place};
+use host::net::Station;
 use hyp::abi;
 use hyp::stats::VmCounter;
 use rt::println;
@@ -74,7 +75,7 @@ fn one_life(options: &Options, files: &mut Files, seed: &[u8]) -> Result<u8, Str
     let start = clock::now();
     let vm = Vm::build(&FREE, plan(options, files, seed)?)
         .map_err(|problem| format!("cannot build the guest: {problem}"))?;
-    let digest = vm.measurement().ok_or("it is not measured as what it was given")?;
+    let digest = vm.measurement().ok_or("bouncer does not tell its measurement")?;
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     println!(
         "linux: {:?}, {} MiB, {} vCPUs on {} CPUs, built in {} ms, measured sha256={digest}",
@@ -120,6 +121,10 @@ fn plan<'a>(options: &Options, files: &mut Files, seed: &[u8]) -> Result<Plan<'a
     if devices.console {
         plans.push(DevicePlan::Console);
     }
+    if devices.net {
+        let seed = seed.iter().rev().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte));
+        plans.push(DevicePlan::Net(Station::new(seed)));
+    }
     if devices.rng {
         plans.push(DevicePlan::Entropy(seed.to_vec()));
     }
@@ -132,6 +137,7 @@ fn plan<'a>(options: &Options, files: &mut Files, seed: &[u8]) -> Result<Plan<'a
             Abi::Pkvm => 0,
             Abi::None => abi::CREATE_CONSOLE,
         },
+        check_measurement: false,
         terminal: true,
         input: match options.console {
             Console::Pl011 => Input::Uart,
@@ -160,14 +166,13 @@ fn attend(vm: &Vm, kill: Option<u64>) {
     }
 }
 
-/// EL2's counters of the guest, on one line.
+/// What the guest cost, on one line: EL2's counters, then those of its devices.
 fn counters(vm: &Vm) -> String {
-    let known = (0..).zip(VmCounter::ALL);
-    let words: Vec<String> = known
-        .filter_map(|(index, counter)| {
-            let value = BOUNCER.stats(Some(vm.handle), index).ok()?;
-            Some(format!("{}={value}", counter.name()))
-        })
-        .collect();
+    let el2 = (0..).zip(VmCounter::ALL).filter_map(|(index, counter)| {
+        Some((counter.name(), BOUNCER.stats(Some(vm.handle), index).ok()?))
+    });
+    let devices = vm.devices.iter().flat_map(|device| device.lock().backend.counters());
+    let words: Vec<String> =
+        el2.chain(devices).map(|(name, value)| format!("{name}={value}")).collect();
     words.join(" ")
 }

@@ -203,11 +203,10 @@ impl Stage<'_> {
     }
 
     fn traffic(&self, run: &str, vm: &Vm) {
-        for traffic in vm.devices.iter().filter_map(|device| device.lock().traffic()) {
-            report::counter(run, "disk_requests", traffic.requests);
-            report::counter(run, "disk_bytes_read", traffic.bytes_read);
-            report::counter(run, "disk_bytes_written", traffic.bytes_written);
-            report::counter(run, "disk_errors", traffic.errors);
+        for device in &vm.devices {
+            for (name, value) in device.lock().backend.counters() {
+                report::counter(run, name, value);
+            }
         }
     }
 
@@ -260,6 +259,7 @@ fn payload(image: &[u8]) -> Plan<'_> {
         initrd: Part { at: 0, bytes: &[] },
         on_demand: ON_DEMAND,
         flags: 0,
+        check_measurement: true,
         terminal: false,
         input: Input::Uart,
         vcpus: 1,

@@ -1,4 +1,4 @@
-//! Building a guest: its memory, its image, its devices.
+//! Building a guest: its memory and what it starts with.
 
 #![allow(unsafe_code)]
 
@@ -7,46 +7,25 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use host::block::Block;
 use host::bouncer::Refusal;
-use host::console::Console;
-use host::entropy::Entropy;
 use host::frames::{FreeFrames, Run};
+use host::measurement::Expected;
 use host::tree::{self, Conduit};
 use hyp::abi;
 use hyp::error::Error;
 use hyp::layout;
 use spin::Mutex;
 
-use super::{ALIAS, Input, Problem, Serial, Vcpu, Vm, Voice, end, no_memory, state, step};
-use crate::payload::backend::Backend;
+use super::{DevicePlan, Input, Problem, Serial, Vcpu, Vm, Voice, end, no_memory, state, step};
 use crate::payload::calls::BOUNCER;
-use crate::payload::device::{Device, Place};
 
 /// Frames of page-table memory at creation, and added when they are used up.
 const MEMCACHE: u64 = 32;
 const TOPUP: u64 = 16;
 /// 2 MiB in frames: how guest RAM is aligned.
-const BLOCK: u64 = 512;
+pub(super) const BLOCK: u64 = 512;
 /// Bytes at the start of RAM that are kept for the device tree.
 pub(in crate::payload) const TREE_ROOM: u64 = 2 << 20;
-/// Virtio device types.
-const TYPE_BLOCK: u64 = 2;
-const TYPE_CONSOLE: u64 = 3;
-const TYPE_ENTROPY: u64 = 4;
-/// Pages of a console's bounce memory: 64 KiB.
-const CONSOLE_PAGES: u64 = 16;
-
-/// A device to be made.
-pub(in crate::payload) enum DevicePlan {
-    /// A disk over these bytes, with so many pages of bounce memory.
-    Disk(&'static mut [u8], u64),
-    /// A console with the least bounce memory there is.
-    Console,
-    /// A source of random bytes, made from these.
-    Entropy(Vec<u8>),
-}
-
 /// Bytes that a guest finds in its RAM when it starts.
 #[derive(Clone, Copy)]
 pub(in crate::payload) struct Part<'a> {
@@ -65,6 +44,9 @@ pub(in crate::payload) struct Plan<'a> {
     pub(in crate::payload) on_demand: u64,
     /// VM_CREATE's flags: whose calls it speaks.
     pub(in crate::payload) flags: u64,
+    /// The host works the measurement out for itself, to compare it with
+    /// bouncer's. That takes a while for a large image.
+    pub(in crate::payload) check_measurement: bool,
     /// The terminal is its own; otherwise its lines are shown as a guest's.
     pub(in crate::payload) terminal: bool,
     pub(in crate::payload) input: Input,
@@ -110,7 +92,7 @@ impl Vm {
             ram,
             donated: Mutex::new(Vec::new()),
             memcache: Mutex::new(Vec::from([memcache])),
-            expected: Mutex::default(),
+            expected: Mutex::new(plan.check_measurement.then(Expected::default)),
             bounce: Vec::new(),
             devices: Vec::new(),
             serial: Mutex::new(Serial::default()),
@@ -177,7 +159,9 @@ impl Vm {
         if let Some(tail) = target.get_mut(bytes.len()..) {
             tail.fill(0);
         }
-        self.expected.lock().pages((layout::RAM >> 12) + page, target);
+        if let Some(expected) = self.expected.lock().as_mut() {
+            expected.pages((layout::RAM >> 12) + page, target);
+        }
     }
 
     /// Donates `count` frames from page `page` of its RAM.
@@ -211,77 +195,12 @@ impl Vm {
     }
 
     /// Gives EL2 more page-table memory for this VM.
-    fn top_up(&self, free: &Mutex<FreeFrames>) -> Result<(), Problem> {
+    pub(super) fn top_up(&self, free: &Mutex<FreeFrames>) -> Result<(), Problem> {
         let run = take(free, TOPUP, 1, "more page tables")?;
         let taken = BOUNCER.vm_topup(self.handle, run.pfn, run.count).map_err(step("VM_TOPUP"))?;
         self.memcache.lock().push(Run { pfn: run.pfn, count: taken });
         free.lock().give(Run { pfn: run.pfn + taken, count: run.count - taken });
         if taken == 0 { Err(no_memory("VM_TOPUP made no progress")) } else { Ok(()) }
-    }
-
-    fn add_device(
-        &mut self,
-        free: &Mutex<FreeFrames>,
-        plan: DevicePlan,
-        policy: u64,
-    ) -> Result<(), Problem> {
-        let (kind, queues, bounce_pages) = match plan {
-            DevicePlan::Disk(_, pages) => (TYPE_BLOCK, 1, pages),
-            DevicePlan::Console => (TYPE_CONSOLE, 2, CONSOLE_PAGES),
-            DevicePlan::Entropy(_) => (TYPE_ENTROPY, 1, CONSOLE_PAGES),
-        };
-        let pages = if policy == abi::POLICY_BOUNCE_BAR { bounce_pages } else { 0 };
-        let index = BOUNCER
-            .device_create(self.handle, kind, policy, pages, queues)
-            .map_err(step("DEVICE_CREATE"))?;
-        self.expected.lock().device([kind, policy, pages, queues]);
-        let place = if pages == 0 {
-            Place::Shared(self.ram, if self.is_realm() { ALIAS } else { 0 })
-        } else {
-            Place::Bounce(self.share_bounce(free, index, pages)?)
-        };
-        let backend = match plan {
-            DevicePlan::Disk(disk, _) => {
-                let block = Block::new(disk, "bouncer-disk");
-                let configure = |offset, value, bytes| {
-                    BOUNCER
-                        .device_config(self.handle, index, offset, value, bytes)
-                        .map_err(step("DEVICE_CONFIG"))
-                };
-                // virtio 1.4, 5.2.4: capacity in sectors, seg_max, blk_size.
-                configure(0, block.capacity(), 8)?;
-                configure(12, 64, 4)?;
-                configure(20, 512, 4)?;
-                Backend::Block(block)
-            }
-            DevicePlan::Console => Backend::Console(Console::default()),
-            DevicePlan::Entropy(seed) => Backend::Entropy(Entropy::new(&seed)),
-        };
-        self.devices.push(Mutex::new(Device::new(index, backend, place, queues as usize)));
-        Ok(())
-    }
-
-    /// Lends frames to be the device's bounce BAR.
-    fn share_bounce(
-        &mut self,
-        free: &Mutex<FreeFrames>,
-        device: u64,
-        pages: u64,
-    ) -> Result<Run, Problem> {
-        let run = take(free, pages, BLOCK, "bounce memory")?;
-        clear(run);
-        self.bounce.push(run);
-        let mut page = 0;
-        while page < pages {
-            let count = (pages - page).min(abi::MAX_RANGE);
-            match BOUNCER.frame_share(self.handle, device, page, run.pfn + page, count) {
-                Ok(0) => return Err(no_memory("FRAME_SHARE made no progress")),
-                Ok(done) => page += done,
-                Err(Refusal::Error(Error::NoMemory)) => self.top_up(free)?,
-                Err(refusal) => return Err(step("FRAME_SHARE")(refusal)),
-            }
-        }
-        Ok(run)
     }
 
     /// The guest touched a page that was not donated yet, or that it had given
@@ -302,7 +221,7 @@ impl Vm {
     }
 }
 
-fn take(
+pub(super) fn take(
     free: &Mutex<FreeFrames>,
     count: u64,
     align: u64,
@@ -312,7 +231,7 @@ fn take(
 }
 
 /// Zeroes frames of the host's.
-fn clear(run: Run) {
+pub(super) fn clear(run: Run) {
     // SAFETY: the run was taken from the free frames: mapped, and no Rust
     // object is there.
     unsafe { core::ptr::write_bytes(run.base() as *mut u8, 0, run.bytes() as usize) };

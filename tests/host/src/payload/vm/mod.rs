@@ -1,6 +1,7 @@
 //! A guest, from creation to the last reclaimed frame.
 
 mod build;
+mod devices;
 mod serial;
 mod teardown;
 mod voice;
@@ -17,7 +18,8 @@ use hyp::abi;
 use hyp::layout;
 use spin::Mutex;
 
-pub(super) use build::{DevicePlan, Part, Plan, TREE_ROOM};
+pub(super) use build::{Part, Plan, TREE_ROOM};
+pub(super) use devices::DevicePlan;
 pub(super) use serial::ALIAS;
 
 use serial::Serial;
@@ -106,8 +108,8 @@ pub(super) struct Vm {
     /// What of them was donated.
     donated: Mutex<Vec<Run>>,
     memcache: Mutex<Vec<Run>>,
-    /// What bouncer must have measured.
-    expected: Mutex<Expected>,
+    /// What bouncer must have measured, if the host works that out.
+    expected: Mutex<Option<Expected>>,
     bounce: Vec<Run>,
     pub(super) devices: Vec<Mutex<Device>>,
     serial: Mutex<Serial>,
@@ -186,9 +188,11 @@ impl Vm {
     pub(super) fn measurement(&self) -> Option<[u8; 32]> {
         let vcpus = self.vcpus.len() as u64;
         let boot = [self.entry, layout::RAM, self.ram.count, vcpus, self.flags];
-        let expected = self.expected.lock().digest(boot);
         let measured = super::calls::BOUNCER.vm_measurement(self.handle).ok()?;
-        (measured == expected).then_some(measured)
+        match self.expected.lock().as_ref() {
+            Some(expected) => (measured == expected.digest(boot)).then_some(measured),
+            None => Some(measured),
+        }
     }
 
     /// How it ended, if it did.

@@ -1,0 +1,125 @@
+//! The network backend (virtio 1.4, 5.1): one queue pair, no offloads. Behind
+//! the card is no real network but a [`Station`] that answers.
+
+mod services;
+mod station;
+
+pub use station::{GUEST_MAC, Station};
+
+use alloc::vec;
+
+use crate::memory::Memory;
+use crate::queue::{Chain, Hostile};
+
+/// Queue the device fills.
+pub const RECEIVE: u16 = 0;
+/// Queue the driver fills.
+pub const TRANSMIT: u16 = 1;
+
+/// `struct virtio_net_hdr` of a device with VERSION_1 (5.1.6): flags, GSO
+/// type and sizes, checksum fields, and the number of buffers at 10.
+const HEADER: usize = 12;
+const NUM_BUFFERS: usize = 10;
+/// Longest Ethernet frame: 1500 bytes of payload and the header.
+pub(crate) const LONGEST_FRAME: usize = 1514;
+const SHORTEST_FRAME: usize = 14;
+
+/// What went through the card.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Traffic {
+    /// Frames the guest sent.
+    pub sent: u64,
+    /// Frames it was given.
+    pub received: u64,
+    /// Frames of an impossible length: dropped.
+    pub dropped: u64,
+}
+
+/// The card.
+pub struct Net {
+    station: Station,
+    /// Milliseconds since any moment.
+    clock: fn() -> i64,
+    traffic: Traffic,
+}
+
+impl Net {
+    /// A card on the wire of `station`. What must happen after a while (a
+    /// segment is sent again, a connection forgotten) goes by `clock`.
+    pub fn new(station: Station, clock: fn() -> i64) -> Self {
+        Self { station, clock, traffic: Traffic::default() }
+    }
+
+    /// What went through so far.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Time has passed: is there anything for the guest?
+    pub fn look(&mut self) -> bool {
+        self.station.poll((self.clock)());
+        self.has_waiting()
+    }
+
+    /// Does a frame wait for a buffer of the guest's?
+    pub fn has_waiting(&self) -> bool {
+        self.station.has_frame()
+    }
+
+    /// Serves a transmitted frame.
+    ///
+    /// # Errors
+    /// [`Hostile`] if it has writable parts or no header, or an address may
+    /// not be read.
+    pub fn transmit<M: Memory + ?Sized>(
+        &mut self,
+        memory: &M,
+        chain: &Chain,
+    ) -> Result<(), Hostile> {
+        let length = chain.readable_bytes().checked_sub(HEADER as u64).ok_or(Hostile::Request)?;
+        if chain.writable_bytes() != 0 {
+            return Err(Hostile::Request);
+        }
+        if !(SHORTEST_FRAME as u64..=LONGEST_FRAME as u64).contains(&length) {
+            self.traffic.dropped += 1;
+            return Ok(());
+        }
+        let mut frame = vec![0; length as usize];
+        chain.read(memory, HEADER as u64, &mut frame)?;
+        self.traffic.sent += 1;
+        self.station.hear(frame);
+        self.station.poll((self.clock)());
+        Ok(())
+    }
+
+    /// Fills a receive buffer with the frame that waits longest; returns the
+    /// bytes written. A buffer that is too small for it loses the frame, as
+    /// the driver offered less than 5.1.6.3.1 asks for.
+    ///
+    /// # Errors
+    /// [`Hostile`] if it has readable parts, or an address may not be written.
+    pub fn receive<M: Memory + ?Sized>(
+        &mut self,
+        memory: &M,
+        chain: &Chain,
+    ) -> Result<u32, Hostile> {
+        if chain.readable_bytes() != 0 {
+            return Err(Hostile::Request);
+        }
+        let Some(frame) = self.station.take_frame() else { return Ok(0) };
+        let length = (HEADER + frame.len()) as u64;
+        if chain.writable_bytes() < length {
+            self.traffic.dropped += 1;
+            return Ok(0);
+        }
+        let mut header = [0; HEADER];
+        header[NUM_BUFFERS] = 1;
+        chain.write(memory, 0, &header)?;
+        chain.write(memory, HEADER as u64, &frame)?;
+        self.traffic.received += 1;
+        Ok(length as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests;
