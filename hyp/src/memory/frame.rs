@@ -367,6 +367,15 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_no_party_has_is_nobodys() {
+        for code in 0..=u8::MAX {
+            let expected = if code < 3 + 8 { code } else { 0 };
+            assert_eq!(Owner::from_code(code).code(), expected);
+        }
+        assert_eq!(Owner::from_code(10), guest(7));
+    }
+
+    #[test]
     fn pins_stop_at_255_and_never_run_into_the_flag() {
         let mut entry = FrameEntry::HOST;
         for _ in 0..255 {

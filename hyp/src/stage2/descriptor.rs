@@ -139,6 +139,34 @@ mod tests {
         assert_eq!(Descriptor::leaf(3, frame(), Attributes::DEVICE).0, 0x0040_0000_4020_04c7);
         assert_eq!(Descriptor::leaf(3, frame(), Attributes::BOUNCE).0, 0x0040_0000_4020_07ff);
         assert_eq!(Descriptor::table(frame(), 0, false).0, 0x4020_0003);
+        assert_eq!(Attributes::MEMORY.bits(), 0x7fc);
+        assert_eq!(Attributes::BORROWED.bits(), 1 << 55 | 0x7fc);
+        assert_eq!(Attributes::DEVICE.bits(), 1 << 54 | 0x4c4);
+    }
+
+    #[test]
+    fn each_field_of_a_word_is_its_own() {
+        let table = |entries, parked| Entry::Table { table: frame(), entries, parked };
+        for entries in [0, 1, 2, 0x155, 0x2aa, 511, 512] {
+            let word = Descriptor::table(frame(), entries, false);
+            assert_eq!(word.0, 0x4020_0003 | entries << 2);
+            assert_eq!(
+                (word.decode(1), word.decode(2)),
+                (table(entries, false), table(entries, false))
+            );
+            assert_eq!(Descriptor(word.0 & !1).decode(2), table(entries, true));
+        }
+        // A block at level 3 and a page above are none; nor is an invalid leaf.
+        assert_eq!(Descriptor(0x4020_07fd).decode(3), Entry::Empty);
+        assert_eq!(Descriptor(0x4020_07fc).decode(2), Entry::Empty);
+        assert_eq!(Descriptor(0x4020_07fe).decode(3), Entry::Empty);
+        let block = Entry::Leaf { first: frame(), attributes: Attributes::MEMORY };
+        assert_eq!(Descriptor(0x4020_07fd).decode(2), block);
+        // Address bits 38:12, and no others.
+        assert_eq!(
+            Descriptor(0x7f_ffff_f7ff).decode(3),
+            Entry::Leaf { first: Pfn::new((1 << 27) - 1).unwrap(), attributes: Attributes::MEMORY }
+        );
     }
 
     #[test]
