@@ -41,10 +41,7 @@ pub(super) fn run(workspace: &Workspace, options: &MutantsOptions) -> Result<Out
         let mut those: Vec<String> =
             ["model", "checkers"].iter().map(|name| format!("--test-package={name}")).collect();
         those.extend(tally.missed.iter().map(|name| format!("--re=^{}$", escaped(name))));
-        let again = tool.run(&those, &["--tests"], &results.join("again"))?;
-        tally.caught += again.caught;
-        tally.hung += again.hung;
-        tally.missed = again.missed;
+        tally.correct(&tool.run(&those, &["--tests"], &results.join("again"))?);
     }
     report(&tally)
 }
@@ -113,12 +110,12 @@ fn installed(workspace: &Workspace) -> Result<PathBuf> {
     Ok(tool)
 }
 
-/// What became of the mutants. Those that do not compile do not count.
+/// What became of the mutants, by name. Those that do not compile do not count.
 #[derive(Debug, PartialEq, Eq)]
 struct Tally {
-    caught: usize,
+    caught: Vec<String>,
     /// A test that never ends has noticed.
-    hung: usize,
+    hung: Vec<String>,
     missed: Vec<String>,
 }
 
@@ -131,13 +128,28 @@ impl Tally {
                 .with_context(|| format!("cannot read {}", path.display()))?;
             Ok(text.lines().map(str::to_owned).collect())
         };
-        let (caught, hung) = (list("caught")?.len(), list("timeout")?.len());
-        Ok(Self { caught, hung, missed: list("missed")? })
+        Ok(Self { caught: list("caught")?, hung: list("timeout")?, missed: list("missed")? })
+    }
+
+    /// Takes over what a second run has noticed of those that were missed.
+    /// (Some mutants come whatever was asked for: cargo-mutants deletes fields
+    /// of expressions without looking at `--re`.)
+    fn correct(&mut self, again: &Tally) {
+        let missed = self.missed.clone();
+        let of_those = |names: &[String]| -> Vec<String> {
+            names.iter().filter(|name| missed.contains(*name)).cloned().collect()
+        };
+        self.caught.extend(of_those(&again.caught));
+        self.hung.extend(of_those(&again.hung));
+        self.missed.retain(|name| !again.caught.contains(name) && !again.hung.contains(name));
+    }
+
+    fn noticed(&self) -> usize {
+        self.caught.len() + self.hung.len()
     }
 
     fn percent(&self) -> Option<usize> {
-        let noticed = self.caught + self.hung;
-        (100 * noticed).checked_div(noticed + self.missed.len())
+        (100 * self.noticed()).checked_div(self.noticed() + self.missed.len())
     }
 }
 
@@ -146,9 +158,13 @@ fn report(tally: &Tally) -> Result<Outcome> {
     let Some(percent) = tally.percent() else {
         bail!("no mutant was tried; is the shard one of its kind, as 3/40?");
     };
-    let Tally { caught, hung, missed } = tally;
-    let viable = caught + hung + missed.len();
-    let score = format!("{percent} % of {viable} noticed: {caught} caught, {hung} never ended");
+    let missed = &tally.missed;
+    let score = format!(
+        "{percent} % of {} noticed: {} caught, {} never ended",
+        tally.noticed() + missed.len(),
+        tally.caught.len(),
+        tally.hung.len(),
+    );
     let style = if missed.is_empty() { GOOD } else { BAD };
     anstream::println!("\n  {}", paint(style, score));
     for line in missed {
@@ -178,6 +194,19 @@ mod tests {
         write("missed.txt", "");
         assert!(outcome().is_err(), "nothing was tried");
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_second_run_corrects_the_first_for_those_it_was_asked_about() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let tally = |caught: &[&str], hung: &[&str], missed: &[&str]| Tally {
+            caught: names(caught),
+            hung: names(hung),
+            missed: names(missed),
+        };
+        let mut first = tally(&["a", "b"], &[], &["c", "d", "e"]);
+        first.correct(&tally(&["c", "a"], &["d"], &["e"]));
+        assert_eq!(first, tally(&["a", "b", "c"], &["d"], &["e"]));
     }
 
     #[test]
