@@ -13,6 +13,7 @@ use alloc::boxed::Box;
 use arrayvec::ArrayVec;
 use core::convert::Infallible;
 use hyp::addr::{FRAME_SIZE, PfnRange};
+use hyp::entropy::Entropy;
 use hyp::machine::MAX_CPUS;
 use hyp::memory::{BootMemory, FrameEntry};
 use hyp::{HostPlatform, Hypervisor};
@@ -37,6 +38,7 @@ struct Prepared {
     stage1: Stage1,
     kernel: u64,
     tree: u64,
+    entropy: Option<Entropy>,
     #[cfg(feature = "oracle")]
     oracle: Option<platform::command_line::Oracle>,
 }
@@ -82,7 +84,9 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
     unsafe { heap::initialise(layout.heap) }
 
     let kept = [own, entry::image()];
-    let host_tree = host_tree::write::<QemuVirt>(firmware_tree, &info, &kept)?;
+    let random = info.seed.as_ref().map(|seed| Entropy::new(&seed.bytes));
+    let host_seed = random.as_ref().map(|(_, seed)| &seed[..]);
+    let host_tree = host_tree::write::<QemuVirt>(firmware_tree, &info, &kept, host_seed)?;
     let stage1 = build_stage1(&info, &layout, &redistributors)?;
     describe_cpus(&info, &layout, &redistributors, stage1.root());
     info!(
@@ -93,7 +97,7 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
         own.size() / 1024,
         own.start(),
     );
-    host::replace_tree(tree, tree_size, &host_tree)?;
+    host::replace_tree(tree, tree_size, &host_tree, info.seed.as_ref())?;
 
     let prepared = Box::new(Prepared {
         own: [frame_range("bouncer's memory", own)?, frame_range("bouncer's image", kept[1])?],
@@ -105,6 +109,7 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
         kernel: info.kernel.range.start(),
         tree,
         stage1,
+        entropy: random.map(|(entropy, _)| entropy),
         #[cfg(feature = "oracle")]
         oracle: oracle(&info.command_line),
     });
@@ -126,7 +131,7 @@ extern "C" fn finish(prepared: u64) -> ! {
     #[cfg(feature = "oracle")]
     let asked = prepared.oracle;
     let Prepared {
-        ram, host_mmio, own, pool, layout, redistributors, stage1, kernel, tree, ..
+        ram, host_mmio, own, pool, layout, redistributors, stage1, kernel, tree, entropy, ..
     } = *prepared;
     let mut rd_frames = [None; MAX_CPUS];
     for (slot, &frame) in rd_frames.iter_mut().zip(&redistributors) {
@@ -143,6 +148,9 @@ extern "C" fn finish(prepared: u64) -> ! {
     let platform = HostPlatform { redistributors: rd_frames };
     match Hypervisor::new(machine, frames, &memory, platform) {
         Ok(hypervisor) => {
+            if let Some(entropy) = entropy {
+                hypervisor.set_entropy(entropy);
+            }
             #[cfg(feature = "oracle")]
             choose_oracle(&hypervisor, asked);
             cpu::HYPERVISOR.call_once(|| hypervisor)

@@ -6,7 +6,7 @@ use crate::{entry, sysreg};
 use core::arch::asm;
 use hyp::addr::ADDRESS_BITS;
 use platform::parse::{TREE_HEADER_SIZE, tree_size};
-use platform::{BootError, BootInfo, image};
+use platform::{BootError, BootInfo, Seed, image};
 
 /// Devices end and RAM may begin here.
 const RAM_START: u64 = 1 << 30;
@@ -53,7 +53,12 @@ pub(crate) fn image_header(info: &BootInfo) -> Result<[u8; image::HEADER_SIZE], 
 ///
 /// # Errors
 /// [`BootError::HostTreeTooLong`].
-pub(crate) fn replace_tree(address: u64, old_size: usize, tree: &[u8]) -> Result<(), BootError> {
+pub(crate) fn replace_tree(
+    address: u64,
+    old_size: usize,
+    tree: &[u8],
+    seed: Option<&Seed>,
+) -> Result<(), BootError> {
     if tree.len() > old_size {
         return Err(BootError::HostTreeTooLong);
     }
@@ -61,6 +66,14 @@ pub(crate) fn replace_tree(address: u64, old_size: usize, tree: &[u8]) -> Result
     // new tree is on the heap, so they do not overlap.
     unsafe { core::ptr::copy_nonoverlapping(tree.as_ptr(), address as *mut u8, tree.len()) }
     clean(address, tree.len());
+    // What the new tree does not cover of the firmware's random bytes.
+    let hidden = seed.map_or(0..0, |seed| seed.place.start.max(tree.len())..seed.place.end);
+    if !hidden.is_empty() {
+        let start = address + hidden.start as u64;
+        // SAFETY: inside the old tree, behind the new one.
+        unsafe { core::ptr::write_bytes(start as *mut u8, 0, hidden.len()) }
+        clean(start, hidden.len());
+    }
     Ok(())
 }
 

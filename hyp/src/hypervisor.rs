@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::abi;
 use crate::addr::PfnRange;
+use crate::entropy::{self, Entropy};
 use crate::error::Error;
 use crate::event::{Event, EventKind, EventLog};
 use crate::host::power::HostPower;
@@ -45,6 +46,7 @@ pub struct Hypervisor<M> {
     /// How often each slot has been locked to change its VM.
     changes: [AtomicU32; abi::MAX_VMS],
     events: Mutex<EventLog>,
+    entropy: Mutex<Option<Entropy>>,
     pub(crate) power: HostPower,
     pub(crate) stats: MachineStats,
     #[cfg(feature = "oracle")]
@@ -77,6 +79,7 @@ impl<M: Machine> Hypervisor<M> {
             slots: [const { Mutex::new(Slot { generation: 0, vm: Vec::new() }) }; abi::MAX_VMS],
             changes: [const { AtomicU32::new(0) }; abi::MAX_VMS],
             events: Mutex::new(EventLog::new()),
+            entropy: Mutex::new(None),
             power: HostPower::new(),
             stats: MachineStats::new(),
         }
@@ -277,6 +280,22 @@ impl<M: Machine> Hypervisor<M> {
             slot.vm = Vec::new();
         }
         Ok(left)
+    }
+
+    /// Gives guests random numbers from now on.
+    pub fn set_entropy(&self, entropy: Entropy) {
+        *self.entropy.lock() = Some(entropy);
+    }
+
+    /// Are there random numbers for guests?
+    pub(crate) fn has_entropy(&self) -> bool {
+        self.entropy.lock().is_some()
+    }
+
+    /// Random bytes; zeros if there are none.
+    pub(crate) fn random(&self) -> [u8; entropy::SIZE] {
+        let time = self.machine.counter();
+        self.entropy.lock().as_mut().map_or([0; entropy::SIZE], |entropy| entropy.answer(time))
     }
 
     /// Records a refusal.

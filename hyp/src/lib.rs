@@ -14,6 +14,7 @@ extern crate std;
 
 pub mod abi;
 pub mod addr;
+pub mod entropy;
 pub mod error;
 pub mod event;
 pub mod exception;

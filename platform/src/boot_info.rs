@@ -52,7 +52,21 @@ pub struct BootInfo {
     pub ramdisk: Option<Module>,
     /// bouncer's own command line.
     pub command_line: ArrayString<COMMAND_LINE_SIZE>,
+    /// Random bytes from the firmware (`/chosen/rng-seed`), bouncer's alone.
+    pub seed: Option<Seed>,
 }
+
+/// Random bytes in the firmware's tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seed {
+    /// The bytes, as many as bouncer uses.
+    pub bytes: ArrayVec<u8, MAX_SEED>,
+    /// Where all of them are, in bytes from the start of the tree.
+    pub place: core::ops::Range<usize>,
+}
+
+/// Most bytes of seed that are used.
+pub const MAX_SEED: usize = 64;
 
 /// Why bouncer cannot start on this machine. The text says what to do.
 #[derive(PartialEq, Eq, Debug)]

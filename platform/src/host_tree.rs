@@ -20,7 +20,8 @@ use vm_fdt::FdtWriter;
 const MAX_DEPTH: usize = 16;
 
 /// Writes the host's tree, from the firmware's `tree` of a board `P`, without
-/// the page-aligned memory in `kept`.
+/// the page-aligned memory in `kept` and with `seed` instead of the firmware's
+/// random bytes.
 ///
 /// # Errors
 /// [`BootError::HostTree`], or [`BootError::TooMany`] pieces of memory.
@@ -28,6 +29,7 @@ pub fn write<P: Platform>(
     tree: Tree<'_>,
     info: &BootInfo,
     kept: &[ByteRange],
+    seed: Option<&[u8]>,
 ) -> Result<Vec<u8>, BootError> {
     let tree = tree.fdt();
     let mut writer = FdtWriter::new().map_err(BootError::HostTree)?;
@@ -36,7 +38,7 @@ pub fn write<P: Platform>(
     for node in tree.root().children() {
         match node.name_without_address() {
             "memory" | "reserved-memory" => {}
-            "chosen" => write_chosen(&mut writer, node, info)?,
+            "chosen" => write_chosen(&mut writer, node, info, seed)?,
             // An interrupt controller's children are its ITS or MSI frames:
             // DMA masters and doorbells that stay with bouncer.
             "intc" => copy_node(&mut writer, node, 1)?,
@@ -86,20 +88,28 @@ fn write_memory(writer: &mut FdtWriter, free: &[ByteRange]) -> Result<(), BootEr
     Ok(())
 }
 
-/// `/chosen` without the boot modules, for the host's kernel. The seeds stay:
-/// bouncer does not use them.
+/// `/chosen` without the boot modules, for the host's kernel, with a seed of
+/// its own: the firmware's is bouncer's.
 fn write_chosen(
     writer: &mut FdtWriter,
     chosen: FdtNode<'_>,
     info: &BootInfo,
+    seed: Option<&[u8]>,
 ) -> Result<(), BootError> {
     let node = writer.begin_node("chosen").map_err(BootError::HostTree)?;
-    copy_properties(writer, chosen, &["bootargs", "linux,initrd-start", "linux,initrd-end"])?;
+    copy_properties(
+        writer,
+        chosen,
+        &["bootargs", "linux,initrd-start", "linux,initrd-end", "rng-seed"],
+    )?;
     let mut result = writer.property_string("bootargs", &info.kernel.command_line);
     if let Some(ramdisk) = &info.ramdisk {
         result = result
             .and_then(|()| writer.property_u64("linux,initrd-start", ramdisk.range.start()))
             .and_then(|()| writer.property_u64("linux,initrd-end", ramdisk.range.end()));
+    }
+    if let Some(seed) = seed {
+        result = result.and_then(|()| writer.property("rng-seed", seed));
     }
     result.and_then(|()| writer.end_node(node)).map_err(BootError::HostTree)
 }

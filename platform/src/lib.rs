@@ -28,7 +28,7 @@ pub mod range;
 #[cfg(test)]
 mod test_trees;
 
-pub use boot_info::{BootError, BootInfo, Conduit, Module};
+pub use boot_info::{BootError, BootInfo, Conduit, Module, Seed};
 pub use range::ByteRange;
 
 use arrayvec::ArrayVec;

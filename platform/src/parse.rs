@@ -5,7 +5,7 @@
 //! are then taken apart here with bounds checked, so that no tree ends in a
 //! panic.
 
-use crate::boot_info::{BootError, BootInfo, COMMAND_LINE_SIZE, Conduit, Module};
+use crate::boot_info::{BootError, BootInfo, COMMAND_LINE_SIZE, Conduit, MAX_SEED, Module, Seed};
 use crate::range::ByteRange;
 use crate::{MAX_BANKS, MAX_CPUS};
 use arrayvec::{ArrayString, ArrayVec};
@@ -78,6 +78,7 @@ pub fn parse(tree: Tree<'_>) -> Result<BootInfo, BootError> {
         kernel: module(chosen, "multiboot,kernel")?.ok_or(BootError::NoKernel)?,
         ramdisk: module(chosen, "multiboot,ramdisk")?,
         command_line: text(chosen, "bootargs")?,
+        seed: seed(tree, chosen),
     })
 }
 
@@ -125,6 +126,17 @@ fn text(
     let Some(property) = node.property(name) else { return Ok(ArrayString::new()) };
     let text = property.value_as::<&str>().map_err(|_| BootError::BadProperty(name))?;
     ArrayString::from(text).map_err(|_| BootError::TooMany("characters in a command line"))
+}
+
+/// The firmware's random bytes. None, or too few to be of use, is no error.
+fn seed(tree: Fdt<'_>, chosen: FdtNode<'_>) -> Option<Seed> {
+    const LEAST: usize = 16;
+    let property = chosen.property("rng-seed")?;
+    let all = property.value();
+    let start = all.as_ptr().addr().checked_sub(tree.data().as_ptr().addr())?;
+    let used = all.get(..all.len().min(MAX_SEED)).filter(|used| used.len() >= LEAST)?;
+    let bytes = used.iter().copied().collect();
+    Some(Seed { bytes, place: start..start + all.len() })
 }
 
 fn is_device_type(node: FdtNode<'_>, kind: &str) -> bool {

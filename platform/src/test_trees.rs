@@ -6,6 +6,9 @@ use crate::range::ByteRange;
 use std::vec::Vec;
 use vm_fdt::FdtWriter;
 
+/// The firmware's random bytes.
+pub(crate) const SEED: [u8; 32] = [0x5e; 32];
+
 /// What varies from test to test.
 pub(crate) struct TestTree {
     pub(crate) banks: Vec<ByteRange>,
@@ -102,6 +105,7 @@ impl TestTree {
         let chosen = fdt.begin_node("chosen")?;
         fdt.property_string("stdout-path", "/pl011@9000000")?;
         fdt.property_string("bootargs", "log=debug")?;
+        fdt.property("rng-seed", &SEED)?;
         for (range, kind) in
             [(self.kernel, "multiboot,kernel"), (self.ramdisk, "multiboot,ramdisk")]
         {

@@ -10,6 +10,7 @@ mod hypercall;
 mod listing;
 mod mmio;
 mod power;
+mod random;
 mod rsi;
 mod sysreg;
 

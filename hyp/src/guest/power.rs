@@ -9,7 +9,8 @@ use super::exposure::HostExit;
 use super::{Outcome, Running};
 
 impl<M: Machine> Running<'_, M> {
-    /// Serves `id` if it is a power or discovery call.
+    /// Serves `id` if it is a power or discovery call, or one of the random
+    /// number generator's.
     pub(super) fn power_call(&mut self, id: u32, [a1, a2, a3]: [u64; 3]) -> Option<Outcome> {
         let low = |value: u64| value & 0xffff_ffff;
         let value = match id {
@@ -24,7 +25,7 @@ impl<M: Machine> Running<'_, M> {
             function::CPU_SUSPEND_32 | function::CPU_SUSPEND_64 => return Some(self.suspend(a1)),
             function::SYSTEM_OFF => return Some(self.shut_down(false)),
             function::SYSTEM_RESET => return Some(self.shut_down(true)),
-            _ => return None,
+            _ => return self.random_call(id, a1),
         };
         Some(self.results([value as u64, 0, 0, 0]))
     }

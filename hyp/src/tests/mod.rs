@@ -10,6 +10,7 @@ mod host_power;
 mod host_registers;
 #[cfg(feature = "oracle")]
 mod oracle;
+mod random;
 mod realm;
 mod realm_attacks;
 mod rig;

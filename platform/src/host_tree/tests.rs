@@ -9,7 +9,7 @@ const IMAGE: ByteRange = ByteRange::between(0x4020_0000, 0x4026_0000);
 
 fn written(firmware: &[u8]) -> Vec<u8> {
     let info = test_trees::read(firmware).unwrap();
-    write::<QemuVirt>(validate(firmware).unwrap(), &info, &[OWN, IMAGE]).unwrap()
+    write::<QemuVirt>(validate(firmware).unwrap(), &info, &[OWN, IMAGE], Some(&[7; 32])).unwrap()
 }
 
 #[test]
@@ -30,6 +30,7 @@ fn the_host_sees_its_memory_its_command_line_and_its_ramdisk() {
     assert_eq!(value("bootargs").value_as::<&str>(), Ok("console=ttyAMA0 quiet"));
     assert_eq!(value("linux,initrd-start").value_as::<u64>(), Ok(0x5000_0000));
     assert_eq!(value("linux,initrd-end").value_as::<u64>(), Ok(0x5123_4567));
+    assert_eq!(value("rng-seed").value(), [7; 32], "its own, not the firmware's");
     assert_eq!(chosen.children().count(), 0, "boot modules are bouncer's business");
 }
 

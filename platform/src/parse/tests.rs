@@ -73,10 +73,22 @@ fn mutated_trees_never_panic() {
                 // What is accepted must also survive being rewritten.
                 Ok(info) => {
                     let tree = validate(&mutant).unwrap();
-                    let _ = host_tree::write::<QemuVirt>(tree, &info, &[]);
+                    let _ = host_tree::write::<QemuVirt>(tree, &info, &[], None);
                 }
             }
         }
     }
     assert!(refused > 1000, "only {refused} mutants were refused");
+}
+
+#[test]
+fn the_firmwares_random_bytes_are_found_where_they_are() {
+    let tree = virt().build();
+    let seed = read(&tree).unwrap().seed.unwrap();
+    assert_eq!(seed.bytes[..], crate::test_trees::SEED);
+    assert_eq!(tree[seed.place.clone()], crate::test_trees::SEED);
+    let mut without = tree.clone();
+    let name = without.windows(9).position(|name| name == b"rng-seed\0").unwrap();
+    without[name] = b'x';
+    assert_eq!(read(&without).unwrap().seed, None);
 }

@@ -85,7 +85,7 @@ fn boot(choices: &mut Choices<'_>, tree: &[u8], info: &BootInfo) {
 /// The host's tree is one, and names no memory that is not the host's.
 fn host_sees(choices: &mut Choices<'_>, tree: &[u8], info: &BootInfo, kept: &[ByteRange]) {
     let firmware = validate(tree).expect("it was valid before");
-    let written = match host_tree::write::<QemuVirt>(firmware, info, kept) {
+    let written = match host_tree::write::<QemuVirt>(firmware, info, kept, None) {
         Ok(written) => written,
         Err(error) => return choices.note(format_args!("refused: {error}")),
     };
