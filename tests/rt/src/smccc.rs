@@ -51,6 +51,55 @@ conduit! {
     smc_imm1: "smc #1"
 }
 
+macro_rules! all_registers {
+    ($(#[$doc:meta])* $name:ident: $instruction:literal) => {
+        $(#[$doc])*
+        pub fn $name(x: &mut [u64; 18]) {
+            // SAFETY: as above; all registers the array fills are declared,
+            // and x20 holds the array's address, which every callee preserves.
+            unsafe {
+                asm!(
+                    "ldp x0, x1, [x20]",
+                    "ldp x2, x3, [x20, #16]",
+                    "ldp x4, x5, [x20, #32]",
+                    "ldp x6, x7, [x20, #48]",
+                    "ldp x8, x9, [x20, #64]",
+                    "ldp x10, x11, [x20, #80]",
+                    "ldp x12, x13, [x20, #96]",
+                    "ldp x14, x15, [x20, #112]",
+                    "ldp x16, x17, [x20, #128]",
+                    $instruction,
+                    "stp x0, x1, [x20]",
+                    "stp x2, x3, [x20, #16]",
+                    "stp x4, x5, [x20, #32]",
+                    "stp x6, x7, [x20, #48]",
+                    "stp x8, x9, [x20, #64]",
+                    "stp x10, x11, [x20, #80]",
+                    "stp x12, x13, [x20, #96]",
+                    "stp x14, x15, [x20, #112]",
+                    "stp x16, x17, [x20, #128]",
+                    in("x20") x.as_mut_ptr(),
+                    out("x0") _, out("x1") _, out("x2") _, out("x3") _, out("x4") _,
+                    out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+                    out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _,
+                    out("x15") _, out("x16") _, out("x17") _,
+                    options(nostack)
+                );
+            }
+        }
+    };
+}
+
+all_registers! {
+    /// HVC #0 with x0 to x17, and what they are afterwards.
+    hvc_all: "hvc #0"
+}
+all_registers! {
+    /// SMC #0 with x0 to x17, and what they are afterwards: for calls that
+    /// use more registers than version 1.1 has (DEN0028, from version 1.2).
+    smc_all: "smc #0"
+}
+
 /// HVC #0 as [`hvc`], that also says which of x4 to x17 changed: bit n of the
 /// second result is set if xn did.
 pub fn hvc_audit(function: u64, a: [u64; 7]) -> ([u64; 4], u32) {
@@ -61,36 +110,7 @@ pub fn hvc_audit(function: u64, a: [u64; 7]) -> ([u64; 4], u32) {
         *register = 0x5afe_5afe_0000_0000 | index as u64;
     }
     let before = x;
-    // SAFETY: as `hvc`; all registers the array fills are declared, and x20
-    // holds the array's address, which every callee preserves.
-    unsafe {
-        asm!(
-            "ldp x0, x1, [x20]",
-            "ldp x2, x3, [x20, #16]",
-            "ldp x4, x5, [x20, #32]",
-            "ldp x6, x7, [x20, #48]",
-            "ldp x8, x9, [x20, #64]",
-            "ldp x10, x11, [x20, #80]",
-            "ldp x12, x13, [x20, #96]",
-            "ldp x14, x15, [x20, #112]",
-            "ldp x16, x17, [x20, #128]",
-            "hvc #0",
-            "stp x0, x1, [x20]",
-            "stp x2, x3, [x20, #16]",
-            "stp x4, x5, [x20, #32]",
-            "stp x6, x7, [x20, #48]",
-            "stp x8, x9, [x20, #64]",
-            "stp x10, x11, [x20, #80]",
-            "stp x12, x13, [x20, #96]",
-            "stp x14, x15, [x20, #112]",
-            "stp x16, x17, [x20, #128]",
-            in("x20") x.as_mut_ptr(),
-            out("x0") _, out("x1") _, out("x2") _, out("x3") _, out("x4") _, out("x5") _,
-            out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _,
-            out("x12") _, out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _,
-            options(nostack)
-        );
-    }
+    hvc_all(&mut x);
     let changed = (4..18).filter(|index| x[*index] != before[*index]).map(|index| 1 << index).sum();
     ([x[0], x[1], x[2], x[3]], changed)
 }

@@ -14,6 +14,7 @@ mod interrupts;
 mod pci;
 mod pkvm;
 mod raw_device;
+mod realm;
 mod secrets;
 mod share_hal;
 mod smp;
@@ -59,7 +60,8 @@ fn main(dtb: usize) -> ! {
         // Nobody has said where a console is.
         psci::shutdown()
     };
-    if dt::psci_method(&tree) == Some("smc") {
+    let by_smc = dt::psci_method(&tree) == Some("smc");
+    if by_smc {
         psci::set_conduit(psci::Conduit::Smc);
     }
     let uart = dt::device(&tree, "arm,pl011", 0).map_or(0, |(base, _)| base);
@@ -75,11 +77,11 @@ fn main(dtb: usize) -> ! {
     let spare = heap_end.next_multiple_of(4096).min(spare_end)..spare_end;
 
     // Protection first: the console's page is the host's to serve only once it
-    // has been granted.
-    let protection = pkvm::start(uart);
+    // has been granted. (A realm's console is from the start.)
+    let protection = if by_smc { realm::start(&ram) } else { pkvm::start(uart) };
     rt::console::init(uart);
     let Some(protection) = protection else {
-        fail("no protection", "no pKVM hypervisor answers; start this guest with bouncer")
+        fail("no protection", "neither pKVM nor RSI answers; start this guest with bouncer")
     };
     let (Some((gicd, _)), Some((gicr, _))) =
         (dt::device(&tree, "arm,gic-v3", 0), dt::device(&tree, "arm,gic-v3", 1))
@@ -116,6 +118,7 @@ fn play(machine: &Machine) -> ! {
         "driver" => hostile_driver::play(machine),
         "secrets" => secrets::keep(machine),
         "lend" => secrets::lend(machine),
+        "realm" => realm::tell(machine),
         "idle" => secrets::hold_for_ever(true),
         "spin" => secrets::hold_for_ever(false),
         "smp" => smp::start_all(machine),
@@ -123,7 +126,7 @@ fn play(machine: &Machine) -> ! {
         "fault" => checks::die(machine),
         _ => fail(
             "unknown scenario",
-            "use story, hostile, driver, secrets, lend, idle, spin, smp, bench or fault",
+            "use story, hostile, driver, secrets, lend, realm, idle, spin, smp, bench or fault",
         ),
     };
     println!("@guest result={}", if passed { "pass" } else { "fail" });

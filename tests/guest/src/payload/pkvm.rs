@@ -11,6 +11,8 @@ pub(crate) struct Protection {
     pub(crate) ranges: bool,
     /// MMIO pages are granted one by one.
     pub(crate) guard: bool,
+    /// The calls are a realm's, and a shared page is at its alias.
+    pub(crate) realm: bool,
 }
 
 fn call(function: u32, a: u64, b: u64) -> [u64; 4] {
@@ -52,7 +54,7 @@ pub(crate) fn start(uart: usize) -> Option<Protection> {
             return None;
         }
     }
-    Some(Protection { ranges: info[1] & 1 != 0, guard })
+    Some(Protection { ranges: info[1] & 1 != 0, guard, realm: false })
 }
 
 /// MEM_SHARE; the signed result code and pages done.

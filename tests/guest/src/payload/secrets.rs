@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::pkvm::{mem_share, mem_unshare};
-use super::{Machine, interrupts, yes};
+use super::{Machine, interrupts, realm, yes};
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use guest::secret;
@@ -111,6 +111,17 @@ pub(crate) fn hold_for_ever(wait: bool) -> ! {
     }
 }
 
+/// Shares a page or takes it back: the code, and where the page is then.
+type Step = fn(u64) -> (i64, u64);
+
+fn in_place(page: u64) -> (i64, u64) {
+    (mem_share(page, 1).0, page)
+}
+
+fn back_in_place(page: u64) -> (i64, u64) {
+    (mem_unshare(page, 1).0, page)
+}
+
 /// Text of the lent page.
 const GREETING: &[u8; 16] = b"lent by a guest.";
 
@@ -120,21 +131,25 @@ pub(crate) fn lend(machine: &Machine) -> bool {
     let milliseconds =
         machine.argument("lend_ms").and_then(|word| word.parse().ok()).unwrap_or(1000).min(60_000);
     let address = LENT.0.get();
-    let read = || {
-        // SAFETY: the page is alive for ever; the host may write it, so it is
-        // read as volatile bytes.
+    let (share, unshare) = match machine.protection.realm {
+        true => (realm::share as Step, realm::unshare as Step),
+        false => (in_place as Step, back_in_place as Step),
+    };
+    let read = |view: u64| {
+        // SAFETY: the page is alive for ever, here or at its alias; the host
+        // may write it, so it is read as volatile bytes.
         core::array::from_fn::<u8, 16, _>(|index| unsafe {
-            address.cast::<u8>().add(index).read_volatile()
+            (view as *const u8).add(index).read_volatile()
         })
     };
     // SAFETY: this page is used here alone.
     unsafe { address.cast::<[u8; 16]>().write_volatile(*GREETING) };
     println!("@guest lend state=private ipa={address:p}");
-    let (shared, _) = mem_share(address as u64, 1);
+    let (shared, view) = share(address as u64);
     println!("@guest lend state=shared ipa={address:p} code={shared}");
-    let answered = interrupts::wait(milliseconds, || read() != *GREETING);
-    let (unshared, _) = mem_unshare(address as u64, 1);
-    let kept = read();
+    let answered = interrupts::wait(milliseconds, || read(view) != *GREETING);
+    let (unshared, view) = unshare(address as u64);
+    let kept = read(view);
     println!(
         "@guest lend state=returned ipa={address:p} code={unshared} answered={} text={}",
         yes(answered),
@@ -145,7 +160,7 @@ pub(crate) fn lend(machine: &Machine) -> bool {
     timer::set(timer::now() + timer::ticks(1000 * milliseconds.min(200)));
     let before = interrupts::timer_taken();
     cpu::wait_until(|| interrupts::timer_taken() != before);
-    let stable = read() == kept;
+    let stable = read(view) == kept;
     println!("@guest lend state=checked stable={}", yes(stable));
     shared == 0 && unshared == 0 && stable
 }

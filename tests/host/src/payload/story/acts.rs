@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use host::bouncer::Handle;
+use hyp::abi;
 use rt::println;
 
 use super::{BOUNCE_PAGES, LIFE, Stage, payload};
@@ -85,8 +86,9 @@ impl Stage<'_> {
             findings.extend(attacks::memory::reach(pfn, Owner::Guest, &place));
         }
         findings.push(attacks::memory::translate(secret));
-        let early = vm.count_said("@guest secret intact=") == 0;
-        run::until(PATIENCE, || vm.end() != end::NOT_YET);
+        let looked = || vm.count_said("@guest secret intact=") != 0;
+        let early = !looked();
+        run::until(PATIENCE, || looked() || vm.end() != end::NOT_YET);
         self.judge_secret(vm, early, &mut findings);
         self.report_all(findings);
     }
@@ -137,11 +139,50 @@ impl Stage<'_> {
         }
         run::until(PATIENCE, || vm.said("@guest lend state=returned").is_some());
         let findings = attacks::lent::after_return(pfn);
-        run::until(PATIENCE, || vm.end() != end::NOT_YET);
+        let checked = || vm.said("@guest lend state=checked").is_some();
+        run::until(PATIENCE, || checked() || vm.end() != end::NOT_YET);
         if vm.said("@guest lend state=checked stable=yes").is_none() {
             self.fail("the page changed after the guest took it back");
         }
         self.report_all(findings);
+    }
+
+    /// Act five: a guest that speaks Arm CCA's RSI. It keeps a secret, lends a
+    /// page at its alias, and attacks.
+    pub(super) fn realm(&mut self) {
+        let scenario = "realm secret_ms=600";
+        let Some(vm) = self.build_with(abi::CREATE_RSI, "no-device", scenario, 1, Vec::new())
+        else {
+            return;
+        };
+        run::admit(Arc::clone(&vm));
+        let heard = |word: &str| {
+            run::until(PATIENCE, || vm.said(word).is_some() || vm.end() != end::NOT_YET);
+            vm.said(word).is_some()
+        };
+        if heard("@guest secret planted=yes") {
+            self.reach_for_secret(&vm);
+        }
+        if heard("@guest lend state=shared") {
+            self.hold_on_to(&vm);
+        }
+        if !run::until(LIFE, || vm.end() != end::NOT_YET) || vm.said("@guest result=pass").is_none()
+        {
+            self.fail("the realm did not say that all is well");
+        }
+        run::retire(&vm);
+        self.report_told(&vm);
+        self.bury(vm);
+    }
+
+    /// Reports what a guest told of its own attempts, in its name.
+    fn report_told(&mut self, vm: &Vm) {
+        let told: Vec<Finding> =
+            vm.words.lock().iter().filter_map(|line| guest_finding(line)).collect();
+        if told.is_empty() {
+            self.fail("the hostile guest attacked nothing");
+        }
+        self.report_all(told);
     }
 
     /// Act three, third guest: it spins with its marker in every register, and
@@ -211,12 +252,7 @@ impl Stage<'_> {
             self.fail("the hostile guest did not end");
         }
         run::retire(&vm);
-        let told: Vec<Finding> =
-            vm.words.lock().iter().filter_map(|line| guest_finding(line)).collect();
-        if told.is_empty() {
-            self.fail("the hostile guest attacked nothing");
-        }
-        self.report_all(told);
+        self.report_told(&vm);
         self.bury(vm);
     }
 }

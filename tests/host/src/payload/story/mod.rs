@@ -3,8 +3,8 @@
 //! Act one: the host alone attacks what it can reach without a guest. Act two:
 //! a guest uses its disk through the bounce BAR, then another through shared
 //! pages. Act three: guests that keep a secret, lend a page and spin, while
-//! the host attacks them. Act four: a hostile guest. After each guest its
-//! memory must come back wiped.
+//! the host attacks them. Act four: a hostile guest. Act five: a realm, which
+//! does all three. After each guest its memory must come back wiped.
 
 mod acts;
 mod survey;
@@ -115,6 +115,7 @@ impl Stage<'_> {
             self.lent();
             self.spinning();
             self.hostile();
+            self.realm();
         }
     }
 
@@ -144,6 +145,18 @@ impl Stage<'_> {
         vcpus: u64,
         devices: Vec<DevicePlan>,
     ) -> Option<Arc<Vm>> {
+        self.build_with(0, policy, scenario, vcpus, devices)
+    }
+
+    /// The same, with flags of VM_CREATE.
+    fn build_with(
+        &mut self,
+        flags: u64,
+        policy: &str,
+        scenario: &str,
+        vcpus: u64,
+        devices: Vec<DevicePlan>,
+    ) -> Option<Arc<Vm>> {
         let shared = policy == "shared-pages";
         let mut bootargs =
             format!("scenario={scenario} dma={}", if shared { "shared" } else { "bounce" });
@@ -156,6 +169,7 @@ impl Stage<'_> {
         }
         let plan = Plan {
             policy: if shared { abi::POLICY_SHARED_PAGES } else { abi::POLICY_BOUNCE_BAR },
+            flags,
             vcpus,
             bootargs,
             devices,

@@ -210,6 +210,10 @@ impl Vm {
         free: &Mutex<FreeFrames>,
         ipa: u64,
     ) -> Result<(), Problem> {
+        // An alias that wants a table.
+        if self.is_realm() && ipa & super::ALIAS != 0 {
+            return self.top_up(free);
+        }
         let pfn = self.frame_of(ipa).ok_or(no_memory("memory fault outside RAM"))?;
         if BOUNCER.frame_state(pfn) != Ok(0) {
             return Ok(());
