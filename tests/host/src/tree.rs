@@ -24,6 +24,9 @@ pub struct Guest<'a> {
     pub conduit: Conduit,
     /// Where its ramdisk is in guest memory, if it has one.
     pub initrd: Option<(u64, u64)>,
+    /// First byte and bytes of RAM that its PCI devices' buffers are to lie
+    /// in. A kernel that speaks pKVM shares this pool, and bounces through it.
+    pub dma_pool: Option<(u64, u64)>,
 }
 
 /// How a guest calls EL2.
@@ -38,6 +41,7 @@ pub enum Conduit {
 const GIC: u32 = 1;
 const MSI: u32 = 2;
 const CLOCK: u32 = 3;
+const DMA_POOL: u32 = 4;
 /// Interrupt kinds and flags of the GIC binding.
 const SPI: u32 = 0;
 const PPI: u32 = 1;
@@ -63,11 +67,12 @@ pub fn build(guest: Guest<'_>) -> Result<Vec<u8>, Error> {
     fdt.property_string("model", "bouncer protected guest")?;
     chosen(&mut fdt, guest)?;
     memory(&mut fdt, guest)?;
+    dma_pool(&mut fdt, guest)?;
     cpus(&mut fdt, guest)?;
     timer(&mut fdt)?;
     gic(&mut fdt, guest)?;
     uart(&mut fdt)?;
-    pci(&mut fdt)?;
+    pci(&mut fdt, guest)?;
     fdt.end_node(root)?;
     fdt.finish()
 }
@@ -88,6 +93,20 @@ fn memory(fdt: &mut FdtWriter, guest: Guest<'_>) -> Result<(), Error> {
     fdt.property_string("device_type", "memory")?;
     fdt.property_array_u64("reg", &[layout::RAM, guest.ram_bytes])?;
     fdt.end_node(node)
+}
+
+fn dma_pool(fdt: &mut FdtWriter, guest: Guest<'_>) -> Result<(), Error> {
+    let Some((start, bytes)) = guest.dma_pool else { return Ok(()) };
+    let parent = fdt.begin_node("reserved-memory")?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_null("ranges")?;
+    let node = fdt.begin_node(&format!("restricted-dma@{start:x}"))?;
+    fdt.property_string("compatible", "restricted-dma-pool")?;
+    fdt.property_array_u64("reg", &[start, bytes])?;
+    fdt.property_phandle(DMA_POOL)?;
+    fdt.end_node(node)?;
+    fdt.end_node(parent)
 }
 
 fn cpus(fdt: &mut FdtWriter, guest: Guest<'_>) -> Result<(), Error> {
@@ -177,7 +196,7 @@ fn uart(fdt: &mut FdtWriter) -> Result<(), Error> {
     fdt.end_node(node)
 }
 
-fn pci(fdt: &mut FdtWriter) -> Result<(), Error> {
+fn pci(fdt: &mut FdtWriter, guest: Guest<'_>) -> Result<(), Error> {
     let node = fdt.begin_node(&format!("pcie@{:x}", layout::ECAM))?;
     fdt.property_string("compatible", "pci-host-ecam-generic")?;
     fdt.property_string("device_type", "pci")?;
@@ -188,6 +207,9 @@ fn pci(fdt: &mut FdtWriter) -> Result<(), Error> {
     fdt.property_array_u32("bus-range", &[0, (layout::ECAM_SIZE >> 20) as u32 - 1])?;
     fdt.property_array_u64("reg", &[layout::ECAM, layout::ECAM_SIZE])?;
     fdt.property_null("dma-coherent")?;
+    if guest.dma_pool.is_some() {
+        fdt.property_u32("memory-region", DMA_POOL)?;
+    }
     let mut ranges = Vec::new();
     for (kind, base, size) in [
         (PCI_MEMORY_32, layout::PCI_MEM32, layout::PCI_MEM32_SIZE),
@@ -233,6 +255,7 @@ mod tests {
             bootargs: "scenario=secrets",
             conduit: Conduit::Smc,
             initrd: Some((0x4200_0000, 0x4230_0123)),
+            dma_pool: Some((0x40c0_0000, 4 << 20)),
         };
         let blob = build(guest).unwrap();
         let tree = fdt::Fdt::new(&blob).unwrap();
@@ -244,6 +267,10 @@ mod tests {
         assert_eq!(region.starting_address as u64, layout::RAM);
         assert_eq!(region.size, Some(16 << 20));
         let pci = tree.find_compatible(&["pci-host-ecam-generic"]).unwrap();
+        let pool = tree.find_compatible(&["restricted-dma-pool"]).unwrap();
+        assert_eq!(rt::dt::reg(&pool, 0), Some((0x40c0_0000, 4 << 20)));
+        let handle = |property: Option<fdt::node::NodeProperty<'_>>| property.unwrap().as_usize();
+        assert_eq!(handle(pci.property("memory-region")), handle(pool.property("phandle")));
         assert_eq!(pci.property("interrupt-map").unwrap().value.len(), 16 * 10 * 4);
     }
 }

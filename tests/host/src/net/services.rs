@@ -13,7 +13,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 const ECHO: u16 = 7;
 const DIGEST: u16 = 9000;
 /// Connections to each at a time.
-const CONNECTIONS: usize = 2;
+const CONNECTIONS: usize = 8;
 /// Bytes of each direction's buffer.
 const BUFFER: usize = 16 * 1024;
 

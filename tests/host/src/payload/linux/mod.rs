@@ -28,6 +28,10 @@ use files::Files;
 /// milliseconds: an interrupt of the UART's ends a wait, not this.
 const LOOK: u64 = 20;
 
+/// The pool through which a kernel that speaks pKVM bounces: enough for the
+/// devices' rings and a deep queue of the disk's.
+const DMA_POOL: u64 = 16 << 20;
+
 /// Runs the guest, and again after each of its resets; true if it ended as
 /// it was meant to.
 pub(super) fn run(mut machine: Machine) -> bool {
@@ -131,6 +135,7 @@ fn plan<'a>(options: &Options, files: &mut Files, seed: &[u8]) -> Result<Plan<'a
     Ok(Plan {
         image: Part { at: load.kernel, bytes: files.kernel },
         initrd: Part { at: load.initrd, bytes: files.initrd },
+        dma_pool: if options.abi == Abi::Pkvm && devices.any() { DMA_POOL } else { 0 },
         on_demand: 0,
         flags: match options.abi {
             Abi::Rsi => abi::CREATE_RSI,

@@ -271,6 +271,7 @@ fn payload(image: &[u8]) -> Plan<'_> {
     Plan {
         image: Part { at: TREE_ROOM, bytes: image },
         initrd: Part { at: 0, bytes: &[] },
+        dma_pool: 0,
         on_demand: ON_DEMAND,
         flags: 0,
         check_measurement: true,

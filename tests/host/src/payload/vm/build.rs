@@ -40,6 +40,9 @@ pub(in crate::payload) struct Plan<'a> {
     pub(in crate::payload) image: Part<'a>,
     /// Its ramdisk, behind the image; without bytes if it has none.
     pub(in crate::payload) initrd: Part<'a>,
+    /// Bytes at the end of RAM for the buffers of its PCI devices: a kernel
+    /// that speaks pKVM shares them. 0 if it needs no such place.
+    pub(in crate::payload) dma_pool: u64,
     /// Last pages of RAM, that are donated when the guest touches them.
     pub(in crate::payload) on_demand: u64,
     /// VM_CREATE's flags: whose calls it speaks.
@@ -116,11 +119,13 @@ impl Vm {
         let initrd = plan.initrd;
         let initrd_start = layout::RAM + initrd.at;
         let initrd_range = (initrd_start, initrd_start + initrd.bytes.len() as u64);
+        let pool_start = layout::RAM + self.ram.bytes().saturating_sub(plan.dma_pool);
         let guest = tree::Guest {
             vcpus: plan.vcpus,
             ram_bytes: self.ram.bytes(),
             bootargs: &plan.bootargs,
             conduit: if self.is_realm() { Conduit::Smc } else { Conduit::Hvc },
+            dma_pool: (plan.dma_pool != 0).then_some((pool_start, plan.dma_pool)),
             initrd: (!initrd.bytes.is_empty()).then_some(initrd_range),
         };
         let blob = tree::build(guest).map_err(|_| no_memory("the guest's device tree"))?;
