@@ -232,6 +232,8 @@ fn the_msi_frame_tells_its_range_and_works_for_the_guests_cpu() {
     let mut vgic = running(1);
     let typer = vgic.msi_frame_read(8, 4) as u32;
     assert_eq!((typer >> 16 & 0x3ff, typer & 0x3ff), (MSI_INTID, MSI_COUNT));
+    assert_eq!(vgic.msi_frame_read(0xfcc, 4), 0x6200_043b, "MSI_IIDR");
+    assert_eq!(vgic.msi_frame_read(0xfcc, 8) | vgic.msi_frame_read(0xfc8, 4), 0);
     let _ = set(&mut vgic, ISENABLER, MSI_INTID + 1);
     assert!(vgic.msi_frame_write(0x40, 8, u64::from(MSI_INTID + 1)).is_empty());
     assert_eq!(vgic.msi_frame_write(0x40, 4, u64::from(MSI_INTID + 1)), only(0));
