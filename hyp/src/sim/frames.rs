@@ -153,6 +153,23 @@ fn chunk_of(gigabytes: &mut [Option<Gigabyte>; FANOUT], pfn: u64) -> &mut Chunk 
     gigabyte[second].get_or_insert_with(Chunk::new)
 }
 
+/// A frame is about to change: keeps what it is, unless that is kept already.
+fn save(saved: &mut Option<Vec<(u64, Frame)>>, pfn: u64, frame: &mut Frame) {
+    if !frame.saved
+        && let Some(saved) = saved
+    {
+        saved.push((pfn, frame.clone()));
+        frame.saved = true;
+    }
+}
+
+fn note(noted: &mut Vec<u64>, pfn: u64, frame: &mut Frame) {
+    if !frame.noted {
+        noted.push(pfn);
+        frame.noted = true;
+    }
+}
+
 static UNTOUCHED: Frame = Frame::new();
 
 impl Default for Frames {
@@ -177,31 +194,36 @@ impl Frames {
     /// The frame, to change what the watcher knows of it.
     pub(super) fn edit(&mut self, pfn: u64) -> &mut Frame {
         let frame = &mut chunk_of(&mut self.gigabytes, pfn).frames[split(pfn)[2]];
-        if let Some(saved) = &mut self.saved
-            && !frame.saved
-        {
-            saved.push((pfn, frame.clone()));
-            frame.saved = true;
-        }
+        save(&mut self.saved, pfn, frame);
         frame
     }
 
     /// The frame, to change what is in it or whether EL2 has mapped it.
     pub(super) fn change(&mut self, pfn: u64) -> &mut Frame {
-        if !self.get(pfn).noted {
-            self.noted.push(pfn);
-            self.edit(pfn).noted = true;
-        }
-        self.edit(pfn)
+        let frame = &mut chunk_of(&mut self.gigabytes, pfn).frames[split(pfn)[2]];
+        save(&mut self.saved, pfn, frame);
+        note(&mut self.noted, pfn, frame);
+        frame
     }
 
     pub(super) fn word(&self, pfn: u64, index: usize) -> u64 {
         self.get(pfn).word(index)
     }
 
-    /// Stores a word; returns the old one.
-    pub(super) fn set_word(&mut self, pfn: u64, index: usize, value: u64) -> u64 {
-        self.change(pfn).set_word(index, value)
+    pub(super) fn set_word(&mut self, pfn: u64, index: usize, value: u64) {
+        self.change(pfn).set_word(index, value);
+    }
+
+    /// Stores a word that is not cleaned to memory. Returns the old one, and
+    /// the frame.
+    pub(super) fn store(&mut self, pfn: u64, index: usize, value: u64) -> (u64, &Frame) {
+        let chunk = chunk_of(&mut self.gigabytes, pfn);
+        let frame = &mut chunk.frames[split(pfn)[2]];
+        save(&mut self.saved, pfn, frame);
+        note(&mut self.noted, pfn, frame);
+        chunk.dirty += usize::from(!frame.dirty);
+        frame.dirty = true;
+        (frame.set_word(index, value), frame)
     }
 
     pub(super) fn fill(&mut self, pfn: u64, tag: u64) {
@@ -223,6 +245,9 @@ impl Frames {
 
     /// The first dirty frame of `count` from `first` on.
     pub(super) fn first_dirty(&self, first: u64, count: u64) -> Option<u64> {
+        if count == 1 {
+            return self.get(first).dirty.then_some(first);
+        }
         let end = first + count;
         let mut next = first;
         while next < end {

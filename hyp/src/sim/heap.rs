@@ -7,7 +7,7 @@
 //! fails.
 
 use core::cell::Cell;
-use std::sync::MutexGuard;
+use spin::MutexGuard;
 
 /// What a trap did to the heap.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -25,8 +25,6 @@ pub struct HeapUse {
 struct Watch {
     /// Is a trap being handled?
     on: bool,
-    /// How deep in the simulated machine are we?
-    machine: u32,
     /// Allocations that still succeed; `None`: all.
     left: Option<u64>,
     used: HeapUse,
@@ -36,19 +34,21 @@ std::thread_local! {
     static WATCH: Cell<Watch> = const {
         Cell::new(Watch {
             on: false,
-            machine: 0,
             left: None,
             used: HeapUse { asked: 0, failed: 0, kept: 0 },
         })
     };
+    /// How deep in the simulated machine are we? Apart, because it changes
+    /// with every access.
+    static MACHINE: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Calls `trap` and tells what it did to the heap. After `left` allocations
 /// every further one fails; with `None` all succeed. A trap inside a trap (the
 /// host acts while a guest runs) is watched for itself.
 pub fn watch<R>(left: Option<u64>, trap: impl FnOnce() -> R) -> (R, HeapUse) {
-    let fresh = Watch { on: true, machine: 0, left, used: HeapUse::default() };
-    let outer = Outer(WATCH.replace(fresh));
+    let fresh = Watch { on: true, left, used: HeapUse::default() };
+    let outer = Outer(WATCH.replace(fresh), MACHINE.replace(0));
     let result = trap();
     let used = WATCH.get().used;
     drop(outer);
@@ -56,11 +56,12 @@ pub fn watch<R>(left: Option<u64>, trap: impl FnOnce() -> R) -> (R, HeapUse) {
 }
 
 /// What was watched before, and will be again, also after a panic.
-struct Outer(Watch);
+struct Outer(Watch, u32);
 
 impl Drop for Outer {
     fn drop(&mut self) {
         WATCH.set(self.0);
+        MACHINE.set(self.1);
     }
 }
 
@@ -68,7 +69,7 @@ impl Drop for Outer {
 pub fn take(bytes: usize) -> bool {
     let mut watch = WATCH.get();
     // A panic needs memory for its message.
-    if !watch.on || watch.machine > 0 || std::thread::panicking() {
+    if !watch.on || MACHINE.get() > 0 || std::thread::panicking() {
         return true;
     }
     watch.used.asked += 1;
@@ -86,7 +87,7 @@ pub fn take(bytes: usize) -> bool {
 /// An allocator gets `bytes` back.
 pub fn give(bytes: usize) {
     let mut watch = WATCH.get();
-    if watch.on && watch.machine == 0 {
+    if watch.on && MACHINE.get() == 0 {
         watch.used.kept -= bytes as i64;
         WATCH.set(watch);
     }
@@ -97,16 +98,14 @@ pub(super) struct Machine(());
 
 impl Machine {
     pub(super) fn enter() -> Self {
-        let watch = WATCH.get();
-        WATCH.set(Watch { machine: watch.machine + 1, ..watch });
+        MACHINE.set(MACHINE.get() + 1);
         Self(())
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let watch = WATCH.get();
-        WATCH.set(Watch { machine: watch.machine - 1, ..watch });
+        MACHINE.set(MACHINE.get() - 1);
     }
 }
 

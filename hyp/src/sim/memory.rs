@@ -39,6 +39,7 @@ impl Memory {
         self.frames.iter()
     }
 
+    /// A frame.
     pub(super) fn frame(&self, pfn: u64) -> &Frame {
         self.frames.get(pfn)
     }
@@ -109,12 +110,14 @@ impl Memory {
 
     pub(super) fn write_table(&mut self, pfn: u64, index: usize, value: u64) {
         self.settings.effects += 1;
-        if !self.frames.get(pfn).hyp_mapped {
+        let (old, frame) = self.frames.store(pfn, index, value);
+        if !frame.hyp_mapped {
             self.violations.push(format!("EL2 writes frame {pfn:#x}, which it has not mapped"));
         }
-        let old = self.frames.set_word(pfn, index, value);
-        self.frames.set_dirty(pfn, true);
-        self.tlbs.written(&mut self.frames, (pfn, index), (old, value), &mut self.violations);
+        if let Some(place) = frame.place {
+            let (frames, broken) = (&mut self.frames, &mut self.violations);
+            self.tlbs.written(frames, place, (pfn, index), (old, value), broken);
+        }
     }
 
     pub(super) fn zero(&mut self, pfn: u64) {
@@ -139,9 +142,7 @@ impl Memory {
         if self.frames.get(pfn).hyp_mapped || reach.len() != 1 || reach.contains(&HOST) {
             self.violations.push(format!("EL2 writes frame {pfn:#x}, which {reach:?} can reach"));
         }
-        (0..WORDS).for_each(|index| {
-            self.frames.set_word(pfn, index, word(index));
-        });
+        (0..WORDS).for_each(|index| self.frames.set_word(pfn, index, word(index)));
     }
 
     pub(super) fn make_coherent(&mut self, pfn: u64) {

@@ -54,9 +54,9 @@ use crate::trap::Trap;
 use crate::vcpu::state::VcpuState;
 use heap::Locked;
 use memory::Memory;
+use spin::Mutex;
 use std::format;
 use std::string::String;
-use std::sync::{Mutex, PoisonError};
 use std::vec::Vec;
 
 #[cfg(not(feature = "shuttle"))]
@@ -91,14 +91,14 @@ impl SimMachine {
         // Every access to the machine is a moment at which CPUs interleave.
         #[cfg(feature = "shuttle")]
         shuttle::hint::spin_loop();
-        Locked::new(self.memory.lock().unwrap_or_else(PoisonError::into_inner))
+        Locked::new(self.memory.lock())
     }
 
     /// The scripted part: CPUs, devices, firmware.
     pub fn world(&self) -> Locked<'_, World> {
         #[cfg(feature = "shuttle")]
         shuttle::hint::spin_loop();
-        Locked::new(self.world.lock().unwrap_or_else(PoisonError::into_inner))
+        Locked::new(self.world.lock())
     }
 
     /// From now on this thread is the CPU `cpu`.

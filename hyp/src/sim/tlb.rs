@@ -142,15 +142,15 @@ impl Tlbs {
         });
     }
 
-    /// A word of a table was written.
+    /// A word of a table, which hangs at `place`, was written.
     pub(super) fn written(
         &mut self,
         frames: &mut Frames,
+        place: Place,
         (table, index): (u64, usize),
         (old, new): (u64, u64),
         broken: &mut Vec<String>,
     ) {
-        let Some(place) = frames.get(table).place else { return };
         let gfn = place.entry_base(index);
         let before = decode(old, place.level);
         let after = decode(new, place.level);

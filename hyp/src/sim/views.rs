@@ -99,7 +99,7 @@ impl Hypervisor<SimMachine> {
 }
 
 /// Entries of the frame table that are compared at once.
-const PIECE: usize = 64;
+const PIECE: usize = 256;
 
 /// Are all of them the same? No branch for each: this is asked after every
 /// step of a fuzzer.
@@ -126,6 +126,12 @@ impl SimMachine {
     /// EL2 since the last call to `visit`.
     pub fn take_changes(&self, mut visit: impl FnMut(FrameView<'_>)) {
         self.memory().take_changes(|pfn, frame| visit(FrameView { pfn, frame }));
+    }
+
+    /// Hands `count` frames from `first` on to `visit`, in order.
+    pub fn view_range(&self, first: u64, count: u64, mut visit: impl FnMut(FrameView<'_>)) {
+        let memory = self.memory();
+        (first..first + count).for_each(|pfn| visit(FrameView { pfn, frame: memory.frame(pfn) }));
     }
 
     /// Hands a frame to `visit`.

@@ -26,8 +26,7 @@ fn parties(page: Page) -> (Owner, Owner) {
 }
 
 /// The frame table says of this frame what the model says.
-pub(crate) fn entry(state: &State, pfn: u64, entry: FrameEntry) -> Result<(), String> {
-    let expected = state.page(pfn);
+pub(crate) fn entry(expected: Option<Page>, pfn: u64, entry: FrameEntry) -> Result<(), String> {
     let found = (entry.owner(), entry.borrower(), entry.pins());
     let same = expected.is_some_and(|page| {
         let (owner, borrower) = parties(page);
@@ -46,14 +45,12 @@ fn is_configuration(words: &[u64; 512]) -> bool {
 
 /// A frame that is not EL2's contains what its last legal writer left, and one
 /// is mapped by EL2 exactly if it is EL2's.
-pub(crate) fn content(state: &State, frame: FrameView<'_>) -> Result<(), String> {
+pub(crate) fn content(page: Page, expected: u64, frame: FrameView<'_>) -> Result<(), String> {
     let pfn = frame.number();
-    let page = state.page(pfn);
-    let own = matches!(page, Some(Page::Hyp | Page::Table(_)));
+    let own = matches!(page, Page::Hyp | Page::Table(_));
     if own != frame.is_hyp_mapped() {
         return Err(format!("EL2's mapping of frame {pfn:#x}, which is {page:x?}"));
     }
-    let expected = state.content(pfn);
     let good = match expected {
         CONFIGURATION => frame.words().is_some_and(is_configuration),
         word => frame.tag() == Some(word),

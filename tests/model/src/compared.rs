@@ -60,20 +60,30 @@ impl Compared {
         state.take_changes(|_| ());
         let mut result = Ok(());
         let mut entries = Vec::new();
-        let mut last = 0;
+        let mut pages = state.frames();
+        let mut before = None;
         booted.hyp().view_changes(&mut entries, |pfn, entry| {
-            last = pfn.number();
-            first(&mut result, || abstraction::entry(state, last, entry));
-        });
-        for (pfn, _) in state.frames() {
-            first(&mut result, || {
-                machine.view_frame(pfn, |frame| abstraction::content(state, frame))
+            let now = pages.next();
+            let same = now.is_some_and(|(number, page)| {
+                // The same twice running needs to be looked at once.
+                let known = before.replace((page, entry)) == Some((page, entry));
+                number == pfn.number() && known
             });
+            if !same {
+                let page = now.filter(|(number, _)| *number == pfn.number()).map(|(_, page)| page);
+                first(&mut result, || abstraction::entry(page, pfn.number(), entry));
+            }
+        });
+        if let (Ok(()), Some((pfn, page))) = (&result, pages.next()) {
+            return Err(format!("the frame table ends before {pfn:#x}, which is {page:x?}"));
         }
+        let mut model = state.frames().zip(state.contents());
+        machine.view_range(state.first, entries.len() as u64, |frame| {
+            if let Some(((_, page), expected)) = model.next() {
+                first(&mut result, || abstraction::content(page, expected, frame));
+            }
+        });
         result?;
-        if state.page(last + 1).is_some() || entries.len() != state.frames().count() {
-            return Err(format!("the frame table ends with {last:#x}"));
-        }
         let host = HostTables::read(booted, state)?;
         abstraction::host(state, &host)?;
         let mut compared = Self {
@@ -104,20 +114,24 @@ impl Compared {
         let mut result = Ok(());
         machine.take_changes(|frame| {
             changed.push(frame.number());
-            if state.page(frame.number()).is_some() {
-                first(&mut result, || abstraction::content(state, frame));
+            if let Some(page) = state.page(frame.number()) {
+                let expected = state.content(frame.number());
+                first(&mut result, || abstraction::content(page, expected, frame));
             }
         });
         booted.hyp().view_changes(&mut self.entries, |pfn, entry| {
-            first(&mut result, || abstraction::entry(state, pfn.number(), entry));
+            let page = state.page(pfn.number());
+            first(&mut result, || abstraction::entry(page, pfn.number(), entry));
         });
         let mut modelled = Vec::new();
         state.take_changes(|pfn| modelled.push(pfn));
         for pfn in modelled {
             first(&mut result, || {
                 let frame = Pfn::new(pfn).ok_or("no frame")?;
-                abstraction::entry(state, pfn, booted.hyp().view_entry(frame))?;
-                machine.view_frame(pfn, |frame| abstraction::content(state, frame))
+                let page = state.page(pfn).ok_or("no RAM")?;
+                abstraction::entry(Some(page), pfn, booted.hyp().view_entry(frame))?;
+                let expected = state.content(pfn);
+                machine.view_frame(pfn, |frame| abstraction::content(page, expected, frame))
             });
         }
         result?;

@@ -265,6 +265,11 @@ impl State {
         (self.first..).zip(self.pages.iter().copied())
     }
 
+    /// The word that fills each frame, in order.
+    pub fn contents(&self) -> impl Iterator<Item = u64> + '_ {
+        self.contents.iter().copied()
+    }
+
     /// Frames that are the host's alone.
     pub fn free(&self) -> &FrameSet {
         &self.free

@@ -39,12 +39,25 @@ pub struct Report {
     pub executions: u64,
     /// Inputs per second, all jobs together.
     pub per_second: u64,
+    /// Steps of these inputs per second, all jobs together, where a checker
+    /// counts them; 0 where it does not.
+    pub steps_per_second: u64,
     /// Edges covered, as libFuzzer counts them.
     pub coverage: u64,
     /// Inputs kept because each covers something of its own.
     pub corpus: u64,
     /// Inputs that broke a rule.
     pub crashes: Vec<PathBuf>,
+}
+
+impl Report {
+    /// Its steps per second, where they are counted.
+    fn steps(&self) -> String {
+        match self.steps_per_second {
+            0 => String::new(),
+            steps => format!("  {steps} steps/s"),
+        }
+    }
 }
 
 /// Fuzzes, lists, replays or minimises, as the options say.
@@ -117,10 +130,11 @@ fn fuzz(
         let result = session::run(workspace, fuzzers, target, each, jobs)?;
         let mark = if result.crashes.is_empty() { paint(GOOD, "✓") } else { paint(BAD, "✗") };
         anstream::println!(
-            "  {mark} {:<12} {:>9} executions  {:>7}/s  coverage {:>5}  corpus {:>4}  {}",
+            "  {mark} {:<12} {:>9} executions  {:>7}/s{}  coverage {:>5}  corpus {:>4}  {}",
             target.name,
             result.executions,
             result.per_second,
+            result.steps(),
             result.coverage,
             result.corpus,
             match result.crashes.len() {

@@ -16,6 +16,8 @@ use crate::workspace::Workspace;
 
 /// Longest input, in bytes: some hundred decisions.
 const MAX_LENGTH: u32 = 512;
+/// Asks a checker that counts its steps to tell how many it makes a second.
+const STEPS: &str = "BOUNCER_FUZZ_STEPS";
 /// A single input that takes longer than this is a finding, in seconds.
 const TIMEOUT: u32 = 20;
 
@@ -24,6 +26,7 @@ const TIMEOUT: u32 = 20;
 struct Progress {
     executions: u64,
     per_second: u64,
+    steps_per_second: u64,
     coverage: u64,
     corpus: u64,
     crash: Option<PathBuf>,
@@ -51,6 +54,8 @@ impl Progress {
             }
         } else if let Some(count) = line.strip_prefix("stat::number_of_executed_units:") {
             self.executions = count.trim().parse().unwrap_or(self.executions);
+        } else if let Some(rate) = line.strip_prefix("stat::steps_per_second:") {
+            self.steps_per_second = rate.trim().parse().unwrap_or(self.steps_per_second);
         } else if self.said.len() < 200 {
             self.said.push(line.to_owned());
         }
@@ -155,7 +160,7 @@ fn command(
     let corpus = workspace.folder(&format!("fuzz/corpus/{}", target.name))?;
     let crashes = workspace.folder(&format!("fuzz/crashes/{}", target.name))?;
     let mut command = Command::new(fuzzers.path(target));
-    command.env("RUST_BACKTRACE", "0").args(["-print_final_stats=1", "-reload=1"]);
+    command.env("RUST_BACKTRACE", "0").env(STEPS, "1").args(["-print_final_stats=1", "-reload=1"]);
     command.arg(format!("-max_total_time={}", time.as_secs().max(1)));
     command.arg(format!("-max_len={MAX_LENGTH}")).arg(format!("-timeout={TIMEOUT}"));
     command.arg(format!("-artifact_prefix={}/", crashes.display()));
@@ -175,10 +180,11 @@ fn live_line(target: &Target, jobs: &[Job], start: Instant, time: Duration) -> S
     let report = sum(target, jobs, start);
     let left = time.saturating_sub(start.elapsed()).as_secs();
     format!(
-        "{:<12} {} executions  {}/s  coverage {}  corpus {}  crashes {}  {left} s left",
+        "{:<12} {} executions  {}/s{}  coverage {}  corpus {}  crashes {}  {left} s left",
         target.name,
         report.executions,
         report.per_second,
+        report.steps(),
         report.coverage,
         report.corpus,
         report.crashes.len()
@@ -194,6 +200,7 @@ fn sum(target: &Target, jobs: &[Job], start: Instant) -> Report {
     for progress in jobs.iter().map(Job::progress) {
         report.executions += progress.executions;
         report.per_second += progress.per_second;
+        report.steps_per_second += progress.steps_per_second;
         report.coverage = report.coverage.max(progress.coverage);
         report.corpus = report.corpus.max(progress.corpus);
         report.crashes.extend(progress.crash);
@@ -242,6 +249,8 @@ mod tests {
         assert_eq!((progress.coverage, progress.corpus), (10, 4));
         progress.hear("stat::number_of_executed_units: 4194400");
         assert_eq!(progress.executions, 4_194_400);
+        progress.hear("stat::steps_per_second: 31415");
+        assert_eq!((progress.steps_per_second, progress.said.len()), (31_415, 1));
         assert_eq!(progress.crash, None);
         progress.hear("artifact_prefix='/x/'; Test unit written to /x/crash-0123");
         assert_eq!(progress.crash, Some(PathBuf::from("/x/crash-0123")));

@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod boot_input;
+mod steps;
 mod sysreg_exit;
 mod virtqueue;
 
@@ -48,7 +49,7 @@ pub fn hypercalls(data: &[u8]) {
     let events = Sequence::from_bytes(data).events;
     match sequence::run(&events) {
         Ok(_) if listing() => events.iter().for_each(|event| println!("  {event:x?}")),
-        Ok(_) => {}
+        Ok(stats) => steps::count(stats.traps + stats.guest_traps),
         Err(failure) => panic!("{failure}"),
     }
 }
