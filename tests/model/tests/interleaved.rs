@@ -61,6 +61,33 @@ fn quiet(booted: &Booted) {
     assert_eq!(booted.hyp().machine().take_violations(), Vec::<String>::new());
 }
 
+/// The scheduler is worth its name: it switches between two stores to a table,
+/// and between two accesses to what is not memory, where there is no lock.
+#[test]
+fn another_cpu_can_come_between_any_two_accesses() {
+    static BETWEEN: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
+    let scenario = || {
+        let booted = Arc::new(Booted::new().unwrap());
+        let table = booted.layout.hyp[0].start();
+        let other = booted.clone();
+        let storing = thread::spawn(move || {
+            let machine = other.hyp().machine();
+            machine.write_word(table, 0, 2);
+            machine.write_word(table, 1, 2);
+            machine.world().counter = 1;
+            machine.world().timer_line = true;
+        });
+        let machine = booted.hyp().machine();
+        let words = [1, 0].map(|index| machine.read_word(table, index));
+        let (line, counter) = (machine.timer_line(), machine.counter());
+        BETWEEN[0].fetch_or(words == [0, 2], Ordering::SeqCst);
+        BETWEEN[1].fetch_or(!line && counter == 1, Ordering::SeqCst);
+        storing.join().unwrap();
+    };
+    check(scenario);
+    assert!(BETWEEN.iter().all(|seen| seen.load(Ordering::SeqCst)), "{BETWEEN:?}");
+}
+
 #[test]
 fn a_donated_frame_is_zero_whatever_the_host_stores_meanwhile() {
     let scenario = || {
