@@ -3,7 +3,7 @@
 
 use super::{Rule, Violation, check_frames, check_guest};
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
-use crate::memory::{Contents, GuestMemory, Owner};
+use crate::memory::{Contents, GuestMemory, Owner, SharedPlace};
 use crate::sim::{Fixture, try_check};
 use std::string::ToString;
 use std::vec::Vec;
@@ -22,8 +22,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::sharing(SharedPlace::InPlace)
+    }
+
+    fn sharing(shared: SharedPlace) -> Self {
         let mut fixture = Fixture::new(16);
-        let mut guest = fixture.guest(0, 64);
+        let mut guest = fixture.guest_of_kind(0, 64, 16, shared);
         let (own, lent) = (fixture.host_frames(4), fixture.host_frames(2));
         let (m, memory) = (&fixture.machine, &mut fixture.memory);
         let ram = Gfn::new(RAM).unwrap();
@@ -140,6 +144,27 @@ fn a_guest_that_maps_what_is_not_its_own() {
     let other = scene.lent.iter().next_back().unwrap();
     scene.breaks(bounce, |_| page(other) | 1 << 54, Rule::GuestBorrows);
     scene.breaks(bounce, |word| word & !(1 << 54), Rule::GuestRight);
+}
+
+#[test]
+fn a_page_in_the_half_it_should_not_be_in_or_in_both() {
+    let scene = Scene::sharing(SharedPlace::Alias);
+    let alias = |page| Gfn::new(RAM + page).unwrap().alias().number();
+    let shared = Pfn::new(scene.own.end() - 1).unwrap();
+    let above = scene.guest_word(alias(3), 3);
+    // The shared page is at home as well; a private one also, or only, above.
+    scene.breaks(scene.guest_word(RAM + 3, 3), |_| page(shared), Rule::SharedAtAlias);
+    let private = page(scene.own.start()) | 1 << 54;
+    scene.breaks(scene.guest_word(alias(0), 3), |_| private, Rule::SharedAtAlias);
+    scene.breaks(above, |_| private, Rule::SharedAtAlias);
+    // What the host can write is never code.
+    scene.breaks(above, |word| word & !(1 << 54), Rule::GuestRight);
+    // Bounce memory has no business there.
+    let bounce = page(scene.lent.start()) | 1 << 54;
+    scene.breaks(scene.guest_word(alias(64), 3), |_| bounce, Rule::SharedAtAlias);
+    // The alias of somebody else's frame.
+    let host = Pfn::new(scene.lent.end()).unwrap();
+    scene.breaks(above, |_| page(host) | 1 << 54, Rule::GuestOwns);
 }
 
 #[test]

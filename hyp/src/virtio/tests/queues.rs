@@ -97,6 +97,19 @@ fn shared_pages_rings_stay_inside_the_address_space() {
     }
 }
 
+/// A realm gives its device the addresses of aliases. They are told as they
+/// are: which page of RAM that is, is for the backend to work out.
+#[test]
+fn rings_of_a_realm_are_at_aliases_and_the_backend_is_told_so() {
+    let mut platform = Platform::with_block(Policy::SharedPages);
+    let alias = 1 << 38 | layout::RAM;
+    let rings = [alias, alias + 0x1000, alias + 0x2000];
+    assert!(accepts(&mut platform, SHARED_FEATURES, 16, rings));
+    let info = platform.bus.queue(0, 0).unwrap();
+    assert_eq!([info.descriptor, info.driver, info.device], rings);
+    assert_eq!(info.base, 0);
+}
+
 /// D5.
 #[test]
 fn a_queue_has_a_power_of_two_size_and_no_other() {
