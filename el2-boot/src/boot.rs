@@ -8,7 +8,7 @@
 use crate::layout::{Layout, Sizes};
 use crate::machine::{AFFINITY, Cpus};
 use crate::mmu::{self, Stage1};
-use crate::{console, cpu, entry, fixmap, firmware, gic, heap, host, percpu, sysreg};
+use crate::{console, cpu, entry, fixmap, firmware, gic, heap, host, percpu, sysreg, trace};
 use alloc::boxed::Box;
 use arrayvec::ArrayVec;
 use core::convert::Infallible;
@@ -16,6 +16,7 @@ use hyp::addr::{FRAME_SIZE, PfnRange};
 use hyp::entropy::Entropy;
 use hyp::machine::MAX_CPUS;
 use hyp::memory::{BootMemory, FrameEntry};
+use hyp::trace::Event;
 use hyp::{HostPlatform, Hypervisor};
 use log::{debug, error, info, warn};
 use platform::carve::{carve, place};
@@ -143,6 +144,7 @@ extern "C" fn finish(prepared: u64) -> ! {
     let frames = unsafe {
         core::slice::from_raw_parts_mut(layout.frame_table.start() as *mut FrameEntry, count)
     };
+    own.iter().for_each(|&range| trace::record(Event::Boot(range)));
     let memory = BootMemory { ram: &ram, hyp: &own, host_mmio: &host_mmio, pool };
     let machine = Cpus::new(stage1, redistributors.len());
     let platform = HostPlatform { redistributors: rd_frames };
@@ -160,6 +162,7 @@ extern "C" fn finish(prepared: u64) -> ! {
             firmware::stop()
         }
     };
+    trace::announce();
     info!("starting the host at {kernel:#x}, device tree at {tree:#x}");
     console::hand_over();
     cpu::run_host(kernel, tree)

@@ -3,9 +3,10 @@
 #![allow(unsafe_code)]
 
 use crate::machine::Cpus;
-use crate::{entry, firmware, gic, panic, percpu, sysreg, world};
+use crate::{entry, firmware, gic, panic, percpu, sysreg, trace, world};
 use core::sync::atomic::Ordering;
 use hyp::Hypervisor;
+use hyp::trace::Event;
 use hyp::vcpu::state::Frame;
 use hyp::vcpu::{BOOT_PSTATE, controls};
 use spin::Once;
@@ -50,6 +51,7 @@ pub(crate) fn run_host(entry: u64, context: u64) -> ! {
         let controls = controls::host(hypervisor.machine(), mpidr);
         world::controls::become_host(hypervisor.host_regime(), controls);
     }
+    trace::record(Event::Attach(hypervisor.host_regime()));
     let mut frame = Frame { pc: entry, pstate: BOOT_PSTATE, ..Frame::default() };
     frame.set(0, context);
     loop {

@@ -4,11 +4,12 @@
 
 use crate::mmu::{self, Stage1};
 use crate::world::timer;
-use crate::{cpu, firmware, fixmap, gic, percpu, sha256, sysreg, tlb, world};
+use crate::{cpu, firmware, fixmap, gic, percpu, sha256, sysreg, tlb, trace, world};
 use core::sync::atomic::Ordering;
 use hyp::addr::{GfnRange, Pfn, PfnRange};
 use hyp::error::Error;
 use hyp::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime};
+use hyp::trace::Event;
 use hyp::trap::Trap;
 use hyp::vcpu::state::{VcpuState, VirtualCpuInterface};
 
@@ -40,10 +41,12 @@ impl Machine for Cpus {
     }
 
     fn map_hyp(&self, frame: Pfn) {
+        trace::record(Event::MapHyp(frame));
         self.stage1.map(frame);
     }
 
     fn unmap_hyp(&self, frame: Pfn) {
+        trace::record(Event::UnmapHyp(frame));
         self.stage1.unmap(frame);
     }
 
@@ -55,17 +58,21 @@ impl Machine for Cpus {
     #[inline(always)]
     fn write_word(&self, frame: Pfn, index: usize, value: u64) {
         mmu::word(frame.base(), index).store(value, Ordering::Relaxed);
+        trace::record(Event::Store { table: frame, index: index as u16 & 511, value });
     }
 
     fn zero_frame(&self, frame: Pfn) {
+        trace::record(Event::Wipe(PfnRange::one(frame)));
         fixmap::zero(&self.stage1, PfnRange::one(frame));
     }
 
     fn read_frame(&self, frame: Pfn, visit: &mut dyn FnMut(&[u8])) {
+        trace::record(Event::Read(frame));
         fixmap::read(&self.stage1, frame, visit);
     }
 
     fn zero_frames(&self, frames: PfnRange) {
+        trace::record(Event::Wipe(frames));
         fixmap::zero(&self.stage1, frames);
     }
 
@@ -74,27 +81,37 @@ impl Machine for Cpus {
     }
 
     fn write_frame(&self, frame: Pfn, word: &dyn Fn(usize) -> u64) {
+        trace::record(Event::Write(frame));
         fixmap::write(&self.stage1, frame, word);
     }
 
     fn make_executable(&self, frames: PfnRange) {
+        trace::record(Event::MakeExecutable(frames));
         fixmap::make_executable(&self.stage1, frames);
     }
 
     fn publish(&self) {
         sysreg::dsb_ishst();
         sysreg::isb();
+        trace::record(Event::Publish);
     }
 
     fn invalidate(&self, regime: Regime, range: GfnRange) {
         tlb::invalidate(regime, range);
+        trace::record(Event::Invalidate(regime, range));
     }
 
     fn invalidate_all(&self, regime: Regime) {
         tlb::invalidate_all(regime);
+        trace::record(Event::InvalidateAll(regime));
+    }
+
+    fn quiet(&self) {
+        trace::quiet();
     }
 
     fn load_vcpu(&self, vcpu: &mut VcpuState, regime: Regime) {
+        trace::record(Event::Attach(regime));
         world::load(vcpu, regime);
     }
 

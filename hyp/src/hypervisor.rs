@@ -122,8 +122,16 @@ impl<M: Machine> Hypervisor<M> {
         #[cfg(feature = "oracle")]
         let scope = crate::oracle::watch::Scope::of(frame, &trap);
         crate::host::handle(self, frame, trap);
+        self.note_quiet();
         #[cfg(feature = "oracle")]
         self.check_rules(scope.after(frame));
+    }
+
+    /// The end of a trap, of the host or of a guest, for those who keep a
+    /// trace.
+    pub(crate) fn note_quiet(&self) {
+        #[cfg(feature = "trace")]
+        self.with_memory(|_| self.machine.quiet());
     }
 
     /// Calls `act` with the host memory locked.

@@ -36,6 +36,7 @@ mod sync;
 pub mod syndrome;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 pub mod trap;
 pub mod vcpu;
 pub mod vgic;

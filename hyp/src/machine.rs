@@ -149,6 +149,11 @@ pub trait Machine: Sync {
     /// The same for everything of the regime's VMID.
     fn invalidate_all(&self, regime: Regime);
 
+    /// No change of memory or tables is under way on any CPU: host memory is
+    /// locked, and every call that has changed something is done with it. Told
+    /// with the feature `trace` only; a machine that keeps one notes it.
+    fn quiet(&self) {}
+
     // ---- world switch -----------------------------------------------------
 
     /// Makes the guest current on this CPU: saves what the host has in EL1,

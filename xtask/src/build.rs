@@ -60,26 +60,66 @@ pub fn images(workspace: &Workspace) -> Result<Images> {
     Ok(Images { bouncer, bouncer_elf, host, host_elf, guest })
 }
 
-/// The same with a bouncer that checks the rules of memory while it runs
-/// (hyp's feature `oracle`).
+/// A bouncer that checks the rules of memory while it runs (hyp's feature
+/// `oracle`), and what else it does for its tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// Nothing else.
+    Oracle,
+    /// It keeps a trace of page-table events (feature `trace`).
+    Traced,
+    /// It notes which edges of its code were taken.
+    Covered,
+}
+
+/// Flags rather than counters: a counter of eight bits that came round to 0
+/// would look as if nobody had been there.
+const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
+    -Cllvm-args=-sanitizer-coverage-inline-bool-flag";
+
+impl Variant {
+    /// Features, folder and image name, and what it is called.
+    fn names(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Oracle => ("oracle", "oracle", "bouncer with its oracle"),
+            Self::Traced => ("oracle,trace", "oracle-trace", "bouncer with its oracle and a trace"),
+            Self::Covered => ("oracle", "oracle-edges", "bouncer with its oracle, instrumented"),
+        }
+    }
+}
+
+/// The same with a bouncer that checks itself.
 ///
 /// # Errors
 /// As [`images`].
 pub fn images_with_oracle(workspace: &Workspace) -> Result<Images> {
+    images_of(workspace, Variant::Oracle)
+}
+
+/// The same with this bouncer.
+///
+/// # Errors
+/// As [`images`].
+pub fn images_of(workspace: &Workspace, variant: Variant) -> Result<Images> {
     let images = images(workspace)?;
-    let step = Step::new("Building bouncer with its oracle");
+    let (features, name, about) = variant.names();
+    let step = Step::new("Building");
     let mut command = cargo();
     command.current_dir(&workspace.root).args(["build", "--release", "--target", TARGET]);
-    command.args(["--package", "el2-boot", "--features", "oracle"]);
+    command.args(["--package", "el2-boot", "--features", features]);
+    if variant == Variant::Covered {
+        command.env("RUSTFLAGS", COVERAGE);
+    }
     // In a place of its own: the plain bouncer's files stay as they are.
-    command.arg("--target-dir").arg(workspace.target.join("oracle"));
+    command.arg("--target-dir").arg(workspace.target.join(name));
     command.arg("--message-format=json-render-diagnostics");
     let messages = run_quietly(&step, &mut command).context("the build failed")?;
     let elf = executable(&messages, "el2-boot").context("cargo built no executable of el2-boot")?;
     let bytes = std::fs::read(&elf)?;
     let image = flatten(&bytes).with_context(|| format!("{} is not bootable", shown(&elf)))?;
-    let bouncer = write_image(&workspace.folder("images")?, "bouncer-oracle", &image)?;
-    step.done(&format!("{} KiB", image.len().div_ceil(1024)));
+    let folder = workspace.folder("images")?;
+    let bouncer = write_image(&folder, &format!("bouncer-{name}"), &image)?;
+    step.done(&format!("{about}, {} KiB", image.len().div_ceil(1024)));
     Ok(Images { bouncer, bouncer_elf: elf, ..images })
 }
 

@@ -53,6 +53,12 @@ pub enum Task {
     /// is shown with the calls that led to it. The working corpus and the
     /// inputs that broke a rule are kept below the target folder.
     Fuzz(crate::fuzz::FuzzOptions),
+    /// Replays a trace of page-table events on the simulated machine
+    ///
+    /// Its TLB remembers whatever a TLB may: a missing invalidation or barrier,
+    /// an entry changed without a break, a table freed too early are reported
+    /// with the number of the record.
+    TraceCheck(crate::trace::TraceCheckOptions),
     /// Which lines of the policy are executed by its tests and fuzz corpora
     Coverage(crate::coverage::CoverageOptions),
     /// Formatting, lints, documentation, and an audit of all unsafe code
@@ -125,6 +131,10 @@ pub struct RunOptions {
     /// checks all its rules, and stops the machine if one is broken
     #[arg(long)]
     pub oracle: bool,
+    /// Let bouncer keep a trace of what it does to page tables and TLBs, write
+    /// it to FILE and check it (see trace-check)
+    #[arg(long, value_name = "FILE", requires = "oracle")]
+    pub trace: Option<PathBuf>,
     /// Wait for a debugger before the first instruction, and print how to
     /// attach it
     #[arg(long)]
@@ -183,6 +193,7 @@ impl RunOptions {
             timeout: (!self.gdb).then(|| Duration::from_secs(self.timeout.unwrap_or(LIMIT))),
             gdb: self.gdb.then_some(GDB_PORT),
             scenario: "story".into(),
+            trace: self.trace.clone(),
         }
     }
 }

@@ -8,7 +8,9 @@ use clap::{CommandFactory, Parser};
 use xtask::cli::{Cli, Task};
 use xtask::term::{BAD, paint};
 use xtask::workspace::Workspace;
-use xtask::{Outcome, bench, build, check, coverage, fuzz, guest, mutants, qemu, run, setup, test};
+use xtask::{
+    Outcome, bench, build, check, coverage, fuzz, guest, mutants, qemu, run, setup, test, trace,
+};
 
 /// Exit status when something could not be set up, built or booted.
 const TROUBLE: u8 = 3;
@@ -45,6 +47,7 @@ fn act(cli: &Cli) -> Result<Outcome> {
             build::images(&Workspace::find()?)?;
         }
         Task::Coverage(options) => return coverage::run(&Workspace::find()?, options),
+        Task::TraceCheck(options) => return trace::check(&Workspace::find()?, &options.file),
         Task::Fuzz(options) => return fuzz::run(&Workspace::find()?, options),
         Task::Check => {
             setup::run()?;

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::build::{self, Images};
+use crate::build::{self, Images, Variant};
 use crate::cli::{GDB_PORT, RunOptions};
 use crate::qemu::End;
 use crate::story;
 use crate::term::{BAD, paint};
 use crate::view::{self, Live};
 use crate::workspace::{Workspace, shown};
-use crate::{Outcome, setup};
+use crate::{Outcome, setup, trace};
 
 /// Console lines shown when a boot failed.
 pub const TAIL: usize = 30;
@@ -22,10 +22,10 @@ pub const TAIL: usize = 30;
 /// When it could not be set up, built or booted at all.
 pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     setup::run()?;
-    let images = if options.oracle {
-        build::images_with_oracle(workspace)?
-    } else {
-        build::images(workspace)?
+    let images = match (options.oracle, &options.trace) {
+        (true, Some(_)) => build::images_of(workspace, Variant::Traced)?,
+        (true, None) => build::images_with_oracle(workspace)?,
+        (false, _) => build::images(workspace)?,
     };
     let config = options.config();
     let machine = format!(
@@ -46,8 +46,12 @@ pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     if run.end == End::Interrupted {
         return Ok(Outcome::Interrupted);
     }
+    let checked = match &options.trace {
+        Some(file) => trace::check(workspace, file)?,
+        None => Outcome::Pass,
+    };
     if run.report.passed() {
-        return Ok(Outcome::Pass);
+        return Ok(checked);
     }
     if !options.verbose {
         anstream::eprintln!("\n  {}", paint(BAD, "the end of the console:"));

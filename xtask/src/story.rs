@@ -5,6 +5,7 @@
 //! the disk's memory after power-off, and a promise that was not put to the
 //! test counts as broken.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +16,7 @@ use crate::cpio::newc;
 use crate::disk::{Disk, Kind, WHOLE_DISK};
 use crate::qemu::{Boot, End, Machine, Module};
 use crate::report::{Facts, Report};
+use crate::trace::Place;
 use crate::transcript::Transcript;
 use crate::workspace::Workspace;
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub gdb: Option<u16>,
     /// The host's scenario.
     pub scenario: String,
+    /// Where the trace is written of a bouncer that keeps one.
+    pub trace: Option<PathBuf>,
 }
 
 impl Config {
@@ -61,6 +65,7 @@ impl Config {
             timeout: Some(Duration::from_secs(300)),
             gdb: None,
             scenario: "story".into(),
+            trace: None,
         }
     }
 }
@@ -121,14 +126,24 @@ pub fn tell(
     if after.exists() {
         std::fs::remove_file(&after)?;
     }
+    if let Some(file) = config.trace.as_ref().filter(|file| file.exists()) {
+        std::fs::remove_file(file)?;
+    }
+    let log = Cell::new(None);
     let started = SystemTime::now();
     let mut transcript = Transcript::default();
     let ended = boot.run(
         |text| {
             line(text);
+            log.set(Place::told(text).or(log.get()));
             transcript.push(text);
         },
-        |qemu| qemu.save_memory(RAMDISK + disk_offset as u64, disk.size, &after),
+        |qemu| {
+            if let Some(file) = &config.trace {
+                log.get().context("this bouncer keeps no trace")?.save(qemu, file)?;
+            }
+            qemu.save_memory(RAMDISK + disk_offset as u64, disk.size, &after)
+        },
     )?;
     std::fs::write(folder.join("console.log"), transcript.lines.join("\n") + "\n")?;
     let write_seen = ended.end == End::PoweredOff && disk.note_found(&after, &note)?;

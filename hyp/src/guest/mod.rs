@@ -130,7 +130,9 @@ impl<M: Machine> Running<'_, M> {
             }
             self.count(VmCounter::Entries);
             let trap = self.hyp.machine.run_vcpu(&mut self.vcpu.state);
-            let (exit, kick) = match self.handle(&trap) {
+            let outcome = self.handle(&trap);
+            self.hyp.note_quiet();
+            let (exit, kick) = match outcome {
                 Outcome::Resume if self.kick.is_empty() => continue,
                 Outcome::Resume => (HostExit::Kick, VcpuSet::EMPTY),
                 Outcome::Return(exit, kick) => (exit, kick),

@@ -189,6 +189,10 @@ impl Memory {
         self.tlbs.leaves(&self.frames, vmid)
     }
 
+    pub(super) fn take_broken(&mut self) -> Vec<String> {
+        core::mem::take(&mut self.violations)
+    }
+
     pub(super) fn settle(&mut self) -> Vec<String> {
         self.tlbs.settle(&mut self.frames, &mut self.violations);
         core::mem::take(&mut self.violations)

@@ -199,6 +199,11 @@ impl SimMachine {
         self.memory().settle()
     }
 
+    /// In the middle of a call: takes the list of rules broken so far.
+    pub fn take_violations_so_far(&self) -> Vec<String> {
+        self.memory().take_broken()
+    }
+
     /// The end of a call in a test.
     ///
     /// # Panics

@@ -57,6 +57,8 @@ fn commands(workspace: &Workspace) -> Vec<(&'static str, Command)> {
         bare.args(["--package", package]);
     }
     bare.args(["--", "-D", "warnings"]);
+    let mut watched = new(&["clippy", "--release", "--target", TARGET, "--package", "el2-boot"]);
+    watched.args(["--features", "oracle,trace", "--", "-D", "warnings"]);
     // With private items: the comments are written for readers of the code.
     let doc = ["doc", "--no-deps", "--document-private-items"];
     let mut documentation = new(&doc);
@@ -72,6 +74,7 @@ fn commands(workspace: &Workspace) -> Vec<(&'static str, Command)> {
         ("formatting", new(&["fmt", "--all", "--check"])),
         ("lints, native", new(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         ("lints, bare metal", bare),
+        ("lints, bare metal, with oracle and trace", watched),
         ("documentation, native", documentation),
         ("documentation, bare metal", bare_documentation),
     ]
