@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use hyp::abi::{self, host as id};
 
 use super::arguments::odd;
+use super::mix::Mix;
 use super::program;
 use super::random::Random;
 use super::world::{RAM, Slot, World, stage};
@@ -66,16 +67,17 @@ const WINDOW: u64 = 16;
 #[derive(Clone, Debug)]
 pub struct Generator {
     random: Random,
+    mix: Mix,
     /// What must follow the step before.
     next: Option<Step>,
 }
 
 impl Generator {
     /// CPU `cpu` of the run with this seed.
-    pub fn new(seed: u64, cpu: usize) -> Self {
+    pub fn new(seed: u64, cpu: usize, mix: Mix) -> Self {
         let mut random = Random::new(seed ^ (cpu as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         random.bits();
-        Self { random, next: None }
+        Self { random, mix, next: None }
     }
 
     /// The next step.
@@ -83,15 +85,26 @@ impl Generator {
         if let Some(step) = self.next.take() {
             return step;
         }
-        let step = match self.random.below(100) {
-            0..=5 => self.touch(world),
-            6..=8 => self.smc(world),
-            9..=16 => self.garbage(world),
-            17..=21 => self.query(world),
-            _ => self.life(world),
-        };
-        let bent = if self.random.one_in(10) { self.bend(world, step) } else { step };
+        let step = self.kind(world);
+        let bent = if self.random.one_in(self.mix.bend) { self.bend(world, step) } else { step };
         self.tamed(world, bent)
+    }
+
+    fn kind(&mut self, world: &World) -> Step {
+        let Mix { touch, smc, garbage, query, life, .. } = self.mix;
+        let mut number = self.random.below(touch + smc + garbage + query + life);
+        for (share, step) in [
+            (touch, Self::touch as fn(&mut Self, &World) -> Step),
+            (smc, Self::smc),
+            (garbage, Self::garbage),
+            (query, Self::query),
+        ] {
+            if number < share {
+                return step(self, world);
+            }
+            number -= share;
+        }
+        self.life(world)
     }
 
     fn hvc(function: u32, arguments: &[u64]) -> Step {
@@ -188,7 +201,7 @@ impl Generator {
 
     /// A step that makes sense for some VM.
     fn life(&mut self, world: &World) -> Step {
-        let number = self.random.below(abi::MAX_VMS as u64) as u8;
+        let number = self.random.below(self.mix.vms.min(abi::MAX_VMS as u64)) as u8;
         let Some(slot) = world.slots.get(usize::from(number)) else {
             return Self::hvc(id::VERSION, &[]);
         };
@@ -199,7 +212,9 @@ impl Generator {
             _ => {
                 let pfn = self.free_frames(world, MEMCACHE);
                 let (pages, vcpus) = (8 + self.random.below(48), 1 + self.random.below(4));
-                Self::hvc(id::VM_CREATE, &[pfn, MEMCACHE, pages, vcpus])
+                let realm = if self.random.one_in(self.mix.realms) { abi::CREATE_RSI } else { 0 };
+                let flags = realm | if self.random.one_in(4) { abi::CREATE_CONSOLE } else { 0 };
+                Self::hvc(id::VM_CREATE, &[pfn, MEMCACHE, pages, vcpus, flags])
             }
         }
     }
@@ -237,21 +252,22 @@ impl Generator {
     fn serve(&mut self, world: &World, slot: &Slot) -> Step {
         let (handle, pages) = (slot.handle.load(Relaxed), slot.pages.load(Relaxed));
         let fault = slot.fault.load(Relaxed);
-        match self.random.below(40) {
-            0..=23 => {
+        let runs = self.mix.runs;
+        match self.random.below(runs + 16).checked_sub(runs) {
+            None => {
                 let vcpu = self.random.below(slot.vcpus.load(Relaxed).max(1));
                 Self::hvc(id::VCPU_RUN, &[handle, vcpu, self.random.bits()])
             }
-            24..=29 => {
+            Some(0..=5) => {
                 let left = (RAM + pages).saturating_sub(fault);
                 self.donate(world, handle, fault, left)
             }
-            30 | 31 => {
+            Some(6 | 7) => {
                 let pfn = self.free_frames(world, 4);
                 Self::hvc(id::VM_TOPUP, &[handle, pfn, 4])
             }
-            32..=36 => self.device(handle),
-            37 => self.reclaim(world, handle, 0),
+            Some(8..=12) => self.device(handle),
+            Some(13) => self.reclaim(world, handle, 0),
             _ => Self::hvc(id::VM_STOP, &[handle]),
         }
     }

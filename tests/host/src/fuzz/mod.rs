@@ -12,6 +12,7 @@
 
 mod arguments;
 mod generator;
+mod mix;
 mod program;
 // The generator of the native tests; the crate around it needs `std`.
 #[path = "../../../../hyp/src/sim/random.rs"]
@@ -22,6 +23,7 @@ mod world;
 mod tests;
 
 pub use generator::{Generator, Step, Touch};
+pub use mix::Mix;
 pub use program::{PAGES as CODE_PAGES, SECRET, code};
 pub use random::Random;
 pub use world::{Arena, World};

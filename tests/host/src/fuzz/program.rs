@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use hyp::abi::guest as id;
+use hyp::abi::{guest as id, rsi};
 use hyp::layout;
 
 use super::random::Random;
@@ -72,7 +72,7 @@ fn set(program: &mut Vec<u32>, register: u32, value: u64) {
 fn action(program: &mut Vec<u32>, random: &mut Random, pages: u64) {
     let page = FREE_PAGE + random.below(pages.saturating_sub(FREE_PAGE).max(1));
     let own = layout::RAM + (page << 12);
-    match random.below(8) {
+    match random.below(9) {
         0..=2 => {
             let calls = [
                 id::MEM_SHARE,
@@ -140,7 +140,29 @@ fn action(program: &mut Vec<u32>, random: &mut Random, pages: u64) {
                 program.push(0xb900_0085);
             }
         }
+        7 => rsi_call(program, random, own),
         // MIDR, ID_AA64MMFR0, an EL2 register, WFI.
         _ => program.push(*random.pick(&[0xd538_0006, 0xd538_0706, 0xd53c_1106, WFI])),
     }
+}
+
+/// A call that only a realm can make, and others must be refused.
+fn rsi_call(program: &mut Vec<u32>, random: &mut Random, own: u64) {
+    let function = u64::from(rsi::VERSION) + random.below(11);
+    let alias = if random.one_in(3) { 1 << (rsi::IPA_BITS - 1) } else { 0 };
+    // From a page that is free up to any other, so never the secret's.
+    let base = own | alias;
+    let top = match random.below(6) {
+        0 => random.bits() & !0xfff,
+        pages => base + ((pages - 1) << 12),
+    };
+    // An index and a length for the calls that measure.
+    let (first, second) =
+        if random.one_in(3) { (random.below(6), random.below(80)) } else { (base, top) };
+    set(program, 0, function);
+    set(program, 1, first);
+    set(program, 2, second);
+    set(program, 3, random.below(3));
+    set(program, 4, random.below(2));
+    program.push(if random.one_in(8) { HVC } else { SMC });
 }

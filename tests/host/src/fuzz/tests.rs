@@ -42,7 +42,7 @@ fn trap(hyp: &Hypervisor<SimMachine>, class: u64, x: [u64; 6]) -> [u64; 4] {
 /// Plays alone; each hypercall with its answer's x0.
 fn play(seed: u64, calls: usize) -> Vec<(Step, u64)> {
     let (hyp, world) = (bouncer(), World::new(arena()));
-    let mut generator = Generator::new(seed, 0);
+    let mut generator = Generator::new(seed, 0, Mix::default());
     let mut done = Vec::new();
     for _ in 0..calls {
         let step = generator.step(&world);
@@ -98,7 +98,7 @@ fn a_seed_is_a_run_and_its_beginning_does_not_depend_on_its_length() {
 fn the_host_never_names_its_own_home_nor_ends_the_machine() {
     let (world, home) = (World::new(arena()), RAM..RAM + 0x400);
     for seed in 0..20 {
-        let mut generator = Generator::new(seed, 1);
+        let mut generator = Generator::new(seed, 1, Mix::default());
         for _ in 0..2000 {
             match generator.step(&world) {
                 Step::Hvc { function, arguments } => {

@@ -1,4 +1,4 @@
-//! `scenario=fuzz seed=… calls=…`: this host calls bouncer at random on all
+//! `scenario=fuzz seed=… calls=… mix=…`: this host calls bouncer at random on all
 //! its CPUs at once ([`host::fuzz`]) and looks for what must never happen: an
 //! answer that is none, a register that changed, a frame of bouncer's that can
 //! be read, a guest's secret anywhere. Memory itself is watched at EL2 by the
@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use host::bouncer::{Handle, Refusal};
 use host::frames::Run;
-use host::fuzz::{Arena, CODE_PAGES, Generator, Random, SECRET, Step, Touch, World, code};
+use host::fuzz::{Arena, CODE_PAGES, Generator, Mix, Random, SECRET, Step, Touch, World, code};
 use hyp::abi::{self, host as id};
 use rt::{attempt, dt, println, smccc};
 
@@ -36,6 +36,15 @@ const TURN: u64 = 6_000;
 /// Where programs keep their secret, in its page.
 const SECRET_PLACES: [u64; 3] = [0, 64, 72];
 
+/// What is played.
+#[derive(Clone, Copy)]
+struct Round {
+    seed: u64,
+    /// Calls of each CPU.
+    calls: u64,
+    mix: Mix,
+}
+
 /// What all CPUs count.
 #[derive(Default)]
 struct Tally {
@@ -50,6 +59,15 @@ struct Tally {
 pub(super) fn run(machine: &Machine) -> bool {
     let number = |name: &str| dt::argument(machine.command_line, name).and_then(parse);
     let (seed, calls) = (number("seed").unwrap_or(1), number("calls").unwrap_or(CALLS));
+    let mix = match dt::argument(machine.command_line, "mix").map(Mix::parse) {
+        None => Mix::default(),
+        Some(Some(mix)) => mix,
+        Some(None) => {
+            println!("host: mix= is no nine numbers");
+            return false;
+        }
+    };
+    let round = Round { seed, calls, mix };
     let frames = FRAMES + abi::MAX_RANGE;
     let Some(Run { pfn: first, .. }) = machine.free_frames().take(frames, abi::MAX_RANGE) else {
         println!("host: no room for the frames to play with");
@@ -67,11 +85,11 @@ pub(super) fn run(machine: &Machine) -> bool {
     let start = clock::now();
     for cpu in 1..cpus::count() {
         let (world, tally) = (Arc::clone(&world), Arc::clone(&tally));
-        if !cpus::give(cpu, move || play(cpu, seed, calls, &world, &tally)) {
+        if !cpus::give(cpu, move || play(cpu, round, &world, &tally)) {
             println!("host: CPU {cpu} does not play");
         }
     }
-    play(0, seed, calls, &world, &tally);
+    play(0, round, &world, &tally);
     while (1..cpus::count()).any(|cpu| !cpus::finished(cpu)) {
         core::hint::spin_loop();
     }
@@ -112,8 +130,9 @@ fn fail(tally: &Tally, problem: &str, cpu: usize, call: u64, seed: u64) {
 }
 
 /// One CPU's part.
-fn play(cpu: usize, seed: u64, calls: u64, world: &World, tally: &Tally) {
-    let mut generator = Generator::new(seed, cpu);
+fn play(cpu: usize, round: Round, world: &World, tally: &Tally) {
+    let Round { seed, calls, .. } = round;
+    let mut generator = Generator::new(round.seed, cpu, round.mix);
     let start = clock::now();
     for call in 0..calls {
         if tally.failed.load(Relaxed) {

@@ -5,6 +5,12 @@
 //! console, and made smaller: on one CPU, with time counted in instructions,
 //! a run repeats exactly, and its first *n* calls are the same however many
 //! follow, so the fewest calls that still fail are found by bisection.
+//!
+//! This bouncer is instrumented: after each round the edges that it has taken
+//! are read out of its memory, and rounds that took new ones are varied.
+
+mod edges;
+mod seeds;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,12 +20,15 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::build::{self, Images};
+use crate::build::{self, Images, Variant};
 use crate::console::Record;
 use crate::qemu::{Boot, End, Machine, Module, interrupted};
 use crate::setup;
 use crate::term::{BAD, DIM, GOOD, paint};
 use crate::workspace::{Workspace, shown};
+use edges::{Edges, Flags};
+pub use seeds::Mix;
+use seeds::{Choice, Random, Seeds};
 
 /// First byte of RAM on QEMU virt, and where the host is put.
 const RAM: u64 = 0x4000_0000;
@@ -28,9 +37,9 @@ const HOST: u64 = RAM + (64 << 20);
 const MEMORY: u64 = 512;
 /// Calls of each CPU in the first round; later ones are made to last
 /// [`ROUND`].
-const FIRST: u64 = 20_000;
+const FIRST: u64 = 4_000;
 /// What a round should take, boot included.
-const ROUND: Duration = Duration::from_secs(20);
+const ROUND: Duration = Duration::from_secs(10);
 /// A machine that says nothing new for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -46,12 +55,16 @@ pub struct Options {
     /// CPUs of the machine
     #[arg(long, value_name = "N", default_value_t = 4, requires = "on_target", value_parser = clap::value_parser!(u32).range(1..=4))]
     pub cpus: u32,
-    /// Seed of the first round; the next ones count up. Default: the clock
+    /// Seed of the first round, and of the choice of all that follow.
+    /// Default: the clock
     #[arg(long, value_name = "SEED", requires = "on_target", value_parser = seed)]
     pub seed: Option<u64>,
-    /// Calls of each CPU in a round. Default: as many as take 20 seconds
+    /// Calls of each CPU in a round. Default: as many as take 10 seconds
     #[arg(long, value_name = "N", requires = "on_target", value_parser = clap::value_parser!(u64).range(1..))]
     pub calls: Option<u64>,
+    /// How often the host does what, for --replay: as a round prints it
+    #[arg(long, value_name = "NUMBERS", requires = "on_target")]
+    pub mix: Option<Mix>,
     /// What bouncer checks: `changes`, `every` or `off`
     #[arg(long, value_name = "WHAT", default_value = "changes", requires = "on_target", value_parser = ["changes", "every", "off"])]
     pub oracle: String,
@@ -72,7 +85,7 @@ pub fn seed(text: &str) -> Result<u64, String> {
 /// One round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Round {
-    seed: u64,
+    choice: Choice,
     calls: u64,
     cpus: u32,
 }
@@ -82,6 +95,8 @@ struct Round {
 pub struct Report {
     /// Its seed.
     pub seed: u64,
+    /// How often the host did what.
+    pub mix: String,
     /// CPUs.
     pub cpus: u32,
     /// Calls asked of each CPU.
@@ -94,17 +109,29 @@ pub struct Report {
     pub errors: u64,
     /// What was wrong; empty if nothing was.
     pub failure: String,
+    /// Edges of bouncer's code that it took.
+    pub edges: usize,
+    /// Those of them that no round before has taken.
+    pub new_edges: usize,
+    /// Edges taken by this round and all before it, also of earlier runs of
+    /// the same image.
+    pub covered: usize,
+    /// Edges there are.
+    pub total: usize,
     #[serde(skip)]
     console: Vec<String>,
+    #[serde(skip)]
+    taken: Edges,
 }
 
 struct Field<'a> {
     workspace: &'a Workspace,
     images: Images,
+    flags: Flags,
     oracle: &'a str,
 }
 
-/// Fuzzes for `time`, or repeats the seed `replay`.
+/// Fuzzes for `time`, or repeats the seed `replay`; judges what came of it.
 ///
 /// # Errors
 /// When something cannot be set up, built or booted.
@@ -115,24 +142,7 @@ pub fn run(
     replay: Option<&str>,
     json: Option<&PathBuf>,
 ) -> Result<Outcome> {
-    setup::run()?;
-    let images = build::images_with_oracle(workspace)?;
-    let field = Field { workspace, images, oracle: &options.oracle };
-    let mut reports = Vec::new();
-    let calls = options.calls.unwrap_or(FIRST);
-    if let Some(text) = replay {
-        let seed = seed(text).map_err(anyhow::Error::msg)?;
-        let report = field.play(Round { seed, calls, cpus: options.cpus })?;
-        show(&report);
-        if !report.failure.is_empty() {
-            report.console.iter().rev().take(12).rev().for_each(|line| {
-                anstream::println!("    {line}");
-            });
-        }
-        reports.push(report);
-    } else {
-        field.rounds(options, time, &mut reports)?;
-    }
+    let reports = play(workspace, options, time, replay)?;
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(&reports)? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", shown(path)))?;
@@ -144,19 +154,56 @@ pub fn run(
     Ok(if failed { Outcome::Fail } else { Outcome::Pass })
 }
 
+/// The same; returns how each round went.
+///
+/// # Errors
+/// As [`run`].
+pub fn play(
+    workspace: &Workspace,
+    options: &Options,
+    time: Duration,
+    replay: Option<&str>,
+) -> Result<Vec<Report>> {
+    setup::run()?;
+    let images = build::images_of(workspace, Variant::Covered)?;
+    let flags = Flags::find(&images.bouncer_elf)?;
+    let field = Field { workspace, images, flags, oracle: &options.oracle };
+    let Some(text) = replay else {
+        return field.rounds(options, time);
+    };
+    let seed = seed(text).map_err(anyhow::Error::msg)?;
+    let choice = Choice { seed, mix: options.mix.unwrap_or_default() };
+    let calls = options.calls.unwrap_or(FIRST);
+    let report = field.play(Round { choice, calls, cpus: options.cpus })?;
+    show(&report);
+    if !report.failure.is_empty() {
+        report.console.iter().rev().take(12).rev().for_each(|line| {
+            anstream::println!("    {line}");
+        });
+    }
+    Ok(vec![report])
+}
+
 impl Field<'_> {
-    fn rounds(&self, options: &Options, time: Duration, reports: &mut Vec<Report>) -> Result<()> {
+    fn rounds(&self, options: &Options, time: Duration) -> Result<Vec<Report>> {
+        let mut reports = Vec::new();
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let first = options.seed.unwrap_or_else(|| clock().as_nanos() as u64 & 0xffff_ffff);
         let end = Instant::now() + time;
         let mut calls = options.calls.unwrap_or(FIRST);
-        for seed in (0..).map(|number| first.wrapping_add(number)) {
+        let mut seeds = Seeds::load(self.workspace, &self.flags)?;
+        let mut random = Random::new(first);
+        let mut choice = Choice { seed: first, mix: options.mix.unwrap_or_default() };
+        loop {
             if Instant::now() >= end || interrupted() {
                 break;
             }
             let start = Instant::now();
-            let round = Round { seed, calls, cpus: options.cpus };
-            let report = self.play(round)?;
+            let round = Round { choice, calls, cpus: options.cpus };
+            let mut report = self.play(round)?;
+            report.new_edges = seeds.learn(choice, &report.taken)?;
+            report.covered = seeds.covered();
+            choice = seeds.next(&mut random);
             show(&report);
             if options.calls.is_none() {
                 // What is left, if that is less than a round.
@@ -176,14 +223,21 @@ impl Field<'_> {
         }
         let calls: u64 = reports.iter().map(|report| report.calls).sum();
         let rounds = reports.len();
-        let text = format!("{calls} calls in {rounds} rounds on {} CPUs", options.cpus);
+        let new: usize = reports.iter().map(|report| report.new_edges).sum();
+        let text = format!(
+            "{calls} calls in {rounds} rounds on {} CPUs; {} of {} edges of bouncer's code \
+             covered, {new} of them new",
+            options.cpus,
+            seeds.covered(),
+            self.flags.total,
+        );
         anstream::println!("  {}", paint(DIM, text));
-        Ok(())
+        Ok(reports)
     }
 
     fn play(&self, round: Round) -> Result<Report> {
-        let Round { seed, calls, cpus } = round;
-        let bootargs = format!("scenario=fuzz seed={seed:#x} calls={calls}");
+        let Round { choice: Choice { seed, mix }, calls, cpus } = round;
+        let bootargs = format!("scenario=fuzz seed={seed:#x} calls={calls} mix={mix}");
         let boot = Boot {
             machine: Machine {
                 cpus,
@@ -202,8 +256,22 @@ impl Field<'_> {
             gdb: None,
             timeout: Some(PATIENCE),
         };
-        let mut report = Report { seed, cpus, calls_per_cpu: calls, ..Report::default() };
-        let ended = boot.run(|line| report.listen(line), |_| Ok(()))?;
+        let total = self.flags.total;
+        let mut report = Report { seed, cpus, calls_per_cpu: calls, total, ..Report::default() };
+        report.mix = mix.to_string();
+        let dump = self
+            .workspace
+            .folder("fuzz-on-target")?
+            .join(format!("edges-{}.bin", std::process::id()));
+        let mut taken = Edges::default();
+        let ended = boot.run(
+            |line| report.listen(line),
+            |qemu| {
+                taken = self.flags.read(qemu, &dump)?;
+                Ok(())
+            },
+        )?;
+        (report.edges, report.taken) = (taken.count(), taken);
         if ended.end != End::PoweredOff {
             report.blame(format!("the machine {}", ended.end.text()));
         }
@@ -215,7 +283,7 @@ impl Field<'_> {
 
     fn keep(&self, round: Round, report: &Report) -> Result<()> {
         let folder = self.workspace.folder("fuzz-on-target")?;
-        let path = folder.join(format!("{:x}.log", round.seed));
+        let path = folder.join(format!("{:x}.log", round.choice.seed));
         std::fs::write(&path, report.console.join("\n") + "\n")?;
         anstream::println!("    console:   {}", shown(&path));
         Ok(())
@@ -242,11 +310,12 @@ impl Field<'_> {
                 smallest = middle;
             }
         }
-        let Round { seed, calls, cpus } = smallest;
+        let Round { choice: Choice { seed, mix }, calls, cpus } = smallest;
+        let mix = if mix == Mix::default() { String::new() } else { format!(" --mix {mix}") };
         let exact = if cpus == 1 { "repeats exactly" } else { "needs several CPUs" };
         anstream::println!(
-            "    again:     cargo xtask fuzz --on-target --cpus {cpus} --calls {calls} --replay \
-             {seed:#x}   ({exact})"
+            "    again:     cargo xtask fuzz --on-target --cpus {cpus} --calls {calls}{mix} \
+             --replay {seed:#x}   ({exact})"
         );
         Ok(())
     }
@@ -286,12 +355,14 @@ impl Report {
 fn show(report: &Report) {
     let mark = if report.failure.is_empty() { paint(GOOD, "✓") } else { paint(BAD, "✗") };
     anstream::println!(
-        "  {mark} seed {:#x}  {} CPUs  {:>9} calls  {:>7}/s  {:>9} refused  {}",
+        "  {mark} seed {:#010x}  mix {:<26}  {:>7} calls  {:>6}/s  {:>4}/{} edges (+{})  {}",
         report.seed,
-        report.cpus,
+        report.mix,
         report.calls,
         report.per_second,
-        report.errors,
+        report.covered.max(report.edges),
+        report.total,
+        report.new_edges,
         paint(BAD, &report.failure)
     );
 }
