@@ -213,7 +213,8 @@ pub mod exit {
     pub const CPU_OFF: u64 = 7;
     /// vCPUs in bitmap x2 have a new interrupt pending.
     pub const KICK: u64 = 8;
-    /// The guest needs memory at ipa x2 (page-aligned), inside its RAM.
+    /// The guest needs memory at ipa x2 (page-aligned): inside its RAM a frame,
+    /// elsewhere (a bounce page, an alias) memcache.
     pub const MEM_FAULT: u64 = 9;
     /// The VM cannot go on (EL2 refused something it did, or it is being
     /// stopped). It is dying: reclaim it.
