@@ -1,4 +1,4 @@
-//! Transitions of the ownership engine and both stage-2 tables, against a plain map.
+//! Map, unmap, split, merge, mark and release of stage-2 tables, against arrays of pages.
 
 #![no_main]
 

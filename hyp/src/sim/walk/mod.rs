@@ -8,6 +8,7 @@
 //! | walk | what | against |
 //! |---|---|---|
 //! | [`memory`] | every transition of the ownership engine | a plain map |
+//! | [`stage2`] | the table code below it, alone | arrays of pages |
 //! | [`vgic`] | the interrupt controller | the rules of a GICv3 without banks and list registers |
 //! | [`virtio`] | the PCI and virtio transport | the promises of virtio 1.4 |
 
@@ -16,6 +17,7 @@
 
 mod choices;
 pub mod memory;
+pub mod stage2;
 pub mod vgic;
 pub mod virtio;
 

@@ -24,9 +24,10 @@ use std::sync::OnceLock;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("boot_input", boot_input),
     ("hypercalls", hypercalls),
+    ("ownership", ownership),
     ("stage2", stage2),
     ("sysreg_exit", sysreg_exit),
     ("vgic", vgic),
@@ -55,8 +56,13 @@ pub fn hypercalls(data: &[u8]) {
 }
 
 /// Transitions of the ownership engine against a plain map.
-pub fn stage2(data: &[u8]) {
+pub fn ownership(data: &[u8]) {
     walk::memory::run(choices(data));
+}
+
+/// The table code alone, against arrays of pages.
+pub fn stage2(data: &[u8]) {
+    walk::stage2::run(choices(data));
 }
 
 /// The interrupt controller against a plain GICv3.

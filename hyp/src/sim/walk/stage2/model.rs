@@ -1,0 +1,242 @@
+//! What each input frame should map to: an array, and the comparison of an
+//! array with the tables.
+
+use super::arena::{WORDS, Words};
+use super::watch::{frame_of, span};
+use crate::addr::Pfn;
+
+/// A page, readable and writable, normal memory (Arm ARM D8.3.2).
+pub(super) const MEMORY: u64 = 0x7ff;
+/// The same with the mark of a loan, a bit of the software's.
+pub(super) const BORROWED: u64 = MEMORY | 1 << 55;
+/// The same, never executable.
+pub(super) const BOUNCE: u64 = MEMORY | 1 << 54;
+/// A page of Device-nGnRE, never executable.
+pub(super) const DEVICE: u64 = 1 << 54 | 0x4c7;
+/// Everything of a leaf but where it leads.
+const KIND: u64 = !0x7f_ffff_f000;
+
+/// Regions of a space; two of them in one GiB, the others in two more.
+pub(super) const REGIONS: usize = 4;
+/// Frames in a region: what one table of pages translates.
+pub(super) const REGION: u64 = WORDS as u64;
+
+/// The descriptor of a page.
+pub(super) const fn page(pfn: u64, kind: u64) -> u64 {
+    pfn << 12 | kind
+}
+
+/// The frame a page leads to.
+pub(super) fn output(word: u64) -> u64 {
+    frame_of(word).number()
+}
+
+/// Memory type and permissions of a page, and its mark.
+pub(super) fn kind(word: u64) -> u64 {
+    word & KIND
+}
+
+/// How many entries are in use below a descriptor of a table. The hardware
+/// ignores the field.
+fn counted(word: u64) -> u64 {
+    word >> 2 & 0x3ff
+}
+
+/// One address space: page descriptors for the frames of four regions, zero
+/// where nothing is mapped.
+pub(super) struct Space {
+    /// First frames of the regions, in order.
+    pub(super) bases: [u64; REGIONS],
+    pub(super) pages: [[u64; WORDS]; REGIONS],
+    /// First frame and end of the GiB that are the host's, by identity, also
+    /// outside the regions.
+    pub(super) identity: (u64, u64),
+}
+
+impl Space {
+    /// A space in which nothing is mapped.
+    pub(super) const fn new(bases: [u64; REGIONS]) -> Self {
+        Self { bases, pages: [[0; WORDS]; REGIONS], identity: (0, 0) }
+    }
+
+    /// Makes the regions all unmapped.
+    pub(super) fn clear(&mut self) {
+        self.pages.as_flattened_mut().fill(0);
+        self.identity = (0, 0);
+    }
+
+    /// The same space with the regions mapped by identity.
+    pub(super) const fn by_identity(bases: [u64; REGIONS]) -> Self {
+        let mut space = Self::new(bases);
+        let mut frame = 0;
+        while frame < REGIONS * WORDS {
+            let (region, index) = (frame / WORDS, frame % WORDS);
+            space.pages[region][index] = page(bases[region] + index as u64, MEMORY);
+            frame += 1;
+        }
+        space
+    }
+
+    /// Cuts a range at the borders of the regions: region, and which frames
+    /// of it.
+    pub(super) fn parts(
+        &self,
+        (start, end): (u64, u64),
+    ) -> impl Iterator<Item = (usize, core::ops::Range<usize>)> + use<> {
+        let bases = self.bases;
+        (0..REGIONS).filter_map(move |region| {
+            let base = bases[region];
+            let (from, to) = (start.max(base), end.min(base + REGION));
+            (from < to).then(|| (region, (from - base) as usize..(to - base) as usize))
+        })
+    }
+
+    /// One past the last frame of the regions that follow `start` without a
+    /// gap.
+    pub(super) fn end_of_run(&self, start: u64) -> u64 {
+        let covers = |at: &u64| (*at..*at + REGION).contains(&start);
+        let mut end =
+            self.bases.iter().find(|base| covers(base)).map_or(start, |base| base + REGION);
+        for base in self.bases {
+            end = if base == end { base + REGION } else { end };
+        }
+        end
+    }
+
+    /// The page of a frame.
+    pub(super) fn at(&self, gfn: u64) -> u64 {
+        let mut parts = self.parts((gfn, gfn + 1));
+        parts.next().map_or(0, |(region, frames)| self.pages[region][frames.start])
+    }
+
+    /// The pages of a range, in order.
+    pub(super) fn range(&self, range: (u64, u64)) -> impl Iterator<Item = u64> + '_ {
+        self.parts(range).flat_map(|(region, frames)| self.pages[region][frames].iter().copied())
+    }
+
+    /// How many frames from the first are so.
+    pub(super) fn run(&self, range: (u64, u64), is: impl Fn(u64) -> bool) -> u64 {
+        self.range(range).take_while(|word| is(*word)).count() as u64
+    }
+
+    /// Is nothing of the range mapped?
+    pub(super) fn is_unmapped(&self, range: (u64, u64)) -> bool {
+        self.parts(range).all(|(region, frames)| {
+            self.pages[region][frames].iter().fold(0, |any, word| any | word) == 0
+        })
+    }
+
+    /// From now on the range is mapped to the frames from `first` on.
+    pub(super) fn map(&mut self, range: (u64, u64), first: u64, kind: u64) {
+        let mut word = page(first, kind);
+        for (region, frames) in self.parts(range) {
+            for page in &mut self.pages[region][frames] {
+                *page = word;
+                word += 1 << 12;
+            }
+        }
+    }
+
+    /// From now on the range is not mapped.
+    pub(super) fn unmap(&mut self, range: (u64, u64)) {
+        for (region, frames) in self.parts(range) {
+            self.pages[region][frames].fill(0);
+        }
+    }
+
+    /// Tables that page-level mappings need, the root included.
+    pub(super) fn tables(&self) -> u64 {
+        let (mut tables, mut last) = (1, u64::MAX);
+        for (base, pages) in self.bases.iter().zip(&self.pages) {
+            if pages.iter().fold(0, |any, word| any | word) != 0 {
+                tables += 1 + u64::from(base / span(1) != last);
+                last = base / span(1);
+            }
+        }
+        tables
+    }
+
+    /// Is the whole region the host's own, so that a block serves?
+    pub(super) fn is_whole(&self, region: usize) -> bool {
+        let mut expected = page(self.bases[region], MEMORY);
+        let differs = self.pages[region].iter().fold(0, |any, word| {
+            let differs = word ^ expected;
+            expected += 1 << 12;
+            any | differs
+        });
+        differs == 0
+    }
+
+    /// Does a block translate the region?
+    pub(super) fn is_block(&self, words: &Words, root: Pfn, region: usize) -> bool {
+        let base = self.bases[region];
+        let entry = |table, level| words.word(table, (base / span(level)) as usize % WORDS);
+        let word = entry(root, 1);
+        word & 0b11 == 0b01 || word & 0b11 == 0b11 && entry(frame_of(word), 2) & 0b11 == 0b01
+    }
+
+    /// The tables say of the region what the array says.
+    pub(super) fn compare(&self, words: &Words, root: Pfn, region: usize) {
+        let (base, pages) = (self.bases[region], &self.pages[region]);
+        let (mut table, mut above) = (root, 0);
+        for level in 1..=2 {
+            let word = words.word(table, (base / span(level)) as usize % WORDS);
+            match word & 0b11 {
+                0b11 => (table, above) = (frame_of(word), word),
+                0b01 => {
+                    let first = frame_of(word).number() + base % span(level);
+                    let block = page(first, word & KIND | 0b11);
+                    let differs = |(word, index): (&u64, u64)| word ^ (block + (index << 12));
+                    let differs = pages.iter().zip(0..).fold(0, |any, at| any | differs(at));
+                    return assert_eq!(differs, 0, "{base:#x}: a block");
+                }
+                _ => {
+                    assert_eq!(word, 0, "{base:#x}: something is left half done");
+                    return assert!(self.is_unmapped((base, base + REGION)), "{base:#x}: a hole");
+                }
+            }
+        }
+        if words.any(table, |index, word| word ^ pages[index]) != 0 {
+            let mut wrong = words.table(table).zip(pages).zip(base..);
+            let wrong = wrong.find(|((word, page), _)| word != *page);
+            panic!("(found, expected), at frame: {wrong:x?}");
+        }
+        let used: u64 = pages.iter().map(|word| word & 1).sum();
+        assert_eq!(counted(above), used, "{base:#x}: pages in use, by the entry above");
+    }
+
+    /// Outside the regions is what has always been there.
+    pub(super) fn compare_elsewhere(&self, words: &Words, root: Pfn) {
+        let mut ours = [0_u64; WORDS];
+        for base in self.bases.map(|base| base - base % span(1)) {
+            let index = (base / span(1)) as usize % WORDS;
+            if core::mem::replace(&mut ours[index], !0) != 0 {
+                continue; // two regions of the same GiB
+            }
+            let own = self.identity.0 <= base && base < self.identity.1;
+            let block = if own { page(base, MEMORY & !0b10) } else { 0 };
+            match words.word(root, index) {
+                word if word & 0b11 == 0b11 => {
+                    self.compare_blocks(words, word, (base, block));
+                }
+                word => assert_eq!(word, block, "{base:#x}: the level-1 entry"),
+            }
+        }
+        assert_eq!(words.any(root, |index, word| word & !ours[index]), 0, "another level-1 entry");
+    }
+
+    /// The entries beside our regions are blocks from `first` on, or empty.
+    fn compare_blocks(&self, words: &Words, entry: u64, (base, first): (u64, u64)) {
+        let mut ours = [0_u64; WORDS];
+        for at in self.bases.iter().filter(|at| (base..base + span(1)).contains(*at)) {
+            ours[(at / span(2)) as usize % WORDS] = !0;
+        }
+        let step = if first == 0 { 0 } else { span(2) << 12 };
+        let differs =
+            |index: usize, word: u64| (word ^ (first + index as u64 * step)) & !ours[index];
+        let table = frame_of(entry);
+        assert_eq!(words.any(table, differs), 0, "a level-2 entry of the GiB from {base:#x}");
+        let used = words.valid(table);
+        assert_eq!(counted(entry), used, "{base:#x}: tables and blocks in use, by the entry above");
+    }
+}
