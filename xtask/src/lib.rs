@@ -44,6 +44,18 @@ pub enum Outcome {
     Status(u8),
 }
 
+/// What is wrong with the command line, where its grammar cannot tell.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
 impl Outcome {
     /// The exit status for it.
     #[must_use]

@@ -9,11 +9,14 @@ use xtask::cli::{Cli, Task};
 use xtask::term::{BAD, paint};
 use xtask::workspace::Workspace;
 use xtask::{
-    Outcome, bench, build, check, coverage, fuzz, guest, mutants, qemu, run, setup, test, trace,
+    Outcome, Usage, bench, build, check, coverage, fuzz, guest, mutants, qemu, run, setup, test,
+    trace,
 };
 
 /// Exit status when something could not be set up, built or booted.
 const TROUBLE: u8 = 3;
+/// Exit status when what was asked for makes no sense, as clap has it.
+const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
         Err(_) if qemu::interrupted() => ExitCode::from(Outcome::Interrupted.code()),
         Err(error) => {
             anstream::eprintln!("{}: {error:#}", paint(BAD, "error"));
-            ExitCode::from(TROUBLE)
+            ExitCode::from(if error.is::<Usage>() { WRONG_USAGE } else { TROUBLE })
         }
     }
 }
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
 fn act(cli: &Cli) -> Result<Outcome> {
     qemu::stop_on_ctrl_c()?;
     match &cli.command {
-        Task::Setup => setup::run()?,
+        Task::Setup => setup::run_with_fuzzers()?,
         Task::Guest(task) => return guest::task(&Workspace::find()?, task),
         Task::Run(options) if options.linux.guest.is_some() => {
             return guest::run::run(&Workspace::find()?, options);

@@ -1,45 +1,39 @@
 //! Builds the targets the way cargo-fuzz does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 use super::Sanitizer;
 use super::targets::{Target, home};
+use crate::setup::cpp;
 use crate::term::{Step, run_quietly};
 use crate::workspace::{Workspace, cargo};
 
-/// Edge counters and traced comparisons, as libFuzzer reads them.
+/// Edge counters, as libFuzzer reads them.
 const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-    -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares";
+    -Cllvm-args=-sanitizer-coverage-pc-table";
+/// Comparisons that libFuzzer learns numbers from (cargo-fuzz leaves them out
+/// with `--no-trace-compares`).
+const COMPARISONS: &str = " -Cllvm-args=-sanitizer-coverage-trace-compares";
 
 /// The built targets.
 #[derive(Debug)]
 pub(super) struct Fuzzers {
-    folder: PathBuf,
+    /// Where those with traced comparisons are, and those without.
+    traced: PathBuf,
+    untraced: PathBuf,
 }
 
 impl Fuzzers {
     /// The program of a target.
     pub(super) fn path(&self, target: &Target) -> PathBuf {
-        self.folder.join(&target.name)
+        let folder = if target.is_fast() { &self.untraced } else { &self.traced };
+        folder.join(&target.name)
     }
-}
-
-/// libFuzzer is C++, compiled on the spot.
-///
-/// # Errors
-/// When there is no compiler for it.
-pub(super) fn require_cpp() -> Result<()> {
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    if runs(Command::new(&compiler).arg("--version")) {
-        return Ok(());
-    }
-    bail!("no C++ compiler for libFuzzer ({compiler} does not run): install one, for example g++")
 }
 
 fn runs(command: &mut Command) -> bool {
@@ -47,35 +41,60 @@ fn runs(command: &mut Command) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Builds all targets in one go.
+/// Builds these targets.
 ///
 /// # Errors
 /// When a compiler is missing or refuses something.
-pub(super) fn build(workspace: &Workspace, sanitizer: Option<Sanitizer>) -> Result<Fuzzers> {
-    require_cpp()?;
-    let step = Step::new("Building");
-    let (mut command, flags, folder) = match sanitizer {
-        None => (cargo(), INSTRUMENTATION.to_owned(), "fuzz/build"),
-        Some(Sanitizer::Address) => {
-            let mut nightly = Command::new("rustup");
-            nightly.args(["run", "nightly", "cargo"]);
-            if !runs(Command::new("rustup").args(["run", "nightly", "cargo", "--version"])) {
-                bail!(
-                    "the address sanitiser needs a nightly compiler: \
-                     run `rustup toolchain install nightly`"
-                );
-            }
-            (nightly, format!("{INSTRUMENTATION} -Zsanitizer=address"), "fuzz/build-address")
-        }
-    };
-    let folder = workspace.folder(folder)?;
+pub(super) fn build(
+    workspace: &Workspace,
+    sanitizer: Option<Sanitizer>,
+    targets: &[Target],
+) -> Result<Fuzzers> {
+    cpp::ensure()?;
     let triple = host_triple()?;
-    command.current_dir(home(workspace)).env("RUSTFLAGS", flags);
-    // Named, so that build scripts are not instrumented.
-    command.args(["build", "--release", "--target", &triple, "--target-dir"]).arg(&folder);
-    run_quietly(&step, &mut command).context("the fuzz targets cannot be built")?;
+    let step = Step::new("Building");
+    let folder = |name: &str| Ok::<_, anyhow::Error>(workspace.folder("fuzz")?.join(name));
+    let [traced, untraced] = match sanitizer {
+        None => [folder("build")?, folder("build-untraced")?],
+        Some(Sanitizer::Address) => [folder("build-address")?, folder("build-address-untraced")?],
+    };
+    for (fast, folder) in [(false, &traced), (true, &untraced)] {
+        let chosen: Vec<&Target> = targets.iter().filter(|it| it.is_fast() == fast).collect();
+        if chosen.is_empty() {
+            continue;
+        }
+        let (mut command, mut flags) = match sanitizer {
+            None => (cargo(), INSTRUMENTATION.to_owned()),
+            Some(Sanitizer::Address) => {
+                (nightly()?, format!("{INSTRUMENTATION} -Zsanitizer=address"))
+            }
+        };
+        flags.push_str(if fast { "" } else { COMPARISONS });
+        command.current_dir(home(workspace)).env("RUSTFLAGS", flags);
+        // Named, so that build scripts are not instrumented.
+        command.args(["build", "--release", "--target", &triple, "--target-dir"]).arg(folder);
+        for target in chosen {
+            command.args(["--bin", &target.name]);
+        }
+        run_quietly(&step, &mut command).context("the fuzz targets cannot be built")?;
+    }
     step.done("the fuzz targets, instrumented");
-    Ok(Fuzzers { folder: folder.join(triple).join("release") })
+    let programs = |folder: &Path| folder.join(&triple).join("release");
+    Ok(Fuzzers { traced: programs(&traced), untraced: programs(&untraced) })
+}
+
+/// Cargo of the nightly toolchain.
+fn nightly() -> Result<Command> {
+    let nightly = ["run", "nightly", "cargo"];
+    if !runs(Command::new("rustup").args(nightly).arg("--version")) {
+        bail!(
+            "the address sanitiser needs a nightly compiler: \
+             run `rustup toolchain install nightly`"
+        );
+    }
+    let mut command = Command::new("rustup");
+    command.args(nightly);
+    Ok(command)
 }
 
 fn host_triple() -> Result<String> {

@@ -18,9 +18,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use crate::setup::cpp;
 use crate::term::{BAD, DIM, GOOD, HEAD, paint};
 use crate::workspace::{Workspace, shown};
-use crate::{Outcome, on_target};
+use crate::{Outcome, Usage, on_target};
 use build::Fuzzers;
 pub use options::{FuzzOptions, Sanitizer};
 use targets::Target;
@@ -81,7 +82,14 @@ pub fn run(workspace: &Workspace, options: &FuzzOptions) -> Result<Outcome> {
     }
     let input = options.replay.as_deref().or(options.minimise.as_deref());
     let chosen = targets::choose(all, options.target.as_deref(), input)?;
-    let fuzzers = build::build(workspace, options.sanitizer)?;
+    // What cannot work should not wait for a build.
+    if let Some(missing) = input.filter(|input| !input.is_file()) {
+        return Err(Usage(format!("there is no file {}", shown(missing))).into());
+    }
+    if let Some(path) = &options.json {
+        std::fs::write(path, "[]").with_context(|| format!("cannot write {}", shown(path)))?;
+    }
+    let fuzzers = build::build(workspace, options.sanitizer, &chosen)?;
     if let (Some(file), [target]) = (&options.replay, &chosen[..]) {
         return replay(&fuzzers, target, file);
     }
@@ -108,12 +116,13 @@ pub fn run(workspace: &Workspace, options: &FuzzOptions) -> Result<Outcome> {
 /// # Errors
 /// When the targets cannot be built or started.
 pub fn short_round(workspace: &Workspace, each: Duration) -> Result<Option<bool>> {
-    if let Err(missing) = build::require_cpp() {
-        anstream::println!("    {} {missing}", paint(DIM, "skipped:"));
+    if let Err(missing) = cpp::ensure() {
+        anstream::println!("    {} {missing:#}", paint(DIM, "skipped:"));
         return Ok(None);
     }
-    let fuzzers = build::build(workspace, None)?;
-    let (results, _) = fuzz(workspace, &fuzzers, &targets::find(workspace)?, each, 1)?;
+    let targets = targets::find(workspace)?;
+    let fuzzers = build::build(workspace, None, &targets)?;
+    let (results, _) = fuzz(workspace, &fuzzers, &targets, each, 1)?;
     Ok(Some(results.iter().all(|result| result.crashes.is_empty())))
 }
 
@@ -168,9 +177,6 @@ fn explain(fuzzers: &Fuzzers, target: &Target, crash: &Path) -> Result<()> {
 
 /// Runs one input and prints what it does.
 fn replay(fuzzers: &Fuzzers, target: &Target, file: &Path) -> Result<Outcome> {
-    if !file.is_file() {
-        bail!("there is no file {}", shown(file));
-    }
     anstream::println!("\n  {} {}", paint(HEAD, &target.name), shown(file));
     let output = Command::new(fuzzers.path(target))
         .arg(file)

@@ -14,8 +14,6 @@ use super::build::Fuzzers;
 use super::targets::{Target, home};
 use crate::workspace::Workspace;
 
-/// Longest input, in bytes: some hundred decisions.
-const MAX_LENGTH: u32 = 512;
 /// Asks a checker that counts its steps to tell how many it makes a second.
 const STEPS: &str = "BOUNCER_FUZZ_STEPS";
 /// A single input that takes longer than this is a finding, in seconds.
@@ -162,7 +160,7 @@ fn command(
     let mut command = Command::new(fuzzers.path(target));
     command.env("RUST_BACKTRACE", "0").env(STEPS, "1").args(["-print_final_stats=1", "-reload=1"]);
     command.arg(format!("-max_total_time={}", time.as_secs().max(1)));
-    command.arg(format!("-max_len={MAX_LENGTH}")).arg(format!("-timeout={TIMEOUT}"));
+    command.arg(format!("-max_len={}", target.max_length())).arg(format!("-timeout={TIMEOUT}"));
     command.arg(format!("-artifact_prefix={}/", crashes.display()));
     let dictionary = home(workspace).join("dictionaries").join(&target.name);
     if dictionary.is_file() {

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use crate::Usage;
 use crate::workspace::Workspace;
 
 /// A fuzz target.
@@ -13,6 +14,23 @@ pub(super) struct Target {
     pub(super) name: String,
     /// What it checks, in one line.
     pub(super) about: String,
+}
+
+/// Targets that take microseconds for an input, most of which would go into
+/// tracing comparisons; and as their input is nothing but decisions there is
+/// no number in it to learn. Short inputs are enough for them, too.
+const FAST: [&str; 2] = ["stage2", "vgic"];
+
+impl Target {
+    /// Is it one of those that are built and fed for speed?
+    pub(super) fn is_fast(&self) -> bool {
+        FAST.contains(&self.name.as_str())
+    }
+
+    /// Longest input, in bytes: some hundred decisions, or some thirty.
+    pub(super) fn max_length(&self) -> u32 {
+        if self.is_fast() { 64 } else { 512 }
+    }
 }
 
 /// All targets, in alphabetical order.
@@ -56,10 +74,11 @@ pub(super) fn choose(
     let names: Vec<&str> = all.iter().map(|target| target.name.as_str()).collect();
     if !names.contains(&wanted) {
         let names = names.join(", ");
-        match name {
-            Some(name) => bail!("there is no target {name:?}; there are {names}"),
-            None => bail!("say which target the input is for: one of {names}"),
-        }
+        return Err(Usage(match name {
+            Some(name) => format!("there is no fuzz target {name:?}; there are {names}"),
+            None => format!("say which target the input is for: one of {names}"),
+        })
+        .into());
     }
     Ok(all.iter().filter(|target| target.name == wanted).cloned().collect())
 }
@@ -82,5 +101,26 @@ mod tests {
         assert_eq!(names(Some("vgic"), Some("crashes/stage2/crash-1")).unwrap(), ["vgic"]);
         assert_eq!(names(None, Some("crash-1")), None);
         assert_eq!(names(Some("vgix"), None), None);
+    }
+
+    #[test]
+    fn an_unknown_target_is_wrong_usage_and_hears_what_there_is() {
+        let all = [Target { name: "vgic".into(), about: "x".into() }];
+        let error = choose(all.to_vec(), Some("vgix"), None).unwrap_err();
+        assert!(error.is::<Usage>());
+        assert!(error.to_string().ends_with("there are vgic"), "{error}");
+    }
+
+    #[test]
+    fn every_target_is_built_seeded_and_of_a_known_kind() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let workspace = Workspace { target: root.join("target"), root };
+        let all = find(&workspace).unwrap();
+        let manifest = std::fs::read_to_string(home(&workspace).join("Cargo.toml")).unwrap();
+        for target in &all {
+            assert!(manifest.contains(&format!("name = \"{}\"", target.name)), "{}", target.name);
+            assert!(home(&workspace).join("seeds").join(&target.name).is_dir(), "{}", target.name);
+        }
+        assert!(FAST.iter().all(|fast| all.iter().any(|target| target.name == *fast)));
     }
 }

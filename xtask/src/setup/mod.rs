@@ -1,7 +1,8 @@
 //! Finds out what is missing on this machine and installs it: a Rust target
-//! through rustup, QEMU through apt. With everything in place it only looks,
-//! and needs no network.
+//! through rustup, QEMU and the fuzzers' C++ compiler through apt. With
+//! everything in place it only looks, and needs no network.
 
+pub mod cpp;
 pub mod distro;
 pub mod rust;
 
@@ -12,7 +13,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::qemu::PROGRAM;
-use crate::term::{Step, run_quietly};
+use crate::term::{DIM, Step, paint, run_quietly};
 use distro::{Facts, Plan, Privilege, Version};
 
 /// Oldest QEMU that serves: guest-loader, EL2 and GICv3 as bouncer needs
@@ -29,6 +30,19 @@ pub fn run() -> Result<()> {
     let rust = rust::ensure(&step)?;
     let qemu = ensure_qemu(&step)?;
     step.done(&format!("rust {rust}, target {}, QEMU {}.{}", rust::TARGET, qemu.0, qemu.1));
+    Ok(())
+}
+
+/// The same, and what the fuzzers need; bouncer runs without them, so here
+/// the lack of it is only told.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_fuzzers() -> Result<()> {
+    run()?;
+    if let Err(missing) = cpp::ensure() {
+        anstream::println!("  {} {missing:#}", paint(DIM, "no fuzzing:"));
+    }
     Ok(())
 }
 
