@@ -6,10 +6,10 @@
 //! descriptor), invalidate, make (write the block).
 
 use super::{
-    Attributes, Descriptor, Entry, Flush, Piece, ROOT_LEVEL, Stage2, TablePool, numbers, pieces,
-    read, span, write,
+    Descriptor, Entry, Flush, Piece, ROOT_LEVEL, Stage2, TablePool, numbers, pieces, read, span,
+    write,
 };
-use crate::addr::{Gfn, GfnRange, Pfn};
+use crate::addr::{FRAME_SHIFT, Gfn, GfnRange, Pfn};
 use crate::machine::Machine;
 use crate::stage2::descriptor::ENTRIES_PER_TABLE;
 
@@ -19,17 +19,25 @@ impl Stage2 {
     pub(crate) fn merge(&mut self, m: &impl Machine, pool: &mut TablePool, range: GfnRange) {
         for level in [2, ROOT_LEVEL] {
             let mut flush = Flush::default();
-            self.for_each_full(m, level, range, |table, piece, below| {
-                write(m, table, piece.index, Descriptor::table(below, ENTRIES_PER_TABLE, true));
-                let start = piece.entry_start(level);
-                flush.add(start, start + span(level));
+            self.for_each_entry(m, level, range, |table, piece, entry| {
+                let Entry::Table { table: below, entries: ENTRIES_PER_TABLE, .. } = entry else {
+                    return;
+                };
+                if is_uniform(m, below, level + 1) {
+                    write(m, table, piece.index, Descriptor::table(below, ENTRIES_PER_TABLE, true));
+                    let start = piece.entry_start(level);
+                    flush.add(start, start + span(level));
+                }
             });
             if !flush.invalidate(m, self.regime) {
                 return;
             }
             let mut freed = 0;
-            self.for_each_full(m, level, range, |table, piece, below| {
-                let Some((first, attributes)) = uniform(m, below, level + 1) else { return };
+            self.for_each_entry(m, level, range, |table, piece, entry| {
+                // Between calls nothing is parked: this is one of ours.
+                let Entry::Table { table: below, parked: true, .. } = entry else { return };
+                let start = read(m, below, 0).decode(level + 1);
+                let Entry::Leaf { first, attributes } = start else { return };
                 write(m, table, piece.index, Descriptor::leaf(level, first, attributes));
                 m.zero_frame(below);
                 pool.push(m, below);
@@ -40,42 +48,33 @@ impl Stage2 {
         }
     }
 
-    /// Visits the entries at `level` in the range whose table is full and
-    /// uniform: (table, entry, table below).
-    fn for_each_full(
+    /// Visits the entries at `level` in the range: (table, which, entry).
+    fn for_each_entry(
         &self,
         m: &impl Machine,
         level: u8,
         range: GfnRange,
-        mut visit: impl FnMut(Pfn, Piece, Pfn),
+        mut visit: impl FnMut(Pfn, Piece, Entry),
     ) {
         let (start, end) = numbers(range);
         for piece in pieces(level, start, end) {
             let place = Gfn::new(piece.start).and_then(|gfn| self.table_at(m, level, gfn));
-            let Some(table) = place else { continue };
-            let entry = read(m, table, piece.index).decode(level);
-            let Entry::Table { table: below, entries: ENTRIES_PER_TABLE, .. } = entry else {
-                continue;
-            };
-            if uniform(m, below, level + 1).is_some() {
-                visit(table, piece, below);
+            if let Some(table) = place {
+                visit(table, piece, read(m, table, piece.index).decode(level));
             }
         }
     }
 }
 
-/// First frame and attributes if the table at `level` translates one aligned
-/// run with the same attributes throughout.
-fn uniform(m: &impl Machine, table: Pfn, level: u8) -> Option<(Pfn, Attributes)> {
-    let Entry::Leaf { first, attributes } = read(m, table, 0).decode(level) else { return None };
-    if !first.number().is_multiple_of(span(level) * ENTRIES_PER_TABLE) {
-        return None;
-    }
-    let same = (1..ENTRIES_PER_TABLE).all(|index| {
-        let next = first.checked_add(index * span(level));
-        next.is_some_and(|next| {
-            read(m, table, index as usize) == Descriptor::leaf(level, next, attributes)
+/// Does the table at `level` translate one aligned run with the same
+/// attributes throughout?
+fn is_uniform(m: &impl Machine, table: Pfn, level: u8) -> bool {
+    let start = read(m, table, 0);
+    let Entry::Leaf { first, .. } = start.decode(level) else { return false };
+    // An aligned run ends inside the address space: its frames can be counted
+    // on in the descriptor itself.
+    first.number().is_multiple_of(span(level) * ENTRIES_PER_TABLE)
+        && (1..ENTRIES_PER_TABLE).all(|index| {
+            read(m, table, index as usize).0 == start.0 + ((index * span(level)) << FRAME_SHIFT)
         })
-    });
-    same.then_some((first, attributes))
 }

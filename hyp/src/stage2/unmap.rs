@@ -15,9 +15,9 @@
 
 use super::{
     Attributes, Descriptor, Entry, Flush, PAGE_LEVEL, ROOT_LEVEL, Stage2, Style, TablePool,
-    numbers, pfn, pieces, read, span, write,
+    numbers, pieces, read, span, write,
 };
-use crate::addr::{GfnRange, Pfn};
+use crate::addr::{FRAME_SHIFT, GfnRange, Pfn};
 use crate::machine::Machine;
 use crate::stage2::descriptor::ENTRIES_PER_TABLE;
 
@@ -157,11 +157,13 @@ impl Stage2 {
     }
 }
 
-/// Writes into a fresh table what the block above it translated.
+/// Writes into a fresh table what the block above it translated. The block
+/// is aligned, so its frames can be counted on in the descriptor itself.
 fn fill_like_block(m: &impl Machine, table: Pfn, level: u8, first: Pfn, attributes: Attributes) {
+    let start = Descriptor::leaf(level, first, attributes);
     for index in 0..ENTRIES_PER_TABLE {
-        let leaf = pfn(first.number() + index * span(level));
-        write(m, table, index as usize, Descriptor::leaf(level, leaf, attributes));
+        let leaf = Descriptor(start.0 + ((index * span(level)) << FRAME_SHIFT));
+        write(m, table, index as usize, leaf);
     }
 }
 
