@@ -2,8 +2,8 @@
 //! machine: `cargo test -p model --features shuttle --test interleaved`.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use hyp::abi::{exit, guest, host as id};
-use hyp::addr::Pfn;
+use hyp::abi::{self, exit, guest, host as id, rsi};
+use hyp::addr::{Gfn, Pfn};
 use hyp::machine::{Machine, Vmid};
 use hyp::psci::function as psci;
 use hyp::trap::{Trap, TrapKind};
@@ -166,6 +166,58 @@ fn a_vm_that_is_run_and_torn_down_at_once_leaves_nothing() {
         quiet(&booted);
     };
     check(scenario);
+}
+
+/// A realm with two vCPUs that are on and one page of RAM (frame `at` + 12).
+fn realm(booted: &Booted, at: u64) -> u64 {
+    let (status, handle) = hvc(booted, 0, id::VM_CREATE, &[at, 12, 16, 2, abi::CREATE_RSI]);
+    assert_eq!(status, 0);
+    booted.hyp().machine().attach(booted.hyp().view_vm(handle).unwrap().regime);
+    assert_eq!(hvc(booted, 0, id::FRAME_DONATE, &[handle, at + 12, RAM, 1, 1]), (0, 1));
+    assert_eq!(hvc(booted, 0, id::VM_FINALISE, &[handle, RAM << 12, 0]).0, 0);
+    booted.hyp().machine().world().script(0, |vcpu| {
+        vcpu.frame.x[..4].copy_from_slice(&[psci::CPU_ON_64.into(), 1, RAM << 12, 0]);
+        trap(0x17)
+    });
+    assert_eq!(hvc(booted, 0, id::VCPU_RUN, &[handle, 0, 0]), (0, exit::CPU_ON));
+    handle
+}
+
+#[test]
+fn a_page_that_is_shared_and_taken_back_at_once_is_in_one_place() {
+    static SEEN: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
+    let scenario = || {
+        let booted = Arc::new(Booted::new().unwrap());
+        let handle = realm(&booted, FRAMES);
+        let frame = Pfn::new(FRAMES + 12).unwrap();
+        let changing = [rsi::ripas::EMPTY, rsi::ripas::RAM].map(|state| {
+            let (booted, cpu) = (booted.clone(), 1 + state as usize);
+            booted.hyp().machine().world().script(cpu, move |vcpu| {
+                let set = rsi::IPA_STATE_SET.into();
+                vcpu.frame.x[..5].copy_from_slice(&[set, RAM << 12, (RAM + 1) << 12, state, 0]);
+                trap(0x17)
+            });
+            booted.hyp().machine().world().script(cpu, |vcpu| {
+                let done = [rsi::status::SUCCESS, (RAM + 1) << 12, rsi::ACCEPT];
+                assert_eq!(vcpu.frame.x[..3], done);
+                INTERRUPT
+            });
+            thread::spawn(move || hvc(&booted, cpu, id::VCPU_RUN, &[handle, state, 0]))
+        });
+        for run in changing.map(|thread| thread.join().unwrap()) {
+            assert_eq!(run, (0, exit::INTERRUPT));
+        }
+        let home = Gfn::new(RAM).unwrap();
+        let machine = booted.hyp().machine();
+        let reached = [home, home.alias()].map(|gfn| machine.access(Vmid(2), gfn) == [frame]);
+        assert!(reached[0] != reached[1], "{reached:?}");
+        let state = if reached[1] { 2 } else { 3 };
+        assert_eq!(hvc(&booted, 0, id::FRAME_STATE, &[frame.number()]), (0, state));
+        SEEN[usize::from(reached[1])].store(true, Ordering::SeqCst);
+        quiet(&booted);
+    };
+    check(scenario);
+    assert!(SEEN.iter().all(|seen| seen.load(Ordering::SeqCst)), "only one order was tried");
 }
 
 #[test]
