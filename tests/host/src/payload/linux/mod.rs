@@ -76,6 +76,13 @@ fn say_end(how: u8, options: &Options) -> Result<(), String> {
 
 /// One guest from creation to the last frame; how it ended.
 fn one_life(options: &Options, files: &mut Files, seed: &[u8]) -> Result<u8, String> {
+    let free = FREE.lock().available() >> 8;
+    if free < options.memory {
+        return Err(format!(
+            "{free} MiB are free and the guest wants {}: give it less, or the machine more",
+            options.memory
+        ));
+    }
     let start = clock::now();
     let vm = Vm::build(&FREE, plan(options, files, seed)?)
         .map_err(|problem| format!("cannot build the guest: {problem}"))?;
@@ -94,6 +101,7 @@ fn one_life(options: &Options, files: &mut Files, seed: &[u8]) -> Result<u8, Str
     attend(&vm, options.kill);
     let lived = since(start);
     run::retire(&vm);
+    vm.hear_the_rest();
     let how = vm.end();
     println!("linux: ran for {lived} ms, {}", counters(&vm));
     let remains =

@@ -9,19 +9,23 @@ pub(super) enum Voice {
     /// Line by line, with the guest's name in front, and no control
     /// characters: a guest that is under test cannot speak for others.
     Lines(Lines),
-    /// As it is: the guest has the terminal for itself.
-    Terminal,
+    /// As it is: the guest has the terminal for itself. Kept is whether it
+    /// left it in the middle of a line.
+    Terminal { in_line: bool },
 }
 
 impl Voice {
     pub(super) fn new(terminal: bool) -> Self {
-        if terminal { Voice::Terminal } else { Voice::Lines(Lines::default()) }
+        if terminal { Voice::Terminal { in_line: false } } else { Voice::Lines(Lines::default()) }
     }
 
     /// The guest prints bytes; `say` gets the lines that they complete.
     pub(super) fn hear(&mut self, bytes: &[u8], mut say: impl FnMut(&str)) {
         match self {
-            Voice::Terminal => rt::console::write_bytes(bytes),
+            Voice::Terminal { in_line } => {
+                rt::console::write_bytes(bytes);
+                *in_line = bytes.last().map_or(*in_line, |byte| *byte != b'\n');
+            }
             Voice::Lines(lines) => {
                 for line in bytes.iter().filter_map(|byte| lines.push(*byte)) {
                     say(&line);
@@ -30,10 +34,16 @@ impl Voice {
         }
     }
 
-    /// A last line that was not ended.
+    /// The guest has ended: a last line that it did not. On a terminal it is
+    /// ended now, for what comes next is the host's.
     pub(super) fn finish(&mut self) -> Option<String> {
         match self {
-            Voice::Terminal => None,
+            Voice::Terminal { in_line } => {
+                if core::mem::take(in_line) {
+                    rt::console::write_bytes(b"\r\n");
+                }
+                None
+            }
             Voice::Lines(lines) => lines.finish(),
         }
     }
