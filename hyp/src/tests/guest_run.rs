@@ -307,6 +307,11 @@ fn an_sgi_to_a_vcpu_that_waits_returns_to_the_host() {
     };
     send(&rig);
     assert_eq!(rig.run(handle), [exit::KICK, 0b10, 0b10]);
+    // A register of the other one's redistributor does the same.
+    let set_pending = |rig: &Rig, sgi: u64| rig.script_store(gicr1 + 0x1_0200, 4, 1 << sgi);
+    rig.script_store(gicr1 + 0x1_0100, 4, 1 << 6);
+    set_pending(&rig, 6);
+    assert_eq!(rig.run(handle), [exit::KICK, 0b10, 0b10]);
     // It is pending already: nobody gains anything, and the guest goes on.
     send(&rig);
     rig.script_check(|_| ());
