@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::cli::BenchOptions;
+use crate::cli::{BenchOptions, Measured};
 use crate::console::Record;
 use crate::qemu::{End, Machine};
 use crate::story::{self, Config};
@@ -58,6 +58,9 @@ struct Figure {
 /// # Errors
 /// When it could not be set up, built or booted, or a figure is missing.
 pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Outcome> {
+    if let Some(Measured::Debian) = options.guest {
+        return crate::guest::bench::run(workspace, options);
+    }
     setup::run()?;
     let images = build::images(workspace)?;
     let machine = Machine { cpus: 1, icount: true, ..Machine::default() };

@@ -60,16 +60,18 @@ pub fn images(workspace: &Workspace) -> Result<Images> {
     Ok(Images { bouncer, bouncer_elf, host, host_elf, guest })
 }
 
-/// A bouncer that checks the rules of memory while it runs (hyp's feature
-/// `oracle`), and what else it does for its tests.
+/// A bouncer that does more than its work: it checks the rules of memory while
+/// it runs (hyp's feature `oracle`), or counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
-    /// Nothing else.
+    /// It checks.
     Oracle,
-    /// It keeps a trace of page-table events (feature `trace`).
+    /// It checks, and keeps a trace of page-table events (feature `trace`).
     Traced,
-    /// It notes which edges of its code were taken.
+    /// It checks, and notes which edges of its code were taken.
     Covered,
+    /// It counts whose time it was (feature `profile`).
+    Profiled,
 }
 
 /// Flags rather than counters: a counter of eight bits that came round to 0
@@ -84,6 +86,7 @@ impl Variant {
             Self::Oracle => ("oracle", "oracle", "bouncer with its oracle"),
             Self::Traced => ("oracle,trace", "oracle-trace", "bouncer with its oracle and a trace"),
             Self::Covered => ("oracle", "oracle-edges", "bouncer with its oracle, instrumented"),
+            Self::Profiled => ("profile", "profile", "bouncer that counts whose time it was"),
         }
     }
 }

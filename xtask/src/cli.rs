@@ -150,9 +150,20 @@ pub struct RunOptions {
 /// `bench`'s options.
 #[derive(Debug, Clone, Args)]
 pub struct BenchOptions {
+    /// Instead of single calls: what this guest costs, from its creation to
+    /// its last frame, and what its requests cost
+    #[arg(long, value_enum)]
+    pub guest: Option<Measured>,
     /// Write the figures as JSON to FILE
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Guests whose cost can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Measured {
+    /// Debian's kernel, as `run --guest debian` has it
+    Debian,
 }
 
 /// What `--oracle` tells bouncer.

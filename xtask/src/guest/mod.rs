@@ -7,6 +7,7 @@
 //! user's terminal.
 
 pub mod archive;
+pub mod bench;
 pub mod boot;
 pub mod deb;
 pub mod debian;
