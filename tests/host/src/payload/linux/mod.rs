@@ -6,6 +6,7 @@
 
 mod files;
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -135,7 +136,7 @@ fn plan<'a>(options: &Options, files: &mut Files, seed: &[u8]) -> Result<Plan<'a
     }
     if devices.net {
         let seed = seed.iter().rev().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte));
-        plans.push(DevicePlan::Net(Station::new(seed)));
+        plans.push(DevicePlan::Net(Box::new(Station::new(seed))));
     }
     if devices.rng {
         plans.push(DevicePlan::Entropy(seed.to_vec()));

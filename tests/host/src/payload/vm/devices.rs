@@ -1,6 +1,7 @@
 //! Building a guest's devices: each with its backend, its configuration and
 //! the memory that it may use.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use host::block::Block;
@@ -39,7 +40,7 @@ pub(in crate::payload) enum DevicePlan {
     /// A source of random bytes, made from these.
     Entropy(Vec<u8>),
     /// A network card on a wire with a station that answers.
-    Net(Station),
+    Net(Box<Station>),
 }
 
 impl Vm {
@@ -95,7 +96,7 @@ impl Vm {
                 // 5.1.4: the MAC address.
                 let mac = GUEST_MAC.iter().rev().fold(0, |mac, byte| mac << 8 | u64::from(*byte));
                 configure(0, mac, 6)?;
-                Backend::Net(Net::new(station, clock::milliseconds_now))
+                Backend::Net(Net::new(*station, clock::milliseconds_now))
             }
         })
     }
