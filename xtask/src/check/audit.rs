@@ -19,11 +19,13 @@ use super::lexer::{Line, lines};
 /// The list of files that may contain unsafe code.
 const ALLOWED: &str = "xtask/unsafe-modules.txt";
 /// Packages by folder; the longest prefix wins.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 11] = [
     "hyp",
     "platform",
     "el2-boot",
     "xtask",
+    "tests/model",
+    "tests/trace",
     "tests/rt",
     "tests/host",
     "tests/guest",
@@ -297,6 +299,18 @@ mod tests {
     #[test]
     fn hyp_may_have_none_even_with_a_reason() {
         assert_eq!(problems("hyp/src/a.rs", "// SAFETY: x\nunsafe {}").1.len(), 1);
+    }
+
+    #[test]
+    fn no_member_of_the_workspace_is_left_out() {
+        let manifest = include_str!("../../../Cargo.toml");
+        let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).unwrap();
+        for member in members.split('"').skip(1).step_by(2) {
+            let package = PACKAGES.iter().any(|package| {
+                *package != "tests" && Path::new(member).starts_with(package) || *package == member
+            });
+            assert!(package, "{member} is not audited");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a device does with the buffers its driver gives it.
 
+use alloc::boxed::Box;
+
 use alloc::vec::Vec;
 
 use host::block::{Block, Traffic};
@@ -18,7 +20,7 @@ pub(super) enum Backend {
     /// A source of random bytes.
     Entropy(Entropy),
     /// A network card.
-    Net(Net),
+    Net(Box<Net>),
 }
 
 impl Backend {

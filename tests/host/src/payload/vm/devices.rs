@@ -96,7 +96,7 @@ impl Vm {
                 // 5.1.4: the MAC address.
                 let mac = GUEST_MAC.iter().rev().fold(0, |mac, byte| mac << 8 | u64::from(*byte));
                 configure(0, mac, 6)?;
-                Backend::Net(Net::new(*station, clock::milliseconds_now))
+                Backend::Net(Box::new(Net::new(*station, clock::milliseconds_now)))
             }
         })
     }
