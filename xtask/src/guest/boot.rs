@@ -115,6 +115,15 @@ impl Guest {
         )
     }
 
+    /// What marks the guest's output, if its init does not.
+    fn marks(&self, otherwise: Marks) -> Marks {
+        match (&self.word, self.keyboard) {
+            (None, _) => otherwise,
+            (Some(word), Keyboard::Keys) => Marks::Person(word.clone()),
+            (Some(word), _) => Marks::Word(word.clone()),
+        }
+    }
+
     /// Boots it as a protected guest.
     ///
     /// # Errors
@@ -140,7 +149,7 @@ impl Guest {
             gdb: ways.gdb,
             timeout: self.timeout,
         };
-        let marks = self.word.clone().map_or(Marks::Host, Marks::Word);
+        let marks = self.marks(Marks::Host);
         self.attend(&boot, marks, folder, ways.verbose)
     }
 
@@ -185,7 +194,7 @@ impl Guest {
             gdb: None,
             timeout: self.timeout,
         };
-        let marks = self.word.clone().map_or(Marks::None, Marks::Word);
+        let marks = self.marks(Marks::None);
         let finished = self.attend(&boot, marks, folder, ways.verbose)?;
         if let (End::PoweredOff, Some(disk)) = (finished.end, &self.disk) {
             disk.save(&read(&finished.folder.join("disk.img"))?)?;
@@ -208,6 +217,8 @@ impl Guest {
         if verbose {
             screen.show_lines();
         }
+        // A Debian guest resets only when its kernel panics.
+        screen.reset_is_end = self.word.is_some();
         let place = Rc::clone(&screen.disk);
         let mut failed = None;
         let ended = boot.run_attached(
@@ -228,17 +239,15 @@ impl Guest {
         screen.finish()?;
         match failed {
             Some(error) => Err(error),
-            None => Ok(self.finished(&ended?, &screen, folder)),
+            None => Ok(finished(&ended?, &screen, folder)),
         }
     }
+}
 
-    /// A Debian guest resets only when its kernel panics.
-    fn finished(&self, ended: &Ended, screen: &Screen, folder: PathBuf) -> Finished {
-        let panicked = screen.reset && self.word.is_some() && screen.status.is_none();
-        let end = if panicked { End::Reset } else { ended.end };
-        let tail = screen.tail().map(str::to_owned).collect();
-        Finished { end, status: screen.status, tail, folder }
-    }
+fn finished(ended: &Ended, screen: &Screen, folder: PathBuf) -> Finished {
+    let end = if screen.reset && screen.reset_is_end { End::Reset } else { ended.end };
+    let tail = screen.tail().map(str::to_owned).collect();
+    Finished { end, status: screen.status, tail, folder }
 }
 
 /// Takes the guest's disk out of the stopped machine's memory, from where the

@@ -28,8 +28,7 @@ if [ -e /sys/class/net/eth0 ]; then
     ip address add 10.0.2.15/24 dev eth0
     ip link set eth0 up
     ip route add default via 10.0.2.2
-    echo nameserver 10.0.2.3 >/etc/resolv.conf
-    network="network eth0 10.0.2.15"
+    network="network eth0, 10.0.2.15; 10.0.2.2 answers"
 fi
 
 # From here on the console belongs to the user: the kernel's lines stay in

@@ -30,8 +30,12 @@ pub enum Piece {
 /// What the guest's own output lies between.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Marks {
-    /// Lines with this run's word.
+    /// Lines with this run's word. The break before the end's mark is part of
+    /// the mark, so that what comes between is byte by byte the guest's.
     Word(String),
+    /// The same for a person, who wants to see a line break at once and does
+    /// not mind one more at the end.
+    Person(String),
     /// The host's lines about the guest.
     Host,
     /// Nothing: the console is the guest's alone.
@@ -43,7 +47,7 @@ impl Marks {
     fn begins(&self, line: &[u8]) -> bool {
         let line = String::from_utf8_lossy(line);
         match self {
-            Self::Word(word) => line.trim_end() == format!("@{word} begin"),
+            Self::Word(word) | Self::Person(word) => line.trim_end() == format!("@{word} begin"),
             Self::Host => line.starts_with("linux: ") && line.contains(" measured sha256="),
             Self::None => true,
         }
@@ -53,6 +57,7 @@ impl Marks {
     fn end(&self) -> Vec<u8> {
         match self {
             Self::Word(word) => format!("\n@{word} status ").into_bytes(),
+            Self::Person(word) => format!("@{word} status ").into_bytes(),
             Self::Host => b"\nlinux: ran for ".into(),
             Self::None => Vec::new(),
         }
@@ -107,7 +112,7 @@ impl Sorter {
         line.pop();
         let begins = self.marks.begins(&line);
         // The host's line tells more than that.
-        if !matches!(self.marks, Marks::Word(_)) || !begins {
+        if self.marks == Marks::Host || !begins {
             pieces.push(Piece::Line(line));
         }
         if begins {
@@ -250,6 +255,15 @@ mod tests {
     fn a_console_that_is_the_guests_alone_is_passed_on_at_once() {
         let all = Sorter::new(Marks::None).push(b"\nx");
         assert_eq!(all, [Piece::Bytes(b"\nx".into())]);
+    }
+
+    #[test]
+    fn a_person_sees_a_line_break_at_once() {
+        let mut sorter = Sorter::new(Marks::Person("word-1".into()));
+        sorter.push(b"@word-1 begin\r\n");
+        assert_eq!(sorter.push(b"line\r\n"), [Piece::Bytes(b"line\r\n".into())]);
+        let end = sorter.push(b"# \r\n@word-1 status 0\r\n");
+        assert_eq!(end, [Piece::Bytes(b"# \r\n".into()), Piece::End(Some(0))]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use super::archive::hex;
@@ -63,8 +64,10 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     let pins = Pins::own()?;
     let package = debian::package(workspace, &pins, Role::Source)?;
     // Not in the final place: half a build must not be taken for a whole one.
-    let work = place.with_extension(format!("{}.part", std::process::id()));
+    // One that was stopped goes on where it was.
+    let work = place.with_extension("part");
     std::fs::create_dir_all(&work)?;
+    let _turn = only_one(&work)?;
     let made = unpack(&package, &work).and_then(|source| {
         let log = work.join("build.log");
         make_kernel(workspace, &source, &work.join("build"), &log)
@@ -79,6 +82,15 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     std::fs::remove_dir_all(&work)?;
     anstream::eprintln!("  the kernel with the pKVM guest driver is {}", shown(&image));
     Ok(image)
+}
+
+/// Keeps a second build out of the folder; dropped, it lets the next one in.
+fn only_one(work: &Path) -> Result<std::fs::File> {
+    let file = std::fs::File::create(work.join("lock"))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("another `guest build-pkvm` is at work in {}", shown(work));
+    }
+    Ok(file)
 }
 
 /// A folder named after all that the kernel depends on.
@@ -124,6 +136,10 @@ fn ensure_tools() -> Result<()> {
 
 /// Unpacks the source; returns its folder.
 fn unpack(package: &Path, work: &Path) -> Result<PathBuf> {
+    let source = work.join("source");
+    if source.exists() {
+        return Ok(source);
+    }
     let step = Step::new("Unpacking");
     step.note("the package of the source");
     let archive = work.join("source.tar.xz");
@@ -133,12 +149,13 @@ fn unpack(package: &Path, work: &Path) -> Result<PathBuf> {
         }
         Ok(())
     })?;
-    let source = work.join("source");
-    std::fs::create_dir_all(&source)?;
+    let part = work.join("source.part");
+    std::fs::create_dir_all(&part)?;
     step.note("90000 files of Linux");
     let mut tar = Command::new("tar");
-    tar.args(["--strip-components=1", "-xJf"]).arg(&archive).arg("-C").arg(&source);
+    tar.args(["--strip-components=1", "-xJf"]).arg(&archive).arg("-C").arg(&part);
     run_quietly(&step, &mut tar)?;
+    std::fs::rename(&part, &source)?;
     step.done("the source of Linux");
     Ok(source)
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask run --guest …`: from the options to a guest, and from its end
 //! to the exit status.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -47,6 +47,7 @@ pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
 fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     setup::run()?;
     let guest = prepare(workspace, options)?;
+    let _scratch = Scratch(workspace.folder(&format!("runs/{}", guest.name))?);
     let has_status = guest.keyboard != Keyboard::Keys && guest.word.is_some();
     let ways = Ways { machine: options.config().machine, gdb: None, verbose: options.verbose };
     let finished = if options.linux.no_bouncer {
@@ -61,7 +62,19 @@ fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
         }
         guest.boot(workspace, &images, &ways)?
     };
-    Ok(judge(&finished, has_status))
+    let log = workspace.folder("runs/guest")?.join("console.log");
+    std::fs::rename(finished.folder.join("console.log"), &log)?;
+    Ok(judge(&finished, has_status, &log))
+}
+
+/// A folder for the files of one run; there may be several runs at once.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is below the target folder, and in nobody's way.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 fn images(workspace: &Workspace, oracle: bool) -> Result<Images> {
@@ -94,7 +107,7 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
         }
     };
     Ok(Guest {
-        name: "guest".to_owned(),
+        name: format!("guest/{}", std::process::id()),
         kernel,
         initrd,
         command_line: command_line(console, linux.append.as_deref(), &task),
@@ -157,7 +170,7 @@ pub fn word() -> String {
 }
 
 /// The run's outcome; tells why if it is not a good one.
-fn judge(finished: &Finished, has_status: bool) -> Outcome {
+fn judge(finished: &Finished, has_status: bool, log: &Path) -> Outcome {
     match (finished.end, finished.status) {
         (End::Interrupted, _) => return Outcome::Interrupted,
         (End::PoweredOff, Some(status)) if has_status => return Outcome::Status(status),
@@ -173,7 +186,7 @@ fn judge(finished: &Finished, has_status: bool) -> Outcome {
         End::Reset => "reset itself, as a kernel that panics does",
         end => end.text(),
     };
-    anstream::eprintln!("\n  the machine {why}; its console is in {}", shown(&finished.folder));
+    anstream::eprintln!("\n  the machine {why}; its console is in {}", shown(log));
     match finished.end {
         _ if !has_status => Outcome::Fail,
         End::TimedOut => Outcome::Status(TIMED_OUT),
@@ -184,11 +197,10 @@ fn judge(finished: &Finished, has_status: bool) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
 
     fn outcome(end: End, status: Option<u8>, has_status: bool) -> u8 {
         let finished = Finished { end, status, tail: Vec::new(), folder: PathBuf::from("x") };
-        judge(&finished, has_status).code()
+        judge(&finished, has_status, Path::new("x")).code()
     }
 
     #[test]

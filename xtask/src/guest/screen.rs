@@ -17,6 +17,8 @@ use crate::term::{DIM, paint};
 
 /// Lines kept for the case that it ends badly.
 const TAIL: usize = 30;
+/// The host's line about a guest that resets.
+const RESETS: &str = "linux: the guest resets";
 /// Longest line looked at.
 const LONGEST: usize = 4096;
 
@@ -52,6 +54,8 @@ pub struct Screen {
     pub disk: Rc<Cell<Option<(u64, u64)>>>,
     /// Whether the host has said that the guest resets.
     pub reset: bool,
+    /// Whether that is the end: a kernel that panics would do so for ever.
+    pub reset_is_end: bool,
 }
 
 impl Screen {
@@ -71,6 +75,7 @@ impl Screen {
             status: None,
             disk: Rc::default(),
             reset: false,
+            reset_is_end: false,
         }
     }
 
@@ -79,7 +84,8 @@ impl Screen {
         self.shows_lines = true;
     }
 
-    /// Takes what came on the console; whether bouncer or the host panics.
+    /// Takes what came on the console; whether it tells that there is not much
+    /// more to come: a panic of bouncer's or the host's, a reset.
     ///
     /// # Errors
     /// When the terminal or stdout does not take it.
@@ -163,7 +169,8 @@ impl Screen {
             } else {
                 tells_of_panic(&line)
             };
-            self.reset |= line == "linux: the guest resets";
+            self.reset |= line == RESETS;
+            panics |= self.reset && self.reset_is_end;
             if self.tail.len() == TAIL {
                 self.tail.pop_front();
             }
