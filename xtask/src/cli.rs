@@ -38,7 +38,7 @@ pub enum Task {
     Run(RunOptions),
     /// Sets up what is missing and runs every test: unit, simulated machine,
     /// end-to-end on QEMU, lints
-    Test,
+    Test(crate::test::TestOptions),
     /// Counts instructions: what bouncer's calls, exits and boot cost
     ///
     /// On one cortex-a72 under QEMU's instruction counting, so the figures are

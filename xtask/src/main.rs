@@ -57,9 +57,9 @@ fn act(cli: &Cli) -> Result<Outcome> {
             return check::run(&Workspace::find()?);
         }
         Task::Mutants(options) => return mutants::run(&Workspace::find()?, options),
-        Task::Test => {
+        Task::Test(options) => {
             setup::run()?;
-            return test::run(&Workspace::find()?);
+            return test::run(&Workspace::find()?, options);
         }
     }
     Ok(Outcome::Pass)

@@ -21,6 +21,16 @@ pub mod environment {
     pub const ORACLE: &str = "BOUNCER_ORACLE";
     /// A user's file as the disk.
     pub const DISK: &str = "BOUNCER_DISK";
+    /// Set: there is no network, so what must be fetched is left out.
+    pub const OFFLINE: &str = "BOUNCER_OFFLINE";
+}
+
+/// `test`'s options.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TestOptions {
+    /// Leave out what needs files from Debian's archive: Linux as the guest
+    #[arg(long)]
+    pub offline: bool,
 }
 
 /// Machines on which every promise is tested, beside the default one that
@@ -40,7 +50,7 @@ const FUZZ: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When something cannot even be started.
-pub fn run(workspace: &Workspace) -> Result<Outcome> {
+pub fn run(workspace: &Workspace, options: &TestOptions) -> Result<Outcome> {
     let start = Instant::now();
     // Once, with progress: the test binaries then find everything built.
     build::images(workspace)?;
@@ -51,10 +61,12 @@ pub fn run(workspace: &Workspace) -> Result<Outcome> {
         suites.push((name, Some(passed)));
         Ok(())
     };
-    suite(
-        "unit, simulated machine, default boot".into(),
-        cargo().args(["test", "--workspace", "--no-fail-fast"]),
-    )?;
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    if options.offline {
+        command.env(environment::OFFLINE, "1");
+    }
+    suite("unit, simulated machine, default boot, Linux as the guest".into(), &mut command)?;
     for (name, cpu, cpus, memory, own_disk) in MATRIX {
         let mut command = cargo();
         command.args(["test", "--no-fail-fast", "--package", "tests", "--test", "promises"]);
@@ -78,6 +90,9 @@ pub fn run(workspace: &Workspace) -> Result<Outcome> {
     command.args(["test", "--no-fail-fast", "--package", "tests", "--test", "promises"]);
     command.env(environment::ORACLE, "changes");
     suite("end to end: bouncer with its oracle".into(), &mut command)?;
+    if options.offline {
+        suites.push(("Linux as the guest, which must be fetched (--offline)".into(), None));
+    }
     if !qemu::interrupted() {
         let name = format!("fuzz targets, {} s each", FUZZ.as_secs());
         anstream::println!("\n  {}", paint(HEAD, &name));
