@@ -1,7 +1,6 @@
 //! What a device does with the buffers its driver gives it.
 
 use alloc::boxed::Box;
-
 use alloc::vec::Vec;
 
 use host::block::{Block, Traffic};
