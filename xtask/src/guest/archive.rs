@@ -58,8 +58,10 @@ pub fn fetch(workspace: &Workspace, pins: &Pins, pin: &Pin) -> Result<PathBuf> {
             step.done(&format!("{}, {}", pin.title(), megabytes(pin.size)));
             return Ok(path);
         }
-        // Half a file helps nobody.
-        let _ = std::fs::remove_file(&part);
+        // Half a file helps nobody, nor one that apt has put aside as wrong.
+        for path in [part.clone(), part.with_extension("part.FAILED")] {
+            let _ = std::fs::remove_file(path);
+        }
         if interrupted() {
             bail!("stopped while fetching {}", pin.title());
         }

@@ -23,7 +23,7 @@ pub mod run;
 pub mod screen;
 pub mod terminal;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::Outcome;
 use crate::term::{BAD, HEAD, paint};
@@ -100,7 +100,7 @@ fn with_advice(
         "Nor can the archive's index be read: is the network up? apt's proxy settings are used."
             .to_owned()
     });
-    error.context(advice)
+    anyhow!("{error:#}\n{advice}")
 }
 
 /// A file's bytes, with its name in the error.
