@@ -301,7 +301,7 @@ fn a_kernel_with_the_pkvm_guest_driver_runs_as_a_protected_guest() -> Result<()>
     }
     let disk = file("linux-pkvm", "disk.img", &[0; 1 << 16])?;
     let path = disk.display().to_string();
-    let commands = "dmesg | grep -c 'bounce buffers'; printf pkvm >/dev/vda; exit 6";
+    let commands = "dmesg | grep -c 'created restricted DMA pool'; printf pkvm >/dev/vda; exit 6";
     let output = script("linux-pkvm", commands, &["--abi", "pkvm", "--disk", &path])?;
     assert_eq!(output.status.code(), Some(6), "{}", said(&output));
     ensure!(output.stdout.starts_with(b"1\n"), "{}", said(&output));

@@ -71,7 +71,7 @@ esac
 kind="an ordinary machine, for all it knows"
 if [ -e $realm ]; then
     kind="a realm (RSI): its memory is its own"
-elif dmesg | grep -q -i 'memory encryption.*active\|pkvm'; then
+elif dmesg | grep -q 'created restricted DMA pool'; then
     kind="a protected guest (pKVM): its memory is its own"
 fi
 # The size of the terminal and its name come on the kernel's command line,
