@@ -8,7 +8,7 @@
 //!
 //! A payload's `build.rs` hands `DEP_PAYLOAD_RT_LINK_ARGS` to the linker:
 //!
-//! ```ignore
+//! ```no_run
 //! for argument in std::env::var("DEP_PAYLOAD_RT_LINK_ARGS").unwrap().split(',') {
 //!     println!("cargo::rustc-link-arg-bins={argument}");
 //! }
