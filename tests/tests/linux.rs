@@ -130,6 +130,56 @@ fn what_linux_writes_is_in_the_users_file_and_nothing_else_is() -> Result<()> {
     Ok(())
 }
 
+/// The host tries to get at the guest from its first instruction to its last.
+/// The marker is in a file, a process and registers, and nowhere else.
+#[test]
+fn a_realm_is_protected_while_it_runs() -> Result<()> {
+    if left_out("a_realm_is_protected_while_it_runs") {
+        return Ok(());
+    }
+    let disk = file("linux-attack", "disk.img", &vec![0; 2 << 20])?;
+    let path = disk.display().to_string();
+    let commands = "for turn in 1 2 3; do\n\
+            dd if=/dev/zero of=/dev/vda bs=4k count=100 conv=notrunc 2>/dev/null\n\
+            echo 3 >/proc/sys/vm/drop_caches; cat /dev/vda >/dev/null; sleep 1\n\
+        done\n\
+        wc -c </run/marker; ps | grep -c '[w]hile :'\n";
+    let output = script("linux-attack", commands, &["--attack", "--disk", &path])?;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    // The guest did make the marker, and a process had it all the while.
+    assert_eq!(output.stdout, b"16\n1\n", "{}", said(&output));
+    let text = said(&output);
+    ensure!(text.contains(" attempts refused, marker found 0 times in "), "{text}");
+    ensure!(text.contains("all of it was refused"), "{text}");
+    Ok(())
+}
+
+/// The same search finds what the guest gives away: what goes to the disk goes
+/// through pages that the guest shared. And pages of a device that is no longer
+/// used are the guest's alone again.
+#[test]
+fn what_a_realm_shows_is_found_and_what_it_takes_back_is_not_to_be_had() -> Result<()> {
+    let test = "what_a_realm_shows_is_found_and_what_it_takes_back_is_not_to_be_had";
+    if left_out(test) {
+        return Ok(());
+    }
+    let disk = file("linux-shown", "disk.img", &[0; 1 << 16])?;
+    let path = disk.display().to_string();
+    let commands = "dd if=/run/marker of=/dev/vda bs=512 seek=9 conv=notrunc 2>/dev/null; sync\n\
+        cd /sys/bus/pci/drivers/virtio-pci\n\
+        for device in 0000*; do\n\
+            [ -e $device/virtio*/net ] && echo $device >unbind\n\
+        done\n\
+        sleep 12; exit 7\n";
+    let output = script("linux-shown", commands, &["--attack=shown", "--disk", &path])?;
+    assert_eq!(output.status.code(), Some(7), "{}", said(&output));
+    let text = said(&output);
+    ensure!(text.contains("pages the guest shared"), "{text}");
+    ensure!(!text.contains(": 0 in pages the guest shared"), "{text}");
+    ensure!(text.contains("C4"), "no page came back to the guest: {text}");
+    Ok(())
+}
+
 /// What is printed arrives as it was printed, whatever it is, and only that.
 #[test]
 fn a_scripts_output_arrives_byte_by_byte() -> Result<()> {

@@ -269,6 +269,8 @@ mod tests {
             ["--guest", "debian", "--script", "x"].as_slice(),
             &["--guest", "debian", "--abi", "pkvm", "--vcpus", "4", "--disk", "d"],
             &["--guest", "linux", "--kernel", "Image", "--append", "-- x"],
+            &["--guest", "debian", "--attack", "--script", "x"],
+            &["--guest", "debian", "--attack=shown"],
             &["--disk", "d"],
         ] {
             assert_eq!(complaint(words), "", "{words:?}");
@@ -280,6 +282,8 @@ mod tests {
             (&["--guest", "linux", "--kernel", "k", "--script", "x"], "--script is for"),
             (&["--guest", "debian", "--initrd", "x"], "--initrd is for"),
             (&["--guest", "debian", "--json", "x"], "--json is for"),
+            (&["--attack"], "--attack needs --guest"),
+            (&["--guest", "debian", "--attack", "--no-bouncer"], "--attack is the host's"),
         ] {
             assert!(complaint(words).starts_with(wanted), "{words:?}: {}", complaint(words));
         }

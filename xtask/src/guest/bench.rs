@@ -159,7 +159,7 @@ fn boot(workspace: &Workspace, images: &Images, script: &str) -> Result<Option<C
     std::fs::write(&disk, vec![0; DISK]).context("cannot make a scratch disk")?;
     let task = Task::Script(format!("{script} >/dev/null 2>&1\n").into_bytes());
     let word = word();
-    let made = debian::make(workspace, Abi::Rsi, false, &task, &word)?;
+    let made = debian::make(workspace, Abi::Rsi, false, &task, &word, None)?;
     let guest = Guest {
         name: "bench".to_owned(),
         kernel: made.kernel,
@@ -173,6 +173,7 @@ fn boot(workspace: &Workspace, images: &Images, script: &str) -> Result<Option<C
         word: Some(word),
         keyboard: Keyboard::None,
         timeout: None,
+        attack: None,
     };
     let memory = guest.machine_memory(None)?;
     let cpu = "cortex-a72,cntfrq=1000000000".to_owned();

@@ -11,6 +11,7 @@ use super::options::{Abi, Console};
 use super::output::{Marks, Sorter};
 use super::read;
 use super::screen::{Keyboard, Screen};
+use super::siege::{Marker, Told};
 use crate::build::Images;
 use crate::cpio::newc;
 use crate::qemu::{Boot, End, Ended, Machine, Module, Qemu, interrupt};
@@ -47,6 +48,8 @@ pub struct Guest {
     pub keyboard: Keyboard,
     /// Wall-clock limit.
     pub timeout: Option<Duration>,
+    /// Whether the host attacks it, and what it looks for, if anything.
+    pub attack: Option<Option<Marker>>,
 }
 
 /// How to boot it.
@@ -67,6 +70,8 @@ pub struct Finished {
     pub end: End,
     /// The status it told.
     pub status: Option<u8>,
+    /// What the host told of its attempts.
+    pub told: Told,
     /// The console's last lines.
     pub tail: Vec<String>,
     /// Where the console's log is.
@@ -106,8 +111,13 @@ impl Guest {
             devices.extend((self.console == Console::Hvc0).then_some("console"));
         }
         let devices = if devices.is_empty() { "none".to_owned() } else { devices.join(",") };
+        let attack = match self.attack {
+            None => String::new(),
+            Some(None) => " attack=on".to_owned(),
+            Some(Some(marker)) => format!(" attack=on marker={}", marker.products()),
+        };
         format!(
-            "scenario=linux abi={} memory={} vcpus={} devices={devices} console={}",
+            "scenario=linux abi={} memory={} vcpus={} devices={devices} console={}{attack}",
             self.abi.word(),
             self.memory,
             self.vcpus,
@@ -247,7 +257,7 @@ impl Guest {
 fn finished(ended: &Ended, screen: &Screen, folder: PathBuf) -> Finished {
     let end = if screen.reset && screen.reset_is_end { End::Reset } else { ended.end };
     let tail = screen.tail().map(str::to_owned).collect();
-    Finished { end, status: screen.status, tail, folder }
+    Finished { end, status: screen.status, told: screen.told.clone(), tail, folder }
 }
 
 /// Takes the guest's disk out of the stopped machine's memory, from where the
@@ -287,6 +297,7 @@ mod tests {
             word: None,
             keyboard: Keyboard::None,
             timeout: None,
+            attack: None,
         }
     }
 
@@ -310,5 +321,9 @@ mod tests {
         let hvc = Guest { abi: Abi::Pkvm, console: Console::Hvc0, ..guest() };
         assert!(hvc.bootargs().contains("abi=pkvm"));
         assert!(hvc.bootargs().ends_with("devices=net,rng,console console=hvc0"));
+        let attacked = Guest { attack: Some(None), ..guest() };
+        assert!(attacked.bootargs().ends_with(" attack=on"));
+        let searched = Guest { attack: Some(Some(Marker::chance())), ..guest() };
+        assert!(searched.bootargs().contains(" attack=on marker="));
     }
 }

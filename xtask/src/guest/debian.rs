@@ -30,6 +30,7 @@ pub fn make(
     newest: bool,
     task: &Task,
     word: &str,
+    marker: Option<&str>,
 ) -> Result<Debian> {
     let pins = chosen(workspace, newest)?;
     let busybox = package(workspace, &pins, Role::Busybox)?;
@@ -45,7 +46,7 @@ pub fn make(
         (kernel, modules)
     };
     let busybox = initramfs::busybox(&busybox)?;
-    Ok(Debian { kernel, initrd: initramfs::pack(&busybox, &modules, task, word) })
+    Ok(Debian { kernel, initrd: initramfs::pack(&busybox, &modules, task, word, marker) })
 }
 
 /// The package of a role; if it cannot be had, what could be instead.

@@ -31,6 +31,15 @@ if [ -e /sys/class/net/eth0 ]; then
     network="network eth0, 10.0.2.15; 10.0.2.2 answers"
 fi
 
+# A host that attacks looks for this marker in all memory that it can read. It
+# was told neither here nor there: only its digits lie in the ramdisk. It is in
+# a file, in the memory of a process, and on its way through registers.
+if [ -e /etc/bouncer/marker ]; then
+    marker=$(printf "$(sed 's/../\\x&/g' /etc/bouncer/marker)")
+    printf %s "$marker" >/run/marker
+    sh -c 'while :; do [ "$0" = "$0" ] || exit; done' "$marker" &
+fi
+
 # From here on the console belongs to the user: the kernel's lines stay in
 # dmesg. The word in /etc/bouncer/word, made for this run, tells xtask where
 # the guest's own output begins and ends.

@@ -45,9 +45,15 @@ impl Task {
 }
 
 /// Packs the initramfs. `word` marks the guest's own output on the console
-/// (see [`super::output`]).
+/// (see [`super::output`]); `marker` is what the host looks for, in digits.
 #[must_use]
-pub fn pack(busybox: &[u8], modules: &[Module], task: &Task, word: &str) -> Vec<u8> {
+pub fn pack(
+    busybox: &[u8],
+    modules: &[Module],
+    task: &Task,
+    word: &str,
+    marker: Option<&str>,
+) -> Vec<u8> {
     let file = |contents: &[u8], mode| Node::File(contents.to_vec(), mode);
     let mut nodes = vec![
         // The kernel opens it for init before init can make it.
@@ -70,6 +76,9 @@ pub fn pack(busybox: &[u8], modules: &[Module], task: &Task, word: &str) -> Vec<
     .collect::<Vec<_>>();
     if let Task::Script(script) = task {
         nodes.push(("etc/bouncer/script".to_owned(), file(script, 0o755)));
+    }
+    if let Some(digits) = marker {
+        nodes.push(("etc/bouncer/marker".to_owned(), file(digits.as_bytes(), 0o400)));
     }
     let mut order = String::new();
     for module in modules {
@@ -130,16 +139,20 @@ mod tests {
         let module =
             Module { name: "virtio_blk".into(), needs: Vec::new(), bytes: b"elf".to_vec() };
         let script = Task::Script(b"exit 7\n".to_vec());
-        let bytes = pack(b"busybox!", &[module], &script, "w-0");
+        let bytes = pack(b"busybox!", &[module], &script, "w-0", Some("6b33"));
         let text = String::from_utf8_lossy(&bytes);
-        for wanted in ["etc/bouncer/script\0", "exit 7", "lib/modules/virtio_blk.ko\0", "w-0"] {
+        for wanted in
+            ["etc/bouncer/script\0", "exit 7", "lib/modules/virtio_blk.ko\0", "w-0", "6b33"]
+        {
             assert!(text.contains(wanted), "{wanted}");
         }
-        let shell = pack(b"busybox!", &[], &Task::Shell, "w-0");
+        let shell = pack(b"busybox!", &[], &Task::Shell, "w-0", None);
         assert!(!String::from_utf8_lossy(&shell).contains("bouncer/script\0"));
+        assert!(!String::from_utf8_lossy(&shell).contains("bouncer/marker\0"));
         // What the init reads is what is packed.
-        for path in ["/etc/bouncer/word", "/etc/bouncer/how", "/etc/bouncer/script"] {
-            assert!(INIT.contains(path), "{path}");
+        for name in ["word", "how", "script", "marker"] {
+            let path = format!("/etc/bouncer/{name}");
+            assert!(INIT.contains(&path), "{path}");
         }
         for word in ["script)", "lines)"] {
             assert!(INIT.contains(word), "{word}");

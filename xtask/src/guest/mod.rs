@@ -3,8 +3,8 @@
 //! A Debian guest is made of pinned packages ([`pins`], [`archive`]) that are
 //! read ([`deb`]) and put together ([`modules`], [`initramfs`]); a kernel with
 //! the pKVM guest driver is built from Debian's source ([`pkvm`]). [`boot`]
-//! starts it or the user's own, and [`screen`] connects its console with the
-//! user's terminal.
+//! starts it or the user's own, [`screen`] connects its console with the
+//! user's terminal, and [`siege`] tells what came of a host that attacks it.
 
 pub mod archive;
 pub mod bench;
@@ -21,6 +21,7 @@ pub mod pins;
 pub mod pkvm;
 pub mod run;
 pub mod screen;
+pub mod siege;
 pub mod terminal;
 
 use anyhow::{Context, Result, anyhow};

@@ -66,6 +66,15 @@ impl Console {
     }
 }
 
+/// What becomes of the marker in a guest that is attacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Attack {
+    /// The guest keeps it to itself: nobody else may have it
+    Secret,
+    /// The script shows it, on the disk or the network: the host must find it
+    Shown,
+}
+
 /// `run`'s options for a Linux guest.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Linux as the guest")]
@@ -103,6 +112,17 @@ pub struct GuestOptions {
     /// What the guest's console is [default: pl011]
     #[arg(long, value_enum)]
     pub console: Option<Console>,
+    /// Let the host try to get at the guest all the while
+    ///
+    /// In every page, between the guest's turns and from another CPU. It
+    /// looks for a marker that the Debian guest makes in /run/marker and in a
+    /// process's memory, in all memory that it can read. Status 123: an
+    /// attempt was not refused, or the marker is where it must not be.
+    #[arg(
+        long, value_name = "MARKER", value_enum,
+        num_args = 0..=1, require_equals = true, default_missing_value = "secret"
+    )]
+    pub attack: Option<Attack>,
     /// Start the guest on QEMU directly, without bouncer and host: to see
     /// whether something is the guest's own doing
     #[arg(long)]
@@ -127,10 +147,14 @@ impl GuestOptions {
             ("--guest-memory", self.guest_memory.is_some()),
             ("--console", self.console.is_some()),
             ("--no-bouncer", self.no_bouncer),
+            ("--attack", self.attack.is_some()),
         ];
         let given = |options: &[(&str, bool)]| {
             options.iter().find(|(_, given)| *given).map(|(name, _)| (*name).to_owned())
         };
+        if self.no_bouncer && self.attack.is_some() {
+            return Err("--attack is the host's behind bouncer, not for --no-bouncer".to_owned());
+        }
         match self.guest {
             None => {
                 let all = [debians.as_slice(), &users, &any].concat();

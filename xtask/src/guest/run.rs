@@ -10,9 +10,10 @@ use super::boot::{Finished, Guest, Ways};
 use super::debian;
 use super::disk::Disk;
 use super::initramfs::Task;
-use super::options::{Abi, Console, GuestOptions, Which};
+use super::options::{Abi, Attack, Console, GuestOptions, Which};
 use super::read;
 use super::screen::Keyboard;
+use super::siege::Marker;
 use super::terminal;
 use crate::build::{self, Images};
 use crate::cli::RunOptions;
@@ -21,6 +22,8 @@ use crate::term::{BAD, paint};
 use crate::workspace::{Workspace, shown};
 use crate::{Outcome, setup};
 
+/// Status of a guest that was attacked and did not hold.
+const NOT_HELD: u8 = 123;
 /// Status of a script that did not finish in time, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 /// Status when a script was not run to its end.
@@ -64,7 +67,15 @@ fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     };
     let log = workspace.folder("runs/guest")?.join("console.log");
     std::fs::rename(finished.folder.join("console.log"), &log)?;
-    Ok(judge(&finished, has_status, &log))
+    let outcome = judge(&finished, has_status, &log);
+    let searched = guest.attack.flatten().is_some();
+    Ok(match options.linux.attack {
+        Some(attack) if finished.end == End::PoweredOff => {
+            let held = finished.told.print(searched, attack == Attack::Shown);
+            if held { outcome } else { Outcome::Status(NOT_HELD) }
+        }
+        _ => outcome,
+    })
 }
 
 /// A folder for the files of one run; there may be several runs at once.
@@ -94,10 +105,15 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
     };
     let given = options.timeout.map(Duration::from_secs);
     let timeout = given.or(matches!(task, Task::Script(_)).then_some(SCRIPT_LIMIT));
+    // A kernel of the user's makes no marker.
+    let is_ours = linux.guest == Some(Which::Debian);
+    let attack = linux.attack.map(|_| is_ours.then(Marker::chance));
     let (kernel, initrd, word) = match linux.guest {
         Some(Which::Debian) | None => {
             let word = word();
-            let made = debian::make(workspace, abi, linux.newest, &task, &word)?;
+            let digits = attack.flatten().map(|marker| marker.digits());
+            let digits = digits.as_deref();
+            let made = debian::make(workspace, abi, linux.newest, &task, &word, digits)?;
             (made.kernel, Some(made.initrd), Some(word))
         }
         Some(Which::Linux) => {
@@ -119,6 +135,7 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
         word,
         keyboard,
         timeout,
+        attack,
     })
 }
 
@@ -197,9 +214,16 @@ fn judge(finished: &Finished, has_status: bool, log: &Path) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::siege::Told;
 
     fn outcome(end: End, status: Option<u8>, has_status: bool) -> u8 {
-        let finished = Finished { end, status, tail: Vec::new(), folder: PathBuf::from("x") };
+        let finished = Finished {
+            end,
+            status,
+            told: Told::default(),
+            tail: Vec::new(),
+            folder: PathBuf::from("x"),
+        };
         judge(&finished, has_status, Path::new("x")).code()
     }
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::disk::place_in;
 use super::output::{Piece, Sorter};
+use super::siege::Told;
 use super::terminal::{self, Raw};
 use crate::console::{printable, tells_of_panic};
 use crate::term::{DIM, paint};
@@ -52,6 +53,8 @@ pub struct Screen {
     /// Where the host says the disk is: physical address, size. Shared with
     /// whoever saves it while this screen is still in use.
     pub disk: Rc<Cell<Option<(u64, u64)>>>,
+    /// What the host has told of its attempts on the guest.
+    pub told: Told,
     /// Whether the host has said that the guest resets.
     pub reset: bool,
     /// Whether that is the end: a kernel that panics would do so for ever.
@@ -74,6 +77,7 @@ impl Screen {
             began: false,
             status: None,
             disk: Rc::default(),
+            told: Told::default(),
             reset: false,
             reset_is_end: false,
         }
@@ -118,6 +122,10 @@ impl Screen {
         match piece {
             Piece::Line(line) => {
                 self.disk.set(place_in(&printable(&line)).or(self.disk.get()));
+                // What comes before the guest's own output is the guest's, too.
+                if self.began {
+                    self.told.take(&printable(&line));
+                }
                 // An empty one is the break before a mark.
                 if self.shows_lines && !line.trim_ascii().is_empty() {
                     anstream::eprintln!("  {}", paint(DIM, printable(&line)));

@@ -3,7 +3,9 @@
 //! go in the guest's memory.
 
 mod image;
+mod marker;
 mod options;
 
 pub use image::{BadKernel, Load, place};
+pub use marker::Marker;
 pub use options::{Abi, Console, Devices, Options};

@@ -1,5 +1,7 @@
 //! The command line of `scenario=linux`: words `name=value`.
 
+use super::Marker;
+
 /// Whose calls the guest speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Abi {
@@ -73,6 +75,10 @@ pub struct Options {
     pub console: Console,
     /// `kill=`: the host ends the guest after so many milliseconds.
     pub kill: Option<u64>,
+    /// `attack=on`: the host tries to get at the guest all the while.
+    pub attack: bool,
+    /// `marker=`: what it looks for in all the memory that it can read.
+    pub marker: Option<Marker>,
 }
 
 impl Options {
@@ -88,6 +94,8 @@ impl Options {
             devices: Devices::default(),
             console: Console::Pl011,
             kill: None,
+            attack: false,
+            marker: None,
         };
         for word in line.split_ascii_whitespace() {
             let Some((name, value)) = word.split_once('=') else { continue };
@@ -95,6 +103,9 @@ impl Options {
         }
         if options.abi == Abi::None && options.devices.any() {
             return Err("devices= with abi=none");
+        }
+        if options.marker.is_some() && !options.attack {
+            return Err("marker= without attack=on");
         }
         if options.console == Console::Hvc0 && !options.devices.console {
             return Err("console=hvc0 without devices=console");
@@ -125,6 +136,14 @@ impl Options {
                 }
             }
             "kill" => self.kill = Some(number()?),
+            "attack" => {
+                self.attack = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return None,
+                }
+            }
+            "marker" => self.marker = Some(Marker::parse(value)?),
             _ => {}
         }
         Some(())
@@ -146,10 +165,15 @@ mod tests {
         let devices = Devices { blk: true, console: true, rng: true, net: false };
         assert_eq!((options.devices, options.console), (devices, Console::Hvc0));
         assert_eq!(options.kill, Some(1500));
+        assert!(!options.attack && options.marker.is_none());
+        let options = Options::parse("attack=on marker=1,2,3,4,5,6,7,8").unwrap();
+        assert!(options.attack && options.marker.is_some());
     }
 
     #[test]
     fn nonsense_is_named() {
+        assert_eq!(Options::parse("attack=much"), Err("attack=much"));
+        assert!(Options::parse("marker=1,2,3,4,5,6,7,8").is_err(), "nobody looks for it");
         for word in ["abi=tdx", "memory=1", "memory=x", "vcpus=9", "devices=gpu", "console=tty"] {
             assert_eq!(Options::parse(word), Err(word));
         }

@@ -146,14 +146,19 @@ impl Machine {
         })
     }
 
+    /// All frames of RAM, whoever uses them.
+    pub(super) fn frames_of_ram(&self) -> Vec<Run> {
+        let run = |bank: Range<usize>| {
+            let first = bank.start.next_multiple_of(4096) as u64 >> 12;
+            Run { pfn: first, count: (bank.end as u64 >> 12).saturating_sub(first) }
+        };
+        self.ram.iter().map(run).collect()
+    }
+
     /// The frames that nothing uses.
     pub(super) fn free_frames(&self) -> FreeFrames {
         let mut frames = FreeFrames::default();
-        for bank in self.ram.iter() {
-            let first = bank.start.next_multiple_of(4096) as u64 >> 12;
-            let end = bank.end as u64 >> 12;
-            frames.give(Run { pfn: first, count: end.saturating_sub(first) });
-        }
+        self.frames_of_ram().into_iter().for_each(|run| frames.give(run));
         let used: Vec<_> = self.used().collect();
         for range in used {
             let first = range.start as u64 >> 12;

@@ -5,6 +5,9 @@
 //! lines that begin with `linux:`. docs/linux.md tells what goes where.
 
 mod files;
+mod search;
+mod siege;
+mod sweep;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -12,6 +15,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use host::frames::Run;
 use host::linux::{Abi, Console, Options, place};
 use host::net::Station;
 use hyp::abi;
@@ -24,6 +28,7 @@ use super::run::FREE;
 use super::vm::{DevicePlan, Input, Part, Plan, Vm, end};
 use super::{clock, cpus, run, terminal};
 use files::Files;
+use siege::Siege;
 
 /// How long the guest may run between two looks at the terminal, in
 /// milliseconds: an interrupt of the UART's ends a wait, not this.
@@ -54,8 +59,9 @@ fn boot(machine: &mut Machine) -> Result<(), String> {
     let mut files = Files::open(machine.take_ramdisk()).ok_or("the ramdisk has no `kernel`")?;
     let disk_place = files.disk.as_ref().map(|disk| (disk.as_ptr() as usize, disk.len()));
     terminal::open(machine.uart_interrupt);
+    let ram: Vec<Run> = machine.frames_of_ram();
     loop {
-        let how = one_life(&options, &mut files, &seed)?;
+        let how = one_life(&options, &mut files, &seed, &ram)?;
         if how != end::RESET {
             if let Some((address, size)) = disk_place.filter(|_| options.devices.blk) {
                 println!("linux: disk at {address:#x} size {size:#x}");
@@ -76,7 +82,7 @@ fn say_end(how: u8, options: &Options) -> Result<(), String> {
 }
 
 /// One guest from creation to the last frame; how it ended.
-fn one_life(options: &Options, files: &mut Files, seed: &[u8]) -> Result<u8, String> {
+fn one_life(options: &Options, files: &mut Files, seed: &[u8], ram: &[Run]) -> Result<u8, String> {
     let free = FREE.lock().available() >> 8;
     if free < options.memory {
         return Err(format!(
@@ -97,20 +103,25 @@ fn one_life(options: &Options, files: &mut Files, seed: &[u8]) -> Result<u8, Str
         cpus::count(),
         since(start)
     );
+    let mut siege = options.attack.then(|| Siege::begin(&vm, options.marker, ram));
     run::admit(Arc::clone(&vm));
     let start = clock::now();
-    attend(&vm, options.kill);
+    attend(&vm, options.kill, siege.as_mut());
     let lived = since(start);
     run::retire(&vm);
     vm.hear_the_rest();
     let how = vm.end();
     println!("linux: ran for {lived} ms, {}", counters(&vm));
+    let held = siege.is_none_or(|siege| siege.end(&vm));
     let remains =
         vm.tear_down(&FREE).map_err(|problem| format!("cannot take it down: {problem}"))?;
     if let Some(pfn) = remains.leftover {
         return Err(format!("frame {pfn:#x} came back with the guest's bytes in it"));
     }
     println!("linux: {} frames came back, all zero", remains.frames);
+    if !held {
+        return Err("an attempt on the guest was not refused".into());
+    }
     let vm = Arc::try_unwrap(vm).map_err(|_| "somebody still holds a guest that is gone")?;
     files.disk = vm.into_disks().pop().or(files.disk.take());
     Ok(how)
@@ -167,12 +178,15 @@ fn plan<'a>(options: &Options, files: &mut Files, seed: &[u8]) -> Result<Plan<'a
 
 /// Runs this CPU's share of the guest and passes on what is typed, until the
 /// guest ends or is to be killed.
-fn attend(vm: &Vm, kill: Option<u64>) {
+fn attend(vm: &Vm, kill: Option<u64>, mut siege: Option<&mut Siege>) {
     let start = clock::now();
     let over = || kill.is_some_and(|after| since(start) >= after);
     while vm.end() == end::NOT_YET && !over() {
         if terminal::has_waiting() {
             vm.fetch_input();
+        }
+        if let Some(siege) = &mut siege {
+            siege.round(vm);
         }
         run::until(LOOK, || {
             vm.end() != end::NOT_YET || terminal::has_waiting() && vm.wants_input()
