@@ -52,7 +52,8 @@ impl Marker {
 pub struct Told {
     /// The row, and whether it was refused every time.
     rows: Vec<(String, bool)>,
-    /// The attempts of rows that were not, as the host tells them.
+    /// The attempts of rows that were not, as the host tells them, and its own
+    /// bad end.
     bad: Vec<String>,
     /// The closing line, and how often the marker was found.
     closing: Option<(String, Option<u64>)>,
@@ -68,6 +69,10 @@ impl Told {
             if !refused {
                 self.bad.push(line.to_owned());
             }
+        }
+        // What came back was not zero, say: that ends no script's status.
+        if line.starts_with("@host result=fail") {
+            self.bad.push(line.to_owned());
         }
         let closing = line.strip_prefix("linux: ").filter(|line| line.contains(REFUSED));
         if let Some(closing) = closing {
@@ -153,6 +158,8 @@ mod tests {
     fn what_was_not_refused_not_tried_or_not_told_is_a_problem() {
         let bad = "@attack id=C1.sweep what=\"read\" outcome=succeeded detail=\"1\"";
         assert_eq!(told(&[bad, NOWHERE]).problems(true, false), [bad]);
+        let failed = "@host result=fail";
+        assert_eq!(told(&[NOWHERE, failed]).problems(true, false), [failed]);
         assert_eq!(told(&[]).problems(true, false).len(), 1);
         assert_eq!(Told::default().problems(true, false).len(), EXPECTED.len() + 1);
     }
