@@ -8,7 +8,7 @@
 //! must be exclusive (a page table, a vCPU) is exclusive in the *policy*, by
 //! lock and by type.
 
-use crate::addr::{GfnRange, Pfn, PfnRange};
+use crate::addr::{FRAME_SIZE, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
 use crate::trap::Trap;
 use crate::vcpu::state::{VcpuState, VirtualCpuInterface};
@@ -98,6 +98,13 @@ pub trait Machine: Sync {
     /// table walker is the business of [`Self::publish`] and
     /// [`Self::invalidate`].
     fn write_word(&self, frame: Pfn, index: usize, value: u64);
+
+    /// Writes every word of a frame that no walker reaches yet: word `index`
+    /// becomes `first + index * step`. A machine may know a quicker way.
+    fn fill_words(&self, frame: Pfn, first: u64, step: u64) {
+        let words = (FRAME_SIZE / 8) as usize;
+        (0..words).for_each(|index| self.write_word(frame, index, first + index as u64 * step));
+    }
 
     // ---- memory: frames of anybody --------------------------------------
 

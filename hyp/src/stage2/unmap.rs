@@ -161,10 +161,7 @@ impl Stage2 {
 /// is aligned, so its frames can be counted on in the descriptor itself.
 fn fill_like_block(m: &impl Machine, table: Pfn, level: u8, first: Pfn, attributes: Attributes) {
     let start = Descriptor::leaf(level, first, attributes);
-    for index in 0..ENTRIES_PER_TABLE {
-        let leaf = Descriptor(start.0 + ((index * span(level)) << FRAME_SHIFT));
-        write(m, table, index as usize, leaf);
-    }
+    m.fill_words(table, start.0, span(level) << FRAME_SHIFT);
 }
 
 /// Makes every parked table of the range valid, the inner ones first.

@@ -13,12 +13,14 @@ use crate::workspace::{Workspace, cargo};
 
 /// Edge counters, as libFuzzer reads them.
 const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module \
-    -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table";
 /// Comparisons that libFuzzer learns numbers from (cargo-fuzz leaves them out
-/// with `--no-trace-compares`).
-const COMPARISONS: &str = " -Cllvm-args=-sanitizer-coverage-trace-compares";
+/// with `--no-trace-compares`), and where indirect calls lead.
+const TRACED: &str = " -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-trace-compares";
+/// Edges, and nothing else.
+const UNTRACED: &str = " -Cllvm-args=-sanitizer-coverage-level=3";
 
 /// The built targets.
 #[derive(Debug)]
@@ -69,7 +71,7 @@ pub(super) fn build(
                 (nightly()?, format!("{INSTRUMENTATION} -Zsanitizer=address"))
             }
         };
-        flags.push_str(if fast { "" } else { COMPARISONS });
+        flags.push_str(if fast { UNTRACED } else { TRACED });
         command.current_dir(home(workspace)).env("RUSTFLAGS", flags);
         // Named, so that build scripts are not instrumented.
         command.args(["build", "--release", "--target", &triple, "--target-dir"]).arg(folder);

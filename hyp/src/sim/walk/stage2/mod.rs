@@ -13,6 +13,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod words;
 
 use super::Choices;
 use crate::addr::{GfnRange, Pfn};
@@ -107,7 +108,7 @@ impl World {
         let stage2 = Stage2::for_host(&self.arena, &mut self.host.pool);
         let mut stage2 = stage2.expect("the pool has at least four");
         let model = &mut self.host.model;
-        model.pages.as_flattened_mut().copy_from_slice(ALL_HOSTS.pages.as_flattened());
+        model.lay_out(&ALL_HOSTS.pages);
         // With blocks of 1 GiB a split may take two tables, a merge may give
         // two back; with blocks of 2 MiB more happens to each.
         model.identity = if choices.one_in(4) { TWO_GIB } else { (0, 0) };
@@ -163,7 +164,7 @@ fn walk(choices: Choices<'_>, steps: u64) -> Tally {
     }
     WORLD.with_borrow_mut(|world| {
         let mut walk = Walk { choices, world, tally: Tally::default() };
-        let thorough = walk.choices.one_in(4);
+        let thorough = walk.choices.one_in(16);
         walk.world.boot(&mut walk.choices);
         for _ in 0..steps {
             if walk.choices.is_over() {

@@ -51,18 +51,29 @@ pub(super) struct Space {
     /// First frame and end of the GiB that are the host's, by identity, also
     /// outside the regions.
     pub(super) identity: (u64, u64),
+    /// Regions that were changed since they were last laid out.
+    changed: [bool; REGIONS],
 }
 
 impl Space {
     /// A space in which nothing is mapped.
     pub(super) const fn new(bases: [u64; REGIONS]) -> Self {
-        Self { bases, pages: [[0; WORDS]; REGIONS], identity: (0, 0) }
+        Self { bases, pages: [[0; WORDS]; REGIONS], identity: (0, 0), changed: [true; REGIONS] }
+    }
+
+    /// Makes the regions what they were, `pages`, which is always the same.
+    pub(super) fn lay_out(&mut self, pages: &[[u64; WORDS]; REGIONS]) {
+        for ((region, pages), changed) in self.pages.iter_mut().zip(pages).zip(&mut self.changed) {
+            if core::mem::take(changed) {
+                region.copy_from_slice(pages);
+            }
+        }
     }
 
     /// Makes the regions all unmapped.
     pub(super) fn clear(&mut self) {
-        self.pages.as_flattened_mut().fill(0);
-        self.identity = (0, 0);
+        static NOTHING: [[u64; WORDS]; REGIONS] = [[0; WORDS]; REGIONS];
+        self.lay_out(&NOTHING);
     }
 
     /// The same space with the regions mapped by identity.
@@ -130,6 +141,7 @@ impl Space {
     pub(super) fn map(&mut self, range: (u64, u64), first: u64, kind: u64) {
         let mut word = page(first, kind);
         for (region, frames) in self.parts(range) {
+            self.changed[region] = true;
             for page in &mut self.pages[region][frames] {
                 *page = word;
                 word += 1 << 12;
@@ -140,6 +152,7 @@ impl Space {
     /// From now on the range is not mapped.
     pub(super) fn unmap(&mut self, range: (u64, u64)) {
         for (region, frames) in self.parts(range) {
+            self.changed[region] = true;
             self.pages[region][frames].fill(0);
         }
     }
@@ -222,7 +235,11 @@ impl Space {
                 word => assert_eq!(word, block, "{base:#x}: the level-1 entry"),
             }
         }
-        assert_eq!(words.any(root, |index, word| word & !ours[index]), 0, "another level-1 entry");
+        assert_eq!(
+            words.any_set(root, |index, word| word & !ours[index]),
+            0,
+            "another level-1 entry"
+        );
     }
 
     /// The entries beside our regions are blocks from `first` on, or empty.

@@ -88,6 +88,28 @@ fn a_table_that_is_wiped_while_walkers_reach_it() {
 }
 
 #[test]
+#[should_panic(expected = "is filled while it is a live table")]
+fn a_table_that_is_filled_while_walkers_reach_it() {
+    let (arena, tables, _) = by_hand();
+    arena.fill_words(tables[2], model::page(0x400, model::MEMORY), 1 << 12);
+}
+
+#[test]
+fn a_table_is_filled_and_wiped_to_its_last_word() {
+    let (arena, tables, _) = by_hand();
+    arena.fill_words(tables[3], model::page(0x400, model::MEMORY), 1 << 12);
+    let pages = (0x400..0x600).map(|pfn| model::page(pfn, model::MEMORY));
+    assert!(arena.words.table(tables[3]).eq(pages));
+    assert_eq!((arena.words.valid(tables[3]), arena.words.is_zero(tables[3])), (512, false));
+    arena.zero_frame(tables[3]);
+    assert!(arena.words.table(tables[3]).all(|word| word == 0));
+    arena.write_word(tables[3], 511, 1);
+    assert_eq!((arena.words.valid(tables[3]), arena.words.is_zero(tables[3])), (1, false));
+    arena.zero_frame(tables[3]);
+    assert!(arena.words.table(tables[3]).all(|word| word == 0));
+}
+
+#[test]
 #[should_panic(expected = "linked while walkers may still reach it")]
 fn a_table_that_is_reused_before_the_flush() {
     let (arena, tables, _) = by_hand();

@@ -160,7 +160,7 @@ impl Watch {
             Decoded::Invalid => {}
             Decoded::Leaf { first, attributes } => {
                 let (Place { vmid, level, .. }, end) = (place, start + span(place.level));
-                self.stale.push(Stale { vmid, level, start, end, first, attributes });
+                self.remember(Stale { vmid, level, start, end, first, attributes });
             }
             Decoded::Table(table) => {
                 self.ghosts |= bit(table);
@@ -170,9 +170,22 @@ impl Watch {
         }
     }
 
+    /// Leaves mostly go side by side, and are one run then.
+    fn remember(&mut self, gone: Stale) {
+        let goes_on = |last: &&mut Stale| {
+            (last.vmid, last.level, last.end) == (gone.vmid, gone.level, gone.start)
+                && last.attributes == gone.attributes
+                && last.output(gone.start) == gone.first
+        };
+        match self.stale.last_mut().filter(goes_on) {
+            Some(last) => last.end = gone.end,
+            None => self.stale.push(gone),
+        }
+    }
+
     fn remove_all(&mut self, words: &Words, table: Pfn, place: Place) {
         let (first_word, step) = (words.word(table, 0), span(place.level) << 12);
-        if words.any(table, |_, word| word & 1) == 0 {
+        if words.any_set(table, |_, word| word & 1) == 0 {
             return;
         }
         // Side by side and of one kind: a table that becomes a block again.
@@ -277,7 +290,7 @@ impl Watch {
         // The flush of a whole VMID whose root leads nowhere is its end.
         let root = self.roots.get(usize::from(vmid)).copied().flatten();
         if let Some(root) = root.filter(|_| (start, end) == (0, u64::MAX))
-            && words.any(root, |_, word| word & 1) == 0
+            && words.any_set(root, |_, word| word & 1) == 0
         {
             self.roots[usize::from(vmid)] = None;
             self.forget(bit(root));
