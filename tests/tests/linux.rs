@@ -170,7 +170,7 @@ fn what_a_realm_shows_is_found_and_what_it_takes_back_is_not_to_be_had() -> Resu
         for device in 0000*; do\n\
             [ -e $device/virtio*/net ] && echo $device >unbind\n\
         done\n\
-        sleep 12; exit 7\n";
+        sleep 1; exit 7\n";
     let output = script("linux-shown", commands, &["--attack=shown", "--disk", &path])?;
     assert_eq!(output.status.code(), Some(7), "{}", said(&output));
     let text = said(&output);

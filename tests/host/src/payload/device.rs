@@ -1,6 +1,7 @@
 //! A guest's device, as the host serves it: bouncer's transport in front, a
 //! backend of `host` behind, and a window of memory between.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use host::bouncer::{Handle, QueueInfo};
@@ -107,6 +108,22 @@ impl Device {
             if reset || !self.live || !info.as_ref().is_ok_and(same) {
                 *slot = None;
             }
+        }
+    }
+
+    /// Adds the frames in which the rings of its queues begin, of those that
+    /// are enabled and in memory that the guest shared.
+    pub(super) fn ring_frames(&self, vm: Handle, frames: &mut BTreeSet<u64>) {
+        let Place::Shared(ram, alias) = self.place else { return };
+        for number in (0u16..).take(self.queues.len()) {
+            let Ok(info) = BOUNCER.queue_info(vm, self.index, number) else { continue };
+            if !info.enabled {
+                continue;
+            }
+            let rings = [info.descriptors, info.driver, info.device];
+            let offsets = rings.into_iter().filter_map(|at| (at & !alias).checked_sub(layout::RAM));
+            let pages = offsets.map(|offset| offset >> 12).filter(|page| *page < ram.count);
+            frames.extend(pages.map(|page| ram.pfn + page));
         }
     }
 

@@ -6,6 +6,7 @@
 //! guest's. The guest must not notice, so nothing is tried that a host may do
 //! and that would disturb it, as taking a page away.
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -48,6 +49,9 @@ struct Row {
 pub(super) struct Siege {
     rows: Vec<Row>,
     sweep: Sweep,
+    /// Frames that held a device's ring at some time: looked at in each round,
+    /// so that none is taken back unseen.
+    rings: BTreeSet<u64>,
     /// What was seen by the boot CPU, and by the other.
     here: Seen,
     there: Arc<Mutex<Seen>>,
@@ -62,6 +66,7 @@ impl Siege {
         Self {
             rows: Vec::new(),
             sweep: Sweep::new(vm.ram),
+            rings: BTreeSet::new(),
             here: Seen::default(),
             there: Arc::default(),
             search: marker.map(|marker| Search::new(marker, ram)),
@@ -73,6 +78,10 @@ impl Siege {
     pub(super) fn round(&mut self, vm: &Vm) {
         let first = self.rounds * SLICE;
         self.here.add(self.sweep.go(first, SLICE));
+        for device in &vm.devices {
+            device.lock().ring_frames(vm.handle, &mut self.rings);
+        }
+        self.here.add(self.sweep.these(self.rings.iter().copied()));
         if let Some(search) = &mut self.search {
             search.go(SEARCHED);
         }
@@ -134,6 +143,7 @@ impl Siege {
     pub(super) fn end(mut self, vm: &Vm) -> bool {
         run::FORGES.store(false, Relaxed);
         let finished = clock::spin_until(PATIENCE, || cpus::finished(1));
+        self.here.add(self.sweep.once_lent());
         self.note_sweeps(vm, finished);
         let held = self.rows.iter().all(|row| row.finding.outcome == GOOD);
         let mut refused = 0;

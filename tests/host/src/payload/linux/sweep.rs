@@ -56,10 +56,23 @@ impl Sweep {
 
     /// Tries `count` frames from the guest's page `first` on, around its end.
     pub(super) fn go(&self, first: u64, count: u64) -> Seen {
+        let pages = (first..first + count).map(|page| page % self.ram.count.max(1));
+        self.these(pages.map(|page| self.ram.pfn + page))
+    }
+
+    /// Tries every frame that the host could use once: those that the guest
+    /// took back between two turns of [`Sweep::go`], too.
+    pub(super) fn once_lent(&self) -> Seen {
+        let lent = (self.ram.pfn..).zip(self.lent.iter());
+        self.these(lent.filter(|(_, lent)| lent.load(Relaxed)).map(|(pfn, _)| pfn))
+    }
+
+    /// Tries these frames; those that are not in the guest's RAM are left out.
+    pub(super) fn these(&self, frames: impl IntoIterator<Item = u64>) -> Seen {
         let mut seen = Seen::default();
-        for page in (first..first + count).map(|page| page % self.ram.count.max(1)) {
-            let pfn = self.ram.pfn + page;
-            let Some(lent) = self.lent.get(page as usize) else { continue };
+        for pfn in frames {
+            let page = pfn.checked_sub(self.ram.pfn).and_then(|page| usize::try_from(page).ok());
+            let Some(lent) = page.and_then(|page| self.lent.get(page)) else { continue };
             match BOUNCER.frame_state(pfn) {
                 // Used, so that this CPU's TLB knows it.
                 Ok(BORROWED) if attempt::try_read_u64(pfn << 12).is_ok() => {
