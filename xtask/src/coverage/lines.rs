@@ -21,8 +21,7 @@ impl Count {
     }
 }
 
-/// Counts the files below `source` that are the policy: no tests, no
-/// simulated machine.
+/// Counts the files below `source` that are the policy.
 ///
 /// # Errors
 /// When a file that the report names cannot be read.
@@ -32,9 +31,7 @@ pub(super) fn count(lcov: &str, source: &Path) -> Result<Vec<(String, Count)>> {
         let Some(path) = record.lines().find_map(|line| line.strip_prefix("SF:")) else { continue };
         let Ok(name) = Path::new(path).strip_prefix(source) else { continue };
         let name = name.to_string_lossy().into_owned();
-        if name.starts_with("sim/")
-            || name.split('/').any(|part| part == "tests" || part == "tests.rs")
-        {
+        if !is_policy(&name) {
             continue;
         }
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
@@ -47,8 +44,14 @@ pub(super) fn count(lcov: &str, source: &Path) -> Result<Vec<(String, Count)>> {
     Ok(files)
 }
 
+/// Whether a file below `hyp/src` is the policy: no tests, no simulated
+/// machine.
+pub(super) fn is_policy(name: &str) -> bool {
+    !name.starts_with("sim/") && name.split('/').all(|part| part != "tests" && part != "tests.rs")
+}
+
 /// Line number of the unit tests at the end of a file.
-fn tests_begin(source: &str) -> u64 {
+pub(super) fn tests_begin(source: &str) -> u64 {
     let lines: Vec<&str> = source.lines().collect();
     let tests = lines.windows(2).position(|pair| {
         matches!(pair, ["#[cfg(test)]", next] if next.starts_with("mod ") && next.ends_with('{'))
@@ -80,6 +83,13 @@ mod tests {
         assert_eq!(tests_begin("fn a() {}\n#[cfg(test)]\nmod tests;\n"), u64::MAX);
         let record = "SF:x\nDA:1,5\nDA:2,0\nDA:3,1\nDA:5,9\n";
         assert_eq!(record_count(record, 4), Count { covered: 2, lines: 3 });
+    }
+
+    #[test]
+    fn the_policy_is_neither_a_test_nor_the_simulated_machine() {
+        assert!(is_policy("memory/frame.rs") && is_policy("sim.rs") && is_policy("testsuite.rs"));
+        assert!(!is_policy("sim/mod.rs") && !is_policy("vgic/tests/lists.rs"));
+        assert!(!is_policy("tests.rs") && !is_policy("memory/tests.rs"));
     }
 
     #[test]

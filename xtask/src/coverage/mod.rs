@@ -1,10 +1,12 @@
-//! `cargo xtask coverage`: which lines of `hyp` its tests and fuzz corpora
-//! execute.
+//! `cargo xtask coverage`: which lines of `hyp` its tests, its fuzz corpora and
+//! the booted machine execute.
 //!
 //! The unit tests, the model's tests and the checkers (over the committed
 //! seeds and over whatever corpus `cargo xtask fuzz` has bred here) are built
-//! with the compiler's own instrumentation and run once.
+//! with the compiler's own instrumentation and run once. The booted machine is
+//! watched from outside, as it is.
 
+mod booted;
 mod lines;
 
 use std::path::{Path, PathBuf};
@@ -14,9 +16,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use crate::Outcome;
 use crate::term::{BAD, DIM, GOOD, HEAD, Step, paint, run_quietly};
 use crate::workspace::{Workspace, cargo, shown};
+use crate::{Outcome, setup};
 use lines::Count;
 
 /// Percent of the lines of `hyp` that are to be covered.
@@ -46,6 +48,19 @@ struct Figures {
     lines: u64,
     modules: Vec<Part>,
     files: Vec<Part>,
+    /// Of the lines that have an instruction in bouncer's image, those that
+    /// the story executes.
+    booted: Booted,
+}
+
+/// What the booted machine executed.
+#[derive(Debug, Serialize)]
+struct Booted {
+    percent: f64,
+    covered: u64,
+    lines: u64,
+    modules: Vec<Part>,
+    files: Vec<Part>,
 }
 
 /// A module's or a file's.
@@ -62,6 +77,7 @@ struct Part {
 /// # Errors
 /// When something cannot be built or run, or a test fails.
 pub fn run(workspace: &Workspace, options: &CoverageOptions) -> Result<Outcome> {
+    setup::run()?;
     let tools = Tools::find()?;
     let folder = workspace.folder("coverage")?;
     let programs = test(workspace, &folder)?;
@@ -76,7 +92,7 @@ pub fn run(workspace: &Workspace, options: &CoverageOptions) -> Result<Outcome> 
     show.arg("(registry|rustc|/sim/|/tests/|library/)");
     run_quietly(&step, show.arg(format!("-output-dir={}", html.display())))?;
     step.done("which lines were executed");
-    let figures = figures(&files);
+    let figures = figures(&files, &booted::count(workspace)?);
     print(&figures, &html.join("index.html"));
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_string_pretty(&figures)?)
@@ -135,16 +151,24 @@ fn merge(step: &Step, tools: &Tools, folder: &Path) -> Result<PathBuf> {
 struct Tools(PathBuf);
 
 impl Tools {
+    /// Installs them if they are missing.
     fn find() -> Result<Self> {
         let output = Command::new("rustc").args(["--print", "target-libdir"]).output()?;
         let libraries = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
         let tools = Self(libraries.parent().context("a target folder")?.join("bin"));
-        for tool in ["llvm-profdata", "llvm-cov"] {
-            if !tools.path(tool).is_file() {
-                bail!("{tool} is missing: run `rustup component add llvm-tools`");
-            }
+        if tools.missing().is_some() {
+            let step = Step::new("Setting up");
+            setup::rust::add_component(&step, "llvm-tools")?;
+            step.done("llvm-tools");
         }
-        Ok(tools)
+        match tools.missing() {
+            None => Ok(tools),
+            Some(tool) => bail!("{tool} is not in {}: install llvm-tools", shown(&tools.0)),
+        }
+    }
+
+    fn missing(&self) -> Option<&'static str> {
+        ["llvm-profdata", "llvm-cov"].into_iter().find(|tool| !self.path(tool).is_file())
     }
 
     fn path(&self, tool: &str) -> PathBuf {
@@ -164,13 +188,13 @@ impl Tools {
     }
 }
 
-fn figures(files: &[(String, Count)]) -> Figures {
-    let part = |name: String, count: Count| Part {
-        name,
-        percent: count.percent(),
-        covered: count.covered,
-        lines: count.lines,
-    };
+fn part((name, count): &(String, Count)) -> Part {
+    let Count { covered, lines } = *count;
+    Part { name: name.clone(), percent: count.percent(), covered, lines }
+}
+
+/// The sums of each module, and of all.
+fn sums(files: &[(String, Count)]) -> (Vec<(String, Count)>, Count) {
     let mut modules: Vec<(String, Count)> = Vec::new();
     for (name, count) in files {
         let module = name.split(['/', '.']).next().unwrap_or_default();
@@ -180,30 +204,47 @@ fn figures(files: &[(String, Count)]) -> Figures {
         }
     }
     let total = files.iter().fold(Count::default(), |sum, (_, count)| sum.plus(*count));
+    (modules, total)
+}
+
+fn figures(native: &[(String, Count)], booted: &[(String, Count)]) -> Figures {
+    let parts = |counts: &[(String, Count)]| counts.iter().map(part).collect();
+    let (modules, total) = sums(native);
+    let (booted_modules, booted_total) = sums(booted);
     Figures {
         percent: total.percent(),
         goal: GOAL,
         covered: total.covered,
         lines: total.lines,
-        modules: modules.into_iter().map(|(name, count)| part(name, count)).collect(),
-        files: files.iter().map(|(name, count)| part(name.clone(), *count)).collect(),
+        modules: parts(&modules),
+        files: parts(native),
+        booted: Booted {
+            percent: booted_total.percent(),
+            covered: booted_total.covered,
+            lines: booted_total.lines,
+            modules: parts(&booted_modules),
+            files: parts(booted),
+        },
     }
 }
 
 fn print(figures: &Figures, html: &Path) {
-    anstream::println!("\n  {}", paint(HEAD, "lines of hyp that are executed, by module"));
+    anstream::println!(
+        "\n  {}\n    {:<16} {:^27} {:^27}",
+        paint(HEAD, "lines of hyp that are executed, by module"),
+        "",
+        "by tests and corpora",
+        "by the booted story"
+    );
     for part in &figures.modules {
-        anstream::println!(
-            "    {:<16} {:>6.1} %  {:>5} of {:>5}",
-            part.name,
-            part.percent,
-            part.covered,
-            part.lines
-        );
+        let row = format!("    {:<16} {}", part.name, columns(part));
+        let booted = figures.booted.modules.iter().find(|booted| booted.name == part.name);
+        let booted = booted.map(columns).unwrap_or_default();
+        anstream::println!("{}", format!("{row} {booted}").trim_end());
     }
     let mut files: Vec<&Part> = figures.files.iter().filter(|file| file.percent < 100.0).collect();
     files.sort_by(|a, b| a.percent.total_cmp(&b.percent));
-    anstream::println!("\n  {}", paint(HEAD, "lowest files"));
+    anstream::println!("\n  {}", paint(HEAD, "lowest files, by tests and corpora"));
     for part in files.iter().take(LOWEST) {
         let missed = part.lines - part.covered;
         anstream::println!("    {:<28} {:>6.1} %  {missed} lines missed", part.name, part.percent);
@@ -211,7 +252,18 @@ fn print(figures: &Figures, html: &Path) {
     let style = if figures.percent >= GOAL { GOOD } else { BAD };
     let total = format!("{:.1} % of {} lines", figures.percent, figures.lines);
     anstream::println!("\n  {}, the goal is {GOAL} %", paint(style, total));
+    let booted = &figures.booted;
+    anstream::println!(
+        "  {:.1} % of the {} lines that have code in the image, on the booted machine",
+        booted.percent,
+        booted.lines
+    );
     anstream::println!("  {}\n", paint(DIM, shown(html)));
+}
+
+/// Percent and lines, in columns.
+fn columns(part: &Part) -> String {
+    format!("{:>7.1} %  {:>5} of {:>5}  ", part.percent, part.covered, part.lines)
 }
 
 fn open(page: &Path) -> Result<()> {

@@ -77,6 +77,14 @@ fn complete_active(step: &Step) -> Result<()> {
     Ok(())
 }
 
+/// Adds a component that only one command needs.
+///
+/// # Errors
+/// When rustup is missing or fails.
+pub fn add_component(step: &Step, component: &str) -> Result<()> {
+    rustup(step, &["component", "add", component])
+}
+
 fn known_has_target() -> bool {
     let installed = output("rustup", &["toolchain", "list"]).unwrap_or_default();
     // `rustup run` might install what it does not find.
@@ -97,8 +105,9 @@ fn rustup(step: &Step, arguments: &[&str]) -> Result<()> {
     step.note(&shown);
     run_quietly(step, Command::new("rustup").args(arguments)).with_context(|| {
         format!(
-            "`{shown}` failed; run it by hand to see why. Without rustup, install the target \
-             {TARGET}, clippy and rustfmt the way your toolchain came"
+            "`{shown}` failed; run it by hand to see why. Without rustup, install what it names \
+             the way your toolchain came; needed are the target {TARGET}, clippy and rustfmt, and \
+             llvm-tools for `coverage`"
         )
     })?;
     Ok(())
