@@ -180,6 +180,44 @@ fn what_a_realm_shows_is_found_and_what_it_takes_back_is_not_to_be_had() -> Resu
     Ok(())
 }
 
+/// Two realms at once, on one network: they reach each other, and what one
+/// sends is what the other gets. Neither's end leaves anything behind.
+#[test]
+fn two_realms_at_once_talk_with_each_other() -> Result<()> {
+    if left_out("two_realms_at_once_talk_with_each_other") {
+        return Ok(());
+    }
+    let commands = "until ping -c 1 -W 1 10.0.2.16 >/dev/null; do :; done\n\
+        ping -c 3 10.0.2.16 | grep -c 'bytes from 10.0.2.16'\n\
+        head -c 300000 /dev/urandom >/tmp/file\n\
+        for address in 10.0.2.16 10.0.2.2; do\n\
+            heard=$(nc $address 9000 </tmp/file)\n\
+            [ ${heard%% *} = $(sha256sum </tmp/file | cut -d' ' -f1) ] && echo $address\n\
+        done\n\
+        exit 8\n";
+    let output = script("linux-two", commands, &["--neighbours", "1", "--verbose"])?;
+    assert_eq!(output.status.code(), Some(8), "{}", said(&output));
+    assert_eq!(output.stdout, b"3\n10.0.2.16\n10.0.2.2\n", "{}", said(&output));
+    ensure!(said(&output).contains("of neighbour 1 came back, all zero"), "{}", said(&output));
+    Ok(())
+}
+
+/// A neighbour that does not live as long as it should is told.
+#[test]
+fn a_neighbour_that_ends_before_its_time_is_told() -> Result<()> {
+    if left_out("a_neighbour_that_ends_before_its_time_is_told") {
+        return Ok(());
+    }
+    let commands = "until ping -c 1 -W 1 10.0.2.16 >/dev/null; do :; done\n\
+        while ping -c 1 -W 1 10.0.2.16 >/dev/null; do :; done\n";
+    let does = "beside=\"sh -c 'sleep 3; poweroff -f'\"";
+    let words = ["--neighbours", "1", "--append", does];
+    let output = script("linux-neighbour", commands, &words)?;
+    assert_eq!(output.status.code(), Some(123), "{}", said(&output));
+    ensure!(said(&output).contains("ended before its time"), "{}", said(&output));
+    Ok(())
+}
+
 /// What is printed arrives as it was printed, whatever it is, and only that.
 #[test]
 fn a_scripts_output_arrives_byte_by_byte() -> Result<()> {

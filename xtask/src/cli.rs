@@ -271,6 +271,7 @@ mod tests {
             &["--guest", "linux", "--kernel", "Image", "--append", "-- x"],
             &["--guest", "debian", "--attack", "--script", "x"],
             &["--guest", "debian", "--attack=shown"],
+            &["--guest", "debian", "--neighbours", "2"],
             &["--disk", "d"],
         ] {
             assert_eq!(complaint(words), "", "{words:?}");
@@ -283,6 +284,9 @@ mod tests {
             (&["--guest", "debian", "--initrd", "x"], "--initrd is for"),
             (&["--guest", "debian", "--json", "x"], "--json is for"),
             (&["--attack"], "--attack needs --guest"),
+            (&["--neighbours", "1"], "--neighbours needs --guest"),
+            (&["--guest", "debian", "--neighbours", "1", "--no-bouncer"], "--neighbours are the"),
+            (&["--guest", "debian", "--neighbours", "1", "--abi", "none"], "need a network"),
             (&["--guest", "debian", "--attack", "--no-bouncer"], "--attack is the host's"),
         ] {
             assert!(complaint(words).starts_with(wanted), "{words:?}: {}", complaint(words));

@@ -169,6 +169,7 @@ fn boot(workspace: &Workspace, images: &Images, script: &str) -> Result<Option<C
         console: Console::Hvc0,
         vcpus: 1,
         memory: MEMORY,
+        neighbours: 0,
         disk: Some(Disk::open(&disk)?),
         word: Some(word),
         keyboard: Keyboard::None,

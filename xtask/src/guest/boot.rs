@@ -40,6 +40,8 @@ pub struct Guest {
     pub vcpus: u32,
     /// Its memory, in MiB.
     pub memory: u64,
+    /// How many more of its kind run beside it, on the same network.
+    pub neighbours: u32,
     /// Its disk.
     pub disk: Option<Disk>,
     /// The word that marks its output; none if it does not know of that.
@@ -90,12 +92,12 @@ impl Guest {
             + size(self.initrd.as_ref().map(Vec::len))
             + size(self.disk.as_ref().map(|disk| disk.image().len()));
         let fixed = (RAMDISK - RAM + ramdisk) >> 20;
-        let needed = (fixed + self.memory + ELBOW_ROOM).next_multiple_of(256);
+        let guests = self.memory * u64::from(1 + self.neighbours);
+        let needed = (fixed + guests + ELBOW_ROOM).next_multiple_of(256);
         match asked {
             Some(memory) if memory < needed => bail!(
-                "a guest of {} MiB and its files do not fit into {memory} MiB of memory: use \
-                 --memory {needed}M or a smaller guest",
-                self.memory
+                "guests of {guests} MiB and their files do not fit into {memory} MiB of memory: \
+                 use --memory {needed}M or smaller guests"
             ),
             Some(memory) => Ok(memory),
             None => Ok(needed.max(1024)),
@@ -116,8 +118,12 @@ impl Guest {
             Some(None) => " attack=on".to_owned(),
             Some(Some(marker)) => format!(" attack=on marker={}", marker.products()),
         };
+        let neighbours = match self.neighbours {
+            0 => String::new(),
+            count => format!(" neighbours={count}"),
+        };
         format!(
-            "scenario=linux abi={} memory={} vcpus={} devices={devices} console={}{attack}",
+            "scenario=linux abi={} memory={} vcpus={} devices={devices} console={}{neighbours}{attack}",
             self.abi.word(),
             self.memory,
             self.vcpus,
@@ -293,6 +299,7 @@ mod tests {
             console: Console::Pl011,
             vcpus: 3,
             memory: 256,
+            neighbours: 0,
             disk: None,
             word: None,
             keyboard: Keyboard::None,
@@ -307,6 +314,8 @@ mod tests {
         assert_eq!(guest().machine_memory(Some(2048)).unwrap(), 2048);
         let large = Guest { memory: 4096, ..guest() };
         assert_eq!(large.machine_memory(None).unwrap(), 4608);
+        let crowd = Guest { neighbours: 3, ..guest() };
+        assert_eq!(crowd.machine_memory(None).unwrap(), 1536);
         let advice = large.machine_memory(Some(1024)).unwrap_err().to_string();
         assert!(advice.contains("--memory 4608M"), "{advice}");
     }
@@ -321,6 +330,8 @@ mod tests {
         let hvc = Guest { abi: Abi::Pkvm, console: Console::Hvc0, ..guest() };
         assert!(hvc.bootargs().contains("abi=pkvm"));
         assert!(hvc.bootargs().ends_with("devices=net,rng,console console=hvc0"));
+        let crowd = Guest { neighbours: 2, ..guest() };
+        assert!(crowd.bootargs().ends_with(" neighbours=2"));
         let attacked = Guest { attack: Some(None), ..guest() };
         assert!(attacked.bootargs().ends_with(" attack=on"));
         let searched = Guest { attack: Some(Some(Marker::chance())), ..guest() };

@@ -25,10 +25,12 @@ mount -t configfs config /sys/kernel/config 2>/dev/null
 
 ip link set lo up
 if [ -e /sys/class/net/eth0 ]; then
-    ip address add 10.0.2.15/24 dev eth0
+    # A neighbour's number comes on the kernel's command line.
+    address=10.0.2.$((15 + ${neighbour:-0}))
+    ip address add $address/24 dev eth0
     ip link set eth0 up
     ip route add default via 10.0.2.2
-    network="network eth0, 10.0.2.15; 10.0.2.2 answers"
+    network="network eth0, $address; 10.0.2.2 answers"
 fi
 
 # A host that attacks looks for this marker in all memory that it can read. It
@@ -38,6 +40,15 @@ if [ -e /etc/bouncer/marker ]; then
     marker=$(printf "$(sed 's/../\\x&/g' /etc/bouncer/marker)")
     printf %s "$marker" >/run/marker
     sh -c 'while :; do [ "$0" = "$0" ] || exit; done' "$marker" &
+fi
+
+# A neighbour has nobody at its console. It serves the network to its end, or
+# does what the kernel's command line says.
+if [ -n "$neighbour" ]; then
+    dmesg -n 1
+    echo "neighbour $neighbour: ${network:-no network}"
+    [ -n "$beside" ] && eval "exec $beside"
+    exec nc -ll -p 9000 -e sha256sum
 fi
 
 # From here on the console belongs to the user: the kernel's lines stay in

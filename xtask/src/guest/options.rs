@@ -109,6 +109,13 @@ pub struct GuestOptions {
     /// Memory of the guest, 64M to 16G [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = parse_guest_memory)]
     pub guest_memory: Option<u64>,
+    /// Run N more Debian guests beside it, on the same network
+    ///
+    /// They are 10.0.2.16 and up, answer pings, and say on TCP port 9000 the
+    /// SHA-256 of what they were sent. What they print is shown only if they
+    /// end badly.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3))]
+    pub neighbours: Option<u32>,
     /// What the guest's console is [default: pl011]
     #[arg(long, value_enum)]
     pub console: Option<Console>,
@@ -138,7 +145,11 @@ impl GuestOptions {
     /// # Errors
     /// The complaint for the user.
     pub fn check(&self) -> Result<(), String> {
-        let debians = [("--script", self.script.is_some()), ("--newest", self.newest)];
+        let debians = [
+            ("--script", self.script.is_some()),
+            ("--newest", self.newest),
+            ("--neighbours", self.neighbours.is_some()),
+        ];
         let users = [("--kernel", self.kernel.is_some()), ("--initrd", self.initrd.is_some())];
         let any = [
             ("--append", self.append.is_some()),
@@ -154,6 +165,14 @@ impl GuestOptions {
         };
         if self.no_bouncer && self.attack.is_some() {
             return Err("--attack is the host's behind bouncer, not for --no-bouncer".to_owned());
+        }
+        if self.neighbours.is_some() {
+            if self.no_bouncer {
+                return Err("--neighbours are the host's guests, not for --no-bouncer".to_owned());
+            }
+            if self.abi == Some(Abi::None) {
+                return Err("--neighbours need a network, which --abi none has not".to_owned());
+            }
         }
         match self.guest {
             None => {

@@ -22,7 +22,8 @@ use crate::term::{BAD, paint};
 use crate::workspace::{Workspace, shown};
 use crate::{Outcome, setup};
 
-/// Status of a guest that was attacked and did not hold.
+/// Status of a guest that was attacked and did not hold, or left something
+/// behind, or whose neighbour ended before its time.
 const NOT_HELD: u8 = 123;
 /// Status of a script that did not finish in time, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
@@ -68,6 +69,12 @@ fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     let log = workspace.folder("runs/guest")?.join("console.log");
     std::fs::rename(finished.folder.join("console.log"), &log)?;
     let outcome = judge(&finished, has_status, &log);
+    let ended = finished.end == End::PoweredOff && (finished.status.is_some() || !has_status);
+    if ended && options.linux.attack.is_none() && !finished.told.held() {
+        anstream::eprintln!("\n  {}", paint(BAD, "the host did not end well:"));
+        finished.tail.iter().for_each(|line| anstream::eprintln!("    {line}"));
+        return Ok(Outcome::Status(NOT_HELD));
+    }
     let searched = guest.attack.flatten().is_some();
     Ok(match options.linux.attack {
         Some(attack) if finished.end == End::PoweredOff => {
@@ -131,6 +138,7 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
         console,
         vcpus: linux.vcpus.unwrap_or(2),
         memory: linux.guest_memory.unwrap_or(256),
+        neighbours: linux.neighbours.unwrap_or(0),
         disk: options.disk.as_deref().map(Disk::open).transpose()?,
         word,
         keyboard,

@@ -102,6 +102,12 @@ impl Told {
         problems
     }
 
+    /// Whether the host ended well, and every attempt was refused.
+    #[must_use]
+    pub fn held(&self) -> bool {
+        self.bad.is_empty()
+    }
+
     /// Prints it; true if all is as it must be.
     #[must_use]
     pub fn print(&self, searched: bool, shown: bool) -> bool {

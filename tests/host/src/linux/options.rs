@@ -73,6 +73,9 @@ pub struct Options {
     /// `console=`: `pl011` or `hvc0`: where what is typed goes. What the
     /// guest prints is shown from both.
     pub console: Console,
+    /// `neighbours=`: how many further guests of the same kernel run beside it,
+    /// on the same network, 0 to 3.
+    pub neighbours: u64,
     /// `kill=`: the host ends the guest after so many milliseconds.
     pub kill: Option<u64>,
     /// `attack=on`: the host tries to get at the guest all the while.
@@ -93,6 +96,7 @@ impl Options {
             vcpus: 1,
             devices: Devices::default(),
             console: Console::Pl011,
+            neighbours: 0,
             kill: None,
             attack: false,
             marker: None,
@@ -135,6 +139,7 @@ impl Options {
                     _ => return None,
                 }
             }
+            "neighbours" => self.neighbours = number().filter(|count| *count <= 3)?,
             "kill" => self.kill = Some(number()?),
             "attack" => {
                 self.attack = match value {
@@ -164,8 +169,9 @@ mod tests {
         assert_eq!((options.abi, options.memory, options.vcpus), (Abi::Pkvm, 512, 4));
         let devices = Devices { blk: true, console: true, rng: true, net: false };
         assert_eq!((options.devices, options.console), (devices, Console::Hvc0));
-        assert_eq!(options.kill, Some(1500));
+        assert_eq!((options.kill, options.neighbours), (Some(1500), 0));
         assert!(!options.attack && options.marker.is_none());
+        assert_eq!(Options::parse("neighbours=3").unwrap().neighbours, 3);
         let options = Options::parse("attack=on marker=1,2,3,4,5,6,7,8").unwrap();
         assert!(options.attack && options.marker.is_some());
     }
@@ -174,7 +180,15 @@ mod tests {
     fn nonsense_is_named() {
         assert_eq!(Options::parse("attack=much"), Err("attack=much"));
         assert!(Options::parse("marker=1,2,3,4,5,6,7,8").is_err(), "nobody looks for it");
-        for word in ["abi=tdx", "memory=1", "memory=x", "vcpus=9", "devices=gpu", "console=tty"] {
+        for word in [
+            "abi=tdx",
+            "memory=1",
+            "memory=x",
+            "vcpus=9",
+            "devices=gpu",
+            "console=tty",
+            "neighbours=4",
+        ] {
             assert_eq!(Options::parse(word), Err(word));
         }
         assert!(Options::parse("console=hvc0").is_err(), "a console it does not have");

@@ -1,12 +1,18 @@
 //! The network backend (virtio 1.4, 5.1): one queue pair, no offloads. Behind
-//! the card is no real network but a [`Station`] that answers.
+//! the card is no real network but a [`Segment`]: a [`Station`] that answers,
+//! and the cards of other guests.
 
+mod segment;
 mod services;
 mod station;
 
+pub use segment::Segment;
 pub use station::{GUEST_MAC, Station};
 
+use alloc::sync::Arc;
 use alloc::vec;
+
+use spin::Mutex;
 
 use crate::memory::Memory;
 use crate::queue::{Chain, Hostile};
@@ -37,17 +43,24 @@ pub struct Traffic {
 
 /// The card.
 pub struct Net {
-    station: Station,
+    segment: Arc<Mutex<Segment>>,
+    port: usize,
     /// Milliseconds since any moment.
     clock: fn() -> i64,
     traffic: Traffic,
 }
 
 impl Net {
-    /// A card on the wire of `station`. What must happen after a while (a
-    /// segment is sent again, a connection forgotten) goes by `clock`.
-    pub fn new(station: Station, clock: fn() -> i64) -> Self {
-        Self { station, clock, traffic: Traffic::default() }
+    /// A card that is plugged into `segment`. What must happen after a while
+    /// (something is sent again, a connection forgotten) goes by `clock`.
+    pub fn new(segment: Arc<Mutex<Segment>>, clock: fn() -> i64) -> Self {
+        let port = segment.lock().plug_in();
+        Self { segment, port, clock, traffic: Traffic::default() }
+    }
+
+    /// Its address.
+    pub fn mac(&self) -> [u8; 6] {
+        station::guest_mac(self.port)
     }
 
     /// What went through so far.
@@ -57,13 +70,14 @@ impl Net {
 
     /// Time has passed: is there anything for the guest?
     pub fn look(&mut self) -> bool {
-        self.station.poll((self.clock)());
-        self.has_waiting()
+        let mut segment = self.segment.lock();
+        segment.poll((self.clock)());
+        segment.has_frame(self.port)
     }
 
     /// Does a frame wait for a buffer of the guest's?
     pub fn has_waiting(&self) -> bool {
-        self.station.has_frame()
+        self.segment.lock().has_frame(self.port)
     }
 
     /// Serves a transmitted frame.
@@ -87,8 +101,9 @@ impl Net {
         let mut frame = vec![0; length as usize];
         chain.read(memory, HEADER as u64, &mut frame)?;
         self.traffic.sent += 1;
-        self.station.hear(frame);
-        self.station.poll((self.clock)());
+        let mut segment = self.segment.lock();
+        segment.hear(self.port, frame);
+        segment.poll((self.clock)());
         Ok(())
     }
 
@@ -106,7 +121,7 @@ impl Net {
         if chain.readable_bytes() != 0 {
             return Err(Hostile::Request);
         }
-        let Some(frame) = self.station.take_frame() else { return Ok(0) };
+        let Some(frame) = self.segment.lock().take_frame(self.port) else { return Ok(0) };
         let length = (HEADER + frame.len()) as u64;
         if chain.writable_bytes() < length {
             self.traffic.dropped += 1;

@@ -1,4 +1,4 @@
-//! The only other station on the guest's wire: it answers ARP and pings, and
+//! A station on the guests' network that is no guest: it answers ARP and pings, and
 //! has two TCP services. The protocols are smoltcp's.
 
 use alloc::collections::VecDeque;
@@ -13,7 +13,7 @@ use smoltcp::wire::{EthernetAddress, IpCidr};
 use super::LONGEST_FRAME;
 use super::services::Services;
 
-/// The guest's card. Locally administered, as the next.
+/// The first guest's card. Locally administered, as the others.
 pub const GUEST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x15];
 /// The station's.
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
@@ -21,7 +21,13 @@ const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
 const ADDRESS: [u8; 4] = [10, 0, 2, 2];
 const PREFIX: u8 = 24;
 /// Most frames that wait in either direction; a full wire loses frames.
-const MOST_FRAMES: usize = 64;
+pub(super) const MOST_FRAMES: usize = 64;
+
+/// The card at a port: the first guest's, and the next higher ones.
+pub(super) fn guest_mac(port: usize) -> [u8; 6] {
+    let [a, b, c, d, e, last] = GUEST_MAC;
+    [a, b, c, d, e, last.wrapping_add(port as u8)]
+}
 
 /// Frames on their way.
 #[derive(Default)]

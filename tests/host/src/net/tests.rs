@@ -78,9 +78,56 @@ fn a_guest_that_floods_the_wire_costs_a_bounded_amount_of_memory() {
     assert!(core::iter::from_fn(|| station.take_frame()).count() <= 64);
 }
 
+fn segment() -> Arc<Mutex<Segment>> {
+    Arc::new(Mutex::new(Segment::new(Station::new(1))))
+}
+
+fn card(segment: &Arc<Mutex<Segment>>) -> Net {
+    Net::new(Arc::clone(segment), || 1)
+}
+
+/// Frames that wait for a card.
+fn frames(net: &Net) -> Vec<Vec<u8>> {
+    core::iter::from_fn(|| net.segment.lock().take_frame(net.port)).collect()
+}
+
+#[test]
+fn a_frame_reaches_the_guest_it_is_for_and_a_broadcast_all_others() {
+    let segment = segment();
+    let cards = [card(&segment), card(&segment), card(&segment)];
+    assert_eq!(cards[2].mac(), [2, 0, 0, 0, 0, 0x17]);
+    let to = |mac: [u8; 6]| [&mac[..], &GUEST_MAC, &[0x88, 0xb5], b"to whom it concerns"].concat();
+    segment.lock().hear(0, to(cards[1].mac()));
+    assert_eq!(cards.each_ref().map(|card| frames(card).len()), [0, 1, 0]);
+    segment.lock().hear(0, to([0xff; 6]));
+    assert_eq!(cards.each_ref().map(|card| frames(card).len()), [0, 1, 1]);
+    // To oneself, to a port that is none, to nobody.
+    for mac in [cards[0].mac(), [2, 0, 0, 0, 0, 0x18], [2, 0, 0, 0, 0, 9]] {
+        segment.lock().hear(0, to(mac));
+    }
+    segment.lock().hear(0, Vec::new());
+    assert_eq!(cards.each_ref().map(|card| frames(card).len()), [0, 0, 0]);
+    // The station answers the one who asked.
+    segment.lock().hear(0, arp_request());
+    segment.lock().poll(1);
+    assert_eq!(cards.each_ref().map(|card| frames(card).len()), [1, 1, 1]);
+}
+
+#[test]
+fn a_guest_that_takes_no_frames_holds_up_nobody() {
+    let segment = segment();
+    let (sender, deaf, other) = (card(&segment), card(&segment), card(&segment));
+    let broadcast = [&[0xff; 6][..], &sender.mac(), &[0x88, 0xb5]].concat();
+    for _ in 0..1000 {
+        segment.lock().hear(0, broadcast.clone());
+        assert_eq!(frames(&other).len(), 1);
+    }
+    assert_eq!(frames(&deaf).len(), 64);
+}
+
 #[test]
 fn frames_go_through_the_drivers_buffers_with_their_headers() {
-    let mut net = Net::new(Station::new(1), || 1);
+    let mut net = card(&segment());
     let mut driver = Driver::new(8);
     let mut queue = driver.queue();
     let frame = arp_request();
@@ -105,7 +152,7 @@ fn frames_go_through_the_drivers_buffers_with_their_headers() {
 
 #[test]
 fn impossible_frames_are_dropped_and_impossible_requests_stop_the_device() {
-    let mut net = Net::new(Station::new(1), || 1);
+    let mut net = card(&segment());
     for (length, flags, result) in [
         (11, 0, Err(Hostile::Request)),
         (12, 0, Ok(())),
@@ -119,7 +166,7 @@ fn impossible_frames_are_dropped_and_impossible_requests_stop_the_device() {
         assert_eq!(net.transmit(&driver.memory, &chain), result, "{length} bytes");
     }
     assert_eq!(net.traffic().dropped, 2);
-    net.station.hear(arp_request());
+    net.segment.lock().hear(0, arp_request());
     assert!(net.look());
     let mut driver = Driver::new(8);
     driver.describe(0, DATA, 20, WRITE, 0);

@@ -5,11 +5,11 @@
 //! lines that begin with `linux:`. docs/linux.md tells what goes where.
 
 mod files;
+mod neighbours;
 mod search;
 mod siege;
 mod sweep;
 
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -17,17 +17,19 @@ use alloc::vec::Vec;
 
 use host::frames::Run;
 use host::linux::{Abi, Console, Options, place};
-use host::net::Station;
+use host::net::{Segment, Station};
 use hyp::abi;
 use hyp::stats::VmCounter;
 use rt::println;
+use spin::Mutex;
 
 use super::calls::BOUNCER;
 use super::machine::Machine;
 use super::run::FREE;
-use super::vm::{DevicePlan, Input, Part, Plan, Vm, end};
+use super::vm::{DevicePlan, Input, Part, Plan, Shown, Vm, end};
 use super::{clock, cpus, run, terminal};
 use files::Files;
+use neighbours::Neighbours;
 use siege::Siege;
 
 /// How long the guest may run between two looks at the terminal, in
@@ -84,14 +86,15 @@ fn say_end(how: u8, options: &Options) -> Result<(), String> {
 /// One guest from creation to the last frame; how it ended.
 fn one_life(options: &Options, files: &mut Files, seed: &[u8], ram: &[Run]) -> Result<u8, String> {
     let free = FREE.lock().available() >> 8;
-    if free < options.memory {
+    let wanted = options.memory * (1 + options.neighbours);
+    if free < wanted {
         return Err(format!(
-            "{free} MiB are free and the guest wants {}: give it less, or the machine more",
-            options.memory
+            "{free} MiB are free and {wanted} are wanted: give guests less, or the machine more"
         ));
     }
+    let segment = Arc::new(Mutex::new(Segment::new(Station::new(number(seed)))));
     let start = clock::now();
-    let vm = Vm::build(&FREE, plan(options, files, seed)?)
+    let vm = Vm::build(&FREE, plan(options, files, seed, &segment, 0)?)
         .map_err(|problem| format!("cannot build the guest: {problem}"))?;
     let digest = vm.measurement().ok_or("bouncer does not tell its measurement")?;
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -103,6 +106,7 @@ fn one_life(options: &Options, files: &mut Files, seed: &[u8], ram: &[Run]) -> R
         cpus::count(),
         since(start)
     );
+    let neighbours = Neighbours::begin(options, files, seed, &segment)?;
     let mut siege = options.attack.then(|| Siege::begin(&vm, options.marker, ram));
     run::admit(Arc::clone(&vm));
     let start = clock::now();
@@ -119,6 +123,7 @@ fn one_life(options: &Options, files: &mut Files, seed: &[u8], ram: &[Run]) -> R
         return Err(format!("frame {pfn:#x} came back with the guest's bytes in it"));
     }
     println!("linux: {} frames came back, all zero", remains.frames);
+    neighbours.end()?;
     if !held {
         return Err("an attempt on the guest was not refused".into());
     }
@@ -132,13 +137,25 @@ fn since(start: u64) -> u64 {
     (clock::now() - start) / clock::milliseconds(1).max(1)
 }
 
-/// What becomes of the options and the files.
-fn plan<'a>(options: &Options, files: &mut Files, seed: &[u8]) -> Result<Plan<'a>, String> {
+/// A number made of the machine's seed.
+fn number(seed: &[u8]) -> u64 {
+    seed.iter().rev().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// What becomes of the options and the files: guest 0 has the terminal and
+/// the disk, the others are its neighbours.
+fn plan<'a>(
+    options: &Options,
+    files: &mut Files,
+    seed: &[u8],
+    segment: &Arc<Mutex<Segment>>,
+    guest: u64,
+) -> Result<Plan<'a>, String> {
     let load = place(files.kernel, files.initrd.len() as u64, options.memory << 20)
         .map_err(|problem| format!("{problem}"))?;
     let devices = options.devices;
     let mut plans = Vec::new();
-    if devices.blk {
+    if devices.blk && guest == 0 {
         let disk = files.disk.take().ok_or("devices=blk, but the ramdisk has no `disk.img`")?;
         plans.push(DevicePlan::Disk(disk, 0));
     }
@@ -146,11 +163,12 @@ fn plan<'a>(options: &Options, files: &mut Files, seed: &[u8]) -> Result<Plan<'a
         plans.push(DevicePlan::Console);
     }
     if devices.net {
-        let seed = seed.iter().rev().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte));
-        plans.push(DevicePlan::Net(Box::new(Station::new(seed))));
+        plans.push(DevicePlan::Net(Arc::clone(segment)));
     }
     if devices.rng {
-        plans.push(DevicePlan::Entropy(seed.to_vec()));
+        let mut seed = seed.to_vec();
+        seed.extend(guest.to_le_bytes());
+        plans.push(DevicePlan::Entropy(seed));
     }
     Ok(Plan {
         image: Part { at: load.kernel, bytes: files.kernel },
@@ -163,14 +181,17 @@ fn plan<'a>(options: &Options, files: &mut Files, seed: &[u8]) -> Result<Plan<'a
             Abi::None => abi::CREATE_CONSOLE,
         },
         check_measurement: false,
-        terminal: true,
+        shown: if guest == 0 { Shown::AsItIs } else { Shown::IfAsked },
         input: match options.console {
             Console::Pl011 => Input::Uart,
             Console::Hvc0 => Input::Console,
         },
         vcpus: options.vcpus,
         ram_mib: options.memory,
-        bootargs: files.command_line.into(),
+        bootargs: match guest {
+            0 => files.command_line.into(),
+            _ => format!("{} neighbour={guest}", files.command_line),
+        },
         policy: abi::POLICY_SHARED_PAGES,
         devices: plans,
     })

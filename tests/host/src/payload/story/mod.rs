@@ -24,7 +24,7 @@ use super::calls::BOUNCER;
 use super::machine::Machine;
 use super::report::{self, Finding, GOOD};
 use super::run::FREE;
-use super::vm::{DevicePlan, Input, Part, Plan, TREE_ROOM, Vm, end};
+use super::vm::{DevicePlan, Input, Part, Plan, Shown, TREE_ROOM, Vm, end};
 use super::{clock, cpus, run, window};
 
 /// RAM of a guest, in MiB.
@@ -275,7 +275,7 @@ fn payload(image: &[u8]) -> Plan<'_> {
         on_demand: ON_DEMAND,
         flags: 0,
         check_measurement: true,
-        terminal: false,
+        shown: Shown::AsLines,
         input: Input::Uart,
         vcpus: 1,
         ram_mib: RAM_MIB,

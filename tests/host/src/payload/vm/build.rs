@@ -16,7 +16,9 @@ use hyp::error::Error;
 use hyp::layout;
 use spin::Mutex;
 
-use super::{DevicePlan, Input, Problem, Serial, Vcpu, Vm, Voice, end, no_memory, state, step};
+use super::{
+    DevicePlan, Input, Problem, Serial, Shown, Vcpu, Vm, Voice, end, no_memory, state, step,
+};
 use crate::payload::calls::BOUNCER;
 
 /// Frames of page-table memory at creation, and added when they are used up.
@@ -50,8 +52,8 @@ pub(in crate::payload) struct Plan<'a> {
     /// The host works the measurement out for itself, to compare it with
     /// bouncer's. That takes a while for a large image.
     pub(in crate::payload) check_measurement: bool,
-    /// The terminal is its own; otherwise its lines are shown as a guest's.
-    pub(in crate::payload) terminal: bool,
+    /// What becomes of what it prints.
+    pub(in crate::payload) shown: Shown,
     pub(in crate::payload) input: Input,
     pub(in crate::payload) vcpus: u64,
     pub(in crate::payload) ram_mib: u64,
@@ -99,9 +101,10 @@ impl Vm {
             bounce: Vec::new(),
             devices: Vec::new(),
             serial: Mutex::new(Serial::default()),
-            uart_voice: Mutex::new(Voice::new(plan.terminal)),
-            console_voice: Mutex::new(Voice::new(plan.terminal)),
+            uart_voice: Mutex::new(Voice::new(plan.shown)),
+            console_voice: Mutex::new(Voice::new(plan.shown)),
             input: plan.input,
+            shown: plan.shown,
             words: Mutex::new(Vec::new()),
             ended: AtomicU8::new(end::NOT_YET),
             stopping: AtomicBool::new(false),

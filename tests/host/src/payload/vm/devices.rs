@@ -2,6 +2,7 @@
 //! the memory that it may use.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use host::block::Block;
@@ -9,7 +10,7 @@ use host::bouncer::Refusal;
 use host::console::Console;
 use host::entropy::Entropy;
 use host::frames::{FreeFrames, Run};
-use host::net::{GUEST_MAC, Net, Station};
+use host::net::{Net, Segment};
 use hyp::abi;
 use hyp::error::Error;
 use spin::Mutex;
@@ -39,8 +40,8 @@ pub(in crate::payload) enum DevicePlan {
     Console,
     /// A source of random bytes, made from these.
     Entropy(Vec<u8>),
-    /// A network card on a wire with a station that answers.
-    Net(Box<Station>),
+    /// A network card that is plugged in there.
+    Net(Arc<Mutex<Segment>>),
 }
 
 impl Vm {
@@ -92,11 +93,12 @@ impl Vm {
             }
             DevicePlan::Console => Backend::Console(Console::default()),
             DevicePlan::Entropy(seed) => Backend::Entropy(Entropy::new(&seed)),
-            DevicePlan::Net(station) => {
+            DevicePlan::Net(segment) => {
+                let net = Net::new(segment, clock::milliseconds_now);
                 // 5.1.4: the MAC address.
-                let mac = GUEST_MAC.iter().rev().fold(0, |mac, byte| mac << 8 | u64::from(*byte));
+                let mac = net.mac().iter().rev().fold(0, |mac, byte| mac << 8 | u64::from(*byte));
                 configure(0, mac, 6)?;
-                Backend::Net(Box::new(Net::new(*station, clock::milliseconds_now)))
+                Backend::Net(Box::new(net))
             }
         })
     }

@@ -21,6 +21,7 @@ use spin::Mutex;
 pub(super) use build::{Part, Plan, TREE_ROOM};
 pub(super) use devices::DevicePlan;
 pub(super) use serial::ALIAS;
+pub(super) use voice::Shown;
 
 use serial::Serial;
 use voice::Voice;
@@ -74,6 +75,9 @@ pub(super) struct Vcpu {
     pub(super) reply: AtomicU64,
 }
 
+/// Lines that are kept of a guest whose lines are not shown.
+const KEPT: usize = 32;
+
 /// How a guest ended.
 pub(super) mod end {
     /// It runs.
@@ -116,7 +120,9 @@ pub(super) struct Vm {
     uart_voice: Mutex<Voice>,
     console_voice: Mutex<Voice>,
     input: Input,
-    /// Lines it printed that begin with `@`.
+    shown: Shown,
+    /// Lines it printed that begin with `@`; the last ones it printed if they
+    /// are not shown.
     pub(super) words: Mutex<Vec<String>>,
     pub(super) ended: AtomicU8,
     /// Nobody should enter it any more.
@@ -153,6 +159,14 @@ impl Vm {
     /// A guest speaks only for itself: a line that looks like another party's
     /// is shown as the guest's text.
     fn say(&self, line: &str) {
+        if self.shown == Shown::IfAsked {
+            let mut words = self.words.lock();
+            if words.len() == KEPT {
+                words.remove(0);
+            }
+            words.push(String::from(line));
+            return;
+        }
         if line.starts_with("@guest ") || line.starts_with("@panic") {
             self.words.lock().push(String::from(line));
         }

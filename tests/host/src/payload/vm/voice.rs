@@ -4,6 +4,17 @@ use alloc::string::String;
 
 use host::lines::Lines;
 
+/// What becomes of what a guest prints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::payload) enum Shown {
+    /// It is shown line by line, as a guest's.
+    AsLines,
+    /// It is shown as it is: the terminal is the guest's own.
+    AsItIs,
+    /// Its last lines are kept, for the case that it ends badly.
+    IfAsked,
+}
+
 /// How it is shown.
 pub(super) enum Voice {
     /// Line by line, with the guest's name in front, and no control
@@ -15,8 +26,11 @@ pub(super) enum Voice {
 }
 
 impl Voice {
-    pub(super) fn new(terminal: bool) -> Self {
-        if terminal { Voice::Terminal { in_line: false } } else { Voice::Lines(Lines::default()) }
+    pub(super) fn new(shown: Shown) -> Self {
+        match shown {
+            Shown::AsItIs => Voice::Terminal { in_line: false },
+            Shown::AsLines | Shown::IfAsked => Voice::Lines(Lines::default()),
+        }
     }
 
     /// The guest prints bytes; `say` gets the lines that they complete.

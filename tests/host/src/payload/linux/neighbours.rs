@@ -1,0 +1,69 @@
+//! Further guests beside the one that has the terminal: the same kernel and
+//! ramdisk, memory of their own, and a card on the same network. They run from
+//! before its start until after its end.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use host::linux::Options;
+use host::net::Segment;
+use rt::println;
+use spin::Mutex;
+
+use super::files::Files;
+use super::{counters, plan};
+use crate::payload::run::{self, FREE};
+use crate::payload::vm::{Vm, end};
+
+/// They.
+pub(super) struct Neighbours(Vec<Arc<Vm>>);
+
+impl Neighbours {
+    /// Builds and starts them. Their numbers, from 1, are on their command
+    /// lines.
+    pub(super) fn begin(
+        options: &Options,
+        files: &mut Files,
+        seed: &[u8],
+        segment: &Arc<Mutex<Segment>>,
+    ) -> Result<Self, String> {
+        let mut all = Vec::new();
+        for number in 1..=options.neighbours {
+            let plan = plan(options, files, seed, segment, number)?;
+            let vm = Vm::build(&FREE, plan)
+                .map_err(|problem| format!("cannot build neighbour {number}: {problem}"))?;
+            run::admit(Arc::clone(&vm));
+            all.push(vm);
+        }
+        Ok(Self(all))
+    }
+
+    /// Ends them wherever they are and takes everything back.
+    ///
+    /// # Errors
+    /// When one had ended before, or left something.
+    pub(super) fn end(self) -> Result<(), String> {
+        for (number, vm) in (1..).zip(self.0) {
+            let how = vm.end();
+            run::retire(&vm);
+            println!("linux: neighbour {number} {}", counters(&vm));
+            if how != end::NOT_YET {
+                vm.hear_the_rest();
+                vm.words.lock().iter().for_each(|line| println!("linux: it said: {line}"));
+                return Err(format!("neighbour {number} ended before its time"));
+            }
+            let remains = vm
+                .tear_down(&FREE)
+                .map_err(|problem| format!("cannot take neighbour {number} down: {problem}"))?;
+            if let Some(pfn) = remains.leftover {
+                return Err(format!(
+                    "frame {pfn:#x} came back with bytes of neighbour {number} in it"
+                ));
+            }
+            println!("linux: {} frames of neighbour {number} came back, all zero", remains.frames);
+        }
+        Ok(())
+    }
+}
