@@ -16,6 +16,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 use tests::{file, one_at_a_time, ready};
+use xtask::guest::debian;
+use xtask::guest::initramfs::Task;
+use xtask::guest::options::Abi;
 use xtask::test::environment;
 use xtask::workspace::{Workspace, cargo};
 
@@ -177,6 +180,33 @@ fn what_a_realm_shows_is_found_and_what_it_takes_back_is_not_to_be_had() -> Resu
     ensure!(text.contains("pages the guest shared"), "{text}");
     ensure!(!text.contains(": 0 in pages the guest shared"), "{text}");
     ensure!(text.contains("C4"), "no page came back to the guest: {text}");
+    Ok(())
+}
+
+/// A user's own kernel, ramdisk, arguments and disk. The files are Debian's
+/// here, but xtask knows nothing of what is in them.
+#[test]
+fn a_users_own_kernel_runs_as_a_realm() -> Result<()> {
+    if left_out("a_users_own_kernel_runs_as_a_realm") {
+        return Ok(());
+    }
+    let (workspace, _) = ready()?;
+    let commands = "cat /proc/cmdline; ls /sys/devices/platform | grep cca\n\
+        printf own >/dev/vda; sync\n";
+    let task = Task::Script(commands.into());
+    let own = debian::make(&workspace, Abi::Rsi, false, &task, "own", None)?;
+    let kernel = file("linux-own", "kernel", &own.kernel)?.display().to_string();
+    let initrd = file("linux-own", "initrd", &own.initrd)?.display().to_string();
+    let disk = file("linux-own", "disk.img", &[0; 1 << 16])?;
+    let path = disk.display().to_string();
+    let _turn = one_at_a_time();
+    let words = ["run", "--guest", "linux", "--kernel", &kernel, "--initrd", &initrd];
+    let more = ["--append", "quiet my=word", "--abi", "rsi", "--disk", &path];
+    let output = xtask(&[words.as_slice(), &more].concat())?.output()?;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let text = said(&output);
+    ensure!(text.contains("quiet my=word") && text.contains("arm-cca-dev"), "{text}");
+    ensure!(std::fs::read(&disk)?.starts_with(b"own"), "{text}");
     Ok(())
 }
 
