@@ -404,8 +404,9 @@ fn a_realm_boots_to_a_shell_with_job_control_and_ctrl_bracket_leaves_it() -> Res
     Ok(())
 }
 
-/// The kernel with the pKVM guest driver takes minutes to build, so only who
-/// has run `cargo xtask guest build-pkvm` has this test.
+/// The kernel with the pKVM guest driver takes minutes to build. `cargo xtask
+/// test` builds it; who runs plain `cargo test` has this test only behind
+/// `cargo xtask guest build-pkvm`.
 #[test]
 fn a_kernel_with_the_pkvm_guest_driver_runs_as_a_protected_guest() -> Result<()> {
     let test = "a_kernel_with_the_pkvm_guest_driver_runs_as_a_protected_guest";

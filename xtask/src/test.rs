@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::term::{BAD, DIM, GOOD, HEAD, paint};
 use crate::workspace::{Workspace, cargo};
-use crate::{Outcome, build, check, fuzz, qemu};
+use crate::{Outcome, build, check, fuzz, guest, qemu};
 
 /// Environment variables by which the end-to-end tests learn what to boot.
 pub mod environment {
@@ -42,6 +42,9 @@ const MATRIX: [(&str, &str, u32, u64, bool); 4] = [
     ("a disk of the user's, no FAT", "cortex-a72", 2, 1024, true),
 ];
 
+/// What is built from Debian's source for the tests.
+const PKVM_KERNEL: &str = "a Linux kernel with the pKVM guest driver";
+
 /// How long each fuzz target runs: long enough to try the seeds and some
 /// thousand inputs like them.
 const FUZZ: Duration = Duration::from_secs(5);
@@ -56,6 +59,10 @@ pub fn run(workspace: &Workspace, options: &TestOptions) -> Result<Outcome> {
     build::images(workspace)?;
     // `None`: left out, because something it needs is not on this machine.
     let mut suites: Vec<(String, Option<bool>)> = Vec::new();
+    // The test that boots it leaves itself out where there is none.
+    if !options.offline {
+        suites.push((format!("building {PKVM_KERNEL}"), Some(builds_pkvm_kernel(workspace))));
+    }
     let mut suite = |name: String, command: &mut Command| -> Result<()> {
         let passed = !qemu::interrupted() && tests(workspace, &name, command)?;
         suites.push((name, Some(passed)));
@@ -105,6 +112,18 @@ pub fn run(workspace: &Workspace, options: &TestOptions) -> Result<Outcome> {
         return Ok(Outcome::Interrupted);
     }
     Ok(summary(&suites, start.elapsed().as_secs()))
+}
+
+/// Builds the kernel that no distribution has, once; says why not.
+fn builds_pkvm_kernel(workspace: &Workspace) -> bool {
+    anstream::println!("\n  {}", paint(HEAD, format!("{PKVM_KERNEL}, built once")));
+    match guest::pkvm::build(workspace) {
+        Ok(_) => true,
+        Err(error) => {
+            anstream::eprintln!("{}: {error:#}", paint(BAD, "error"));
+            false
+        }
+    }
 }
 
 /// Runs a test command; its output is the user's.
