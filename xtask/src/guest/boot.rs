@@ -149,6 +149,8 @@ impl Guest {
         let disk = self.disk.as_ref().map(Disk::image);
         let mut files: Vec<(&str, &[u8])> =
             vec![("kernel", &self.kernel), ("cmdline", self.command_line.as_bytes())];
+        let other = if self.neighbours > 0 { Some(read(&images.guest)?) } else { None };
+        files.extend(other.as_deref().map(|other| ("guest.img", other)));
         files.extend(self.initrd.as_deref().map(|initrd| ("initrd", initrd)));
         files.extend(disk.as_deref().map(|disk| ("disk.img", disk)));
         let ramdisk = folder.join("ramdisk.cpio");

@@ -112,7 +112,8 @@ pub struct GuestOptions {
     /// Run N more Debian guests beside it, on the same network
     ///
     /// They are 10.0.2.16 and up, answer pings, and say on TCP port 9000 the
-    /// SHA-256 of what they were sent. What they print is shown only if they
+    /// SHA-256 of what they were sent. bouncer's own small guest, which speaks
+    /// pKVM's calls, runs beside them. What they print is shown only if they
     /// end badly.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3))]
     pub neighbours: Option<u32>,

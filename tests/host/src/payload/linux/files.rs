@@ -12,6 +12,8 @@ pub(super) struct Files {
     pub(super) initrd: &'static [u8],
     /// The guest's kernel arguments.
     pub(super) command_line: &'static str,
+    /// Another guest to run beside it: bouncer's own.
+    pub(super) other: Option<&'static [u8]>,
     /// Its disk, served in place, while no guest has it.
     pub(super) disk: Option<&'static mut [u8]>,
 }
@@ -26,6 +28,7 @@ impl Files {
             Some(offset..offset + data.len())
         };
         let (kernel, initrd, words) = (find("kernel")?, find("initrd"), find("cmdline"));
+        let other = find("guest.img");
         // The disk is written, so it is cut out of the rest.
         let disk = find("disk.img").unwrap_or(ramdisk.len()..ramdisk.len());
         let (head, rest) = ramdisk.split_at_mut_checked(disk.start)?;
@@ -39,6 +42,7 @@ impl Files {
             kernel: get(kernel)?,
             initrd: initrd.and_then(&get).unwrap_or_default(),
             command_line: words.and_then(&get).map_or("", text),
+            other: other.and_then(&get),
             disk: (!middle.is_empty()).then_some(middle),
         })
     }

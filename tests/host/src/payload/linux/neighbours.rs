@@ -1,6 +1,7 @@
 //! Further guests beside the one that has the terminal: the same kernel and
-//! ramdisk, memory of their own, and a card on the same network. They run from
-//! before its start until after its end.
+//! ramdisk, memory of their own, and a card on the same network; and, if the
+//! ramdisk has it, bouncer's own guest, which speaks pKVM's calls, holds a
+//! secret and waits. They run until after its end.
 
 use alloc::format;
 use alloc::string::String;
@@ -9,13 +10,17 @@ use alloc::vec::Vec;
 
 use host::linux::Options;
 use host::net::Segment;
+use hyp::abi;
 use rt::println;
 use spin::Mutex;
 
 use super::files::Files;
 use super::{counters, plan};
 use crate::payload::run::{self, FREE};
-use crate::payload::vm::{Vm, end};
+use crate::payload::vm::{Input, Part, Plan, Shown, TREE_ROOM, Vm, end};
+
+/// MiB of RAM of bouncer's own guest.
+const OWN_MIB: u64 = 32;
 
 /// They.
 pub(super) struct Neighbours(Vec<Arc<Vm>>);
@@ -30,17 +35,23 @@ impl Neighbours {
         segment: &Arc<Mutex<Segment>>,
     ) -> Result<Self, String> {
         let mut all = Vec::new();
-        for number in 1..=options.neighbours {
-            let plan = plan(options, files, seed, segment, number)?;
+        let mut begin = |number, plan| -> Result<(), String> {
             let vm = Vm::build(&FREE, plan)
                 .map_err(|problem| format!("cannot build neighbour {number}: {problem}"))?;
             run::admit(Arc::clone(&vm));
             all.push(vm);
+            Ok(())
+        };
+        for number in 1..=options.neighbours {
+            begin(number, plan(options, files, seed, segment, number)?)?;
+        }
+        if let Some(image) = files.other {
+            begin(options.neighbours + 1, own(image))?;
         }
         Ok(Self(all))
     }
 
-    /// Ends them wherever they are and takes everything back.
+    /// Ends them, wherever they are, and takes everything back.
     ///
     /// # Errors
     /// When one had ended before, or left something.
@@ -65,5 +76,24 @@ impl Neighbours {
             println!("linux: {} frames of neighbour {number} came back, all zero", remains.frames);
         }
         Ok(())
+    }
+}
+
+/// The plan of bouncer's own guest.
+fn own(image: &[u8]) -> Plan<'_> {
+    Plan {
+        image: Part { at: TREE_ROOM, bytes: image },
+        initrd: Part { at: 0, bytes: &[] },
+        dma_pool: 0,
+        on_demand: 0,
+        flags: 0,
+        check_measurement: true,
+        shown: Shown::IfAsked,
+        input: Input::Uart,
+        vcpus: 1,
+        ram_mib: OWN_MIB,
+        bootargs: "scenario=idle".into(),
+        policy: abi::POLICY_BOUNCE_BAR,
+        devices: Vec::new(),
     }
 }
