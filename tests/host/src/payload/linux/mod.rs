@@ -59,15 +59,11 @@ fn boot(machine: &mut Machine) -> Result<(), String> {
     *FREE.lock() = machine.free_frames();
     let seed = machine.seed.to_vec();
     let mut files = Files::open(machine.take_ramdisk()).ok_or("the ramdisk has no `kernel`")?;
-    let disk_place = files.disk.as_ref().map(|disk| (disk.as_ptr() as usize, disk.len()));
     terminal::open(machine.uart_interrupt);
     let ram: Vec<Run> = machine.frames_of_ram();
     loop {
         let how = one_life(&options, &mut files, &seed, &ram)?;
         if how != end::RESET {
-            if let Some((address, size)) = disk_place.filter(|_| options.devices.blk) {
-                println!("linux: disk at {address:#x} size {size:#x}");
-            }
             return say_end(how, &options);
         }
         println!("linux: the guest resets");
@@ -93,6 +89,8 @@ fn one_life(options: &Options, files: &mut Files, seed: &[u8], ram: &[Run]) -> R
         ));
     }
     let segment = Arc::new(Mutex::new(Segment::new(Station::new(number(seed)))));
+    let disk = files.disk.as_ref().filter(|_| options.devices.blk);
+    let disk = disk.map(|disk| (disk.as_ptr() as usize, disk.len()));
     let start = clock::now();
     let vm = Vm::build(&FREE, plan(options, files, seed, &segment, 0)?)
         .map_err(|problem| format!("cannot build the guest: {problem}"))?;
@@ -116,6 +114,10 @@ fn one_life(options: &Options, files: &mut Files, seed: &[u8], ram: &[Run]) -> R
     vm.hear_the_rest();
     let how = vm.end();
     println!("linux: ran for {lived} ms, {}", counters(&vm));
+    // Whatever else is found out: what the guest has written is its user's.
+    if let Some((address, size)) = disk.filter(|_| how != end::RESET) {
+        println!("linux: disk at {address:#x} size {size:#x}");
+    }
     let held = siege.is_none_or(|siege| siege.end(&vm));
     let remains =
         vm.tear_down(&FREE).map_err(|problem| format!("cannot take it down: {problem}"))?;

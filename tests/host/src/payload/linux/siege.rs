@@ -1,7 +1,9 @@
 //! `attack=on`: all the while that the guest runs, the host tries to get in.
 //!
 //! On the boot CPU a round is made between two turns of the guest; another CPU,
-//! if there is one, sweeps through the guest's memory at the same time. What
+//! if there is one, sweeps through the guest's memory at the same time. That is
+//! the last one: if there are more CPUs than vCPUs it never enters the guest,
+//! so nothing but an invalidation takes from its TLB what it once held. What
 //! came of it is told after the guest's end: until then the terminal is the
 //! guest's. The guest must not notice, so nothing is tried that a host may do
 //! and that would disturb it, as taking a page away.
@@ -85,19 +87,32 @@ impl Siege {
         if let Some(search) = &mut self.search {
             search.go(SEARCHED);
         }
-        if cpus::finished(1) {
+        if cpus::finished(other_cpu()) {
             // Events tell whose attempt it was only while one CPU makes them.
             if self.rounds.is_multiple_of(SELDOM) {
                 self.seldom(vm);
             }
-            let (sweep, there) = (self.sweep.clone(), Arc::clone(&self.there));
             let first = first + vm.ram.count / 2;
-            cpus::give(1, move || {
-                let seen = sweep.go(first, SLICE);
-                there.lock().add(seen);
+            let rings = self.rings.clone();
+            self.elsewhere(move |sweep| {
+                // Last as well as first: between two rounds this CPU's TLB
+                // holds them, and not what came after them.
+                let mut seen = sweep.these(rings.iter().copied());
+                seen.add(sweep.go(first, SLICE));
+                seen.add(sweep.these(rings));
+                seen
             });
         }
         self.rounds += 1;
+    }
+
+    /// Lets the other CPU go some way, if there is one.
+    fn elsewhere(&self, way: impl FnOnce(&Sweep) -> Seen + Send + 'static) {
+        let (sweep, there) = (self.sweep.clone(), Arc::clone(&self.there));
+        cpus::give(other_cpu(), move || {
+            let seen = way(&sweep);
+            there.lock().add(seen);
+        });
     }
 
     fn seldom(&mut self, vm: &Vm) {
@@ -142,8 +157,13 @@ impl Siege {
     /// of it all; true if nothing came of it.
     pub(super) fn end(mut self, vm: &Vm) -> bool {
         run::FORGES.store(false, Relaxed);
-        let finished = clock::spin_until(PATIENCE, || cpus::finished(1));
+        let waits = || clock::spin_until(PATIENCE, || cpus::finished(other_cpu()));
+        let mut finished = waits();
         self.here.add(self.sweep.once_lent());
+        if finished && other_cpu() != 0 {
+            self.elsewhere(Sweep::once_lent);
+            finished = waits();
+        }
         self.note_sweeps(vm, finished);
         let held = self.rows.iter().all(|row| row.finding.outcome == GOOD);
         let mut refused = 0;
@@ -206,6 +226,11 @@ impl Siege {
         }
         text
     }
+}
+
+/// The CPU that attacks beside the boot CPU; that one itself if it is alone.
+fn other_cpu() -> usize {
+    cpus::count().saturating_sub(1)
 }
 
 /// C11: vCPUs that are none. A register cannot even be asked for.
