@@ -266,8 +266,12 @@ fn refused(vm: &Vm, index: usize, refusal: Refusal) -> u32 {
 }
 
 fn finish(vm: &Vm, how: u8) {
-    // The first reason stays.
-    let _ = vm.ended.compare_exchange(end::NOT_YET, how, SeqCst, SeqCst);
+    // The first reason stays. But a vCPU on another CPU may find the VM dying
+    // before the one that turned it off is back to say so. Who wants to know
+    // how it ended waits for all of them (`retire`).
+    let _ = vm.ended.fetch_update(SeqCst, SeqCst, |before| {
+        matches!(before, end::NOT_YET | end::DEAD).then_some(how)
+    });
     vm.hear_the_rest();
     (0..cpus::count()).for_each(cpus::wake);
 }

@@ -144,7 +144,7 @@ impl Space {
             self.changed[region] = true;
             for page in &mut self.pages[region][frames] {
                 *page = word;
-                word += 1 << 12;
+                word = word.wrapping_add(1 << 12);
             }
         }
     }
@@ -171,13 +171,7 @@ impl Space {
 
     /// Is the whole region the host's own, so that a block serves?
     pub(super) fn is_whole(&self, region: usize) -> bool {
-        let mut expected = page(self.bases[region], MEMORY);
-        let differs = self.pages[region].iter().fold(0, |any, word| {
-            let differs = word ^ expected;
-            expected += 1 << 12;
-            any | differs
-        });
-        differs == 0
+        follows(&self.pages[region], page(self.bases[region], MEMORY))
     }
 
     /// Does a block translate the region?
@@ -199,9 +193,7 @@ impl Space {
                 0b01 => {
                     let first = frame_of(word).number() + base % span(level);
                     let block = page(first, word & KIND | 0b11);
-                    let differs = |(word, index): (&u64, u64)| word ^ (block + (index << 12));
-                    let differs = pages.iter().zip(0..).fold(0, |any, at| any | differs(at));
-                    return assert_eq!(differs, 0, "{base:#x}: a block");
+                    return assert!(follows(pages, block), "{base:#x}: a block");
                 }
                 _ => {
                     assert_eq!(word, 0, "{base:#x}: something is left half done");
@@ -209,12 +201,12 @@ impl Space {
                 }
             }
         }
-        if words.any(table, |index, word| word ^ pages[index]) != 0 {
+        if words.differ(table, pages) {
             let mut wrong = words.table(table).zip(pages).zip(base..);
             let wrong = wrong.find(|((word, page), _)| word != *page);
             panic!("(found, expected), at frame: {wrong:x?}");
         }
-        let used: u64 = pages.iter().map(|word| word & 1).sum();
+        let used = pages.iter().fold(0_u64, |used, word| used.wrapping_add(word & 1));
         assert_eq!(counted(above), used, "{base:#x}: pages in use, by the entry above");
     }
 
@@ -256,4 +248,16 @@ impl Space {
         let used = words.valid(table);
         assert_eq!(counted(entry), used, "{base:#x}: tables and blocks in use, by the entry above");
     }
+}
+
+/// Are they the pages from `first` on? Without a branch, nor a check of each
+/// sum, so that the compiler takes several at once.
+fn follows(pages: &[u64; WORDS], first: u64) -> bool {
+    let mut expected = first;
+    let differs = pages.iter().fold(0, |any, word| {
+        let differs = word ^ expected;
+        expected = expected.wrapping_add(1 << 12);
+        any | differs
+    });
+    differs == 0
 }

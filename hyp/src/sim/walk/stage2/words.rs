@@ -89,6 +89,19 @@ impl Words {
         self.frame(frame).iter().map(|word| word.load(Relaxed))
     }
 
+    /// Is a word of the frame another than that of `expected`?
+    pub(super) fn differ(&self, frame: Pfn, expected: &[u64; WORDS]) -> bool {
+        let (strides, _) = self.frame(frame).as_chunks::<STRIDE>();
+        let (expected, _) = expected.as_chunks::<STRIDE>();
+        let mut any = 0;
+        for (stride, expected) in strides.iter().zip(expected) {
+            for (word, expected) in stride.iter().zip(expected) {
+                any |= word.load(Relaxed) ^ expected;
+            }
+        }
+        any != 0
+    }
+
     /// Every word of a frame through `of` (index, word), all added up by OR.
     /// In strides: a loop costs a fuzzer an event per turn.
     pub(super) fn any(&self, frame: Pfn, of: impl Fn(usize, u64) -> u64) -> u64 {
