@@ -252,3 +252,19 @@ fn the_line_of_a_device_is_its_own_spi() {
         }
     }
 }
+
+/// There is no policy without ACCESS_PLATFORM for a guest of either kind to be
+/// given, nor a number that is taken for one of the others.
+#[test]
+fn a_device_of_a_policy_that_is_none_is_not_made() {
+    for flags in [0, abi::CREATE_RSI] {
+        let mut rig = Rig::new();
+        let (handle, _) = rig.building_with(1, 16, flags);
+        for policy in [2, 3, 1 << 32, u64::MAX] {
+            let made = rig.hvc(id::DEVICE_CREATE, &[handle, 2, policy, 0, 1]);
+            assert_eq!(made, Err(Error::InvalidParameter.code()), "policy {policy:#x}");
+        }
+        let made = rig.hvc(id::DEVICE_CREATE, &[handle, 2, abi::POLICY_SHARED_PAGES, 0, 1]);
+        assert_eq!(made, Ok([0, 0, 0]), "the refused ones left nothing");
+    }
+}
