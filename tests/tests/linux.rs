@@ -229,30 +229,58 @@ fn a_realm_without_msi_has_a_line_for_each_device() -> Result<()> {
     Ok(())
 }
 
-/// A user's own kernel, ramdisk, arguments and disk. The files are Debian's
-/// here, but xtask knows nothing of what is in them.
+/// A script in a guest of the user's: Debian's files, but xtask knows nothing
+/// of what is in them.
+fn own_kernel(test: &str, commands: &str, more: &[&str]) -> Result<Output> {
+    let (workspace, _) = ready()?;
+    let task = Task::Script(commands.into());
+    let own = debian::make(&workspace, Abi::Rsi, false, &task, "own", None)?;
+    let kernel = file(test, "kernel", &own.kernel)?.display().to_string();
+    let initrd = file(test, "initrd", &own.initrd)?.display().to_string();
+    let _turn = one_at_a_time();
+    let words = ["run", "--guest", "linux", "--kernel", &kernel, "--initrd", &initrd];
+    Ok(xtask(&[words.as_slice(), more].concat())?.output()?)
+}
+
+/// A user's own kernel, ramdisk, arguments and disk.
 #[test]
 fn a_users_own_kernel_runs_as_a_realm() -> Result<()> {
     if left_out("a_users_own_kernel_runs_as_a_realm") {
         return Ok(());
     }
-    let (workspace, _) = ready()?;
-    let commands = "cat /proc/cmdline; ls /sys/devices/platform | grep cca\n\
-        printf own >/dev/vda; sync\n";
-    let task = Task::Script(commands.into());
-    let own = debian::make(&workspace, Abi::Rsi, false, &task, "own", None)?;
-    let kernel = file("linux-own", "kernel", &own.kernel)?.display().to_string();
-    let initrd = file("linux-own", "initrd", &own.initrd)?.display().to_string();
     let disk = file("linux-own", "disk.img", &[0; 1 << 16])?;
     let path = disk.display().to_string();
-    let _turn = one_at_a_time();
-    let words = ["run", "--guest", "linux", "--kernel", &kernel, "--initrd", &initrd];
+    let commands = "cat /proc/cmdline; ls /sys/devices/platform | grep cca\n\
+        printf own >/dev/vda; sync\n";
     let more = ["--append", "quiet my=word", "--abi", "rsi", "--disk", &path];
-    let output = xtask(&[words.as_slice(), &more].concat())?.output()?;
+    let output = own_kernel("linux-own", commands, &more)?;
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let text = said(&output);
     ensure!(text.contains("quiet my=word") && text.contains("arm-cca-dev"), "{text}");
     ensure!(std::fs::read(&disk)?.starts_with(b"own"), "{text}");
+    Ok(())
+}
+
+/// A guest that resets itself is built anew, with its disk as it left it.
+#[test]
+fn a_realm_that_reboots_finds_its_disk_as_it_left_it() -> Result<()> {
+    if left_out("a_realm_that_reboots_finds_its_disk_as_it_left_it") {
+        return Ok(());
+    }
+    let disk = file("linux-reboot", "disk.img", &[b'.'; 1 << 16])?;
+    let path = disk.display().to_string();
+    let commands = "lives=$(head -c 3 /dev/vda | tr -d .)\n\
+        echo \"lives: <$lives>\"\n\
+        printf \"${lives}x\" | dd of=/dev/vda conv=notrunc 2>/dev/null; sync\n\
+        [ \"$lives\" = xx ] || busybox reboot -f\n";
+    let output = own_kernel("linux-reboot", commands, &["--disk", &path, "--verbose"])?;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let text = said(&output);
+    for lives in ["lives: <>", "lives: <x>", "lives: <xx>"] {
+        ensure!(text.contains(lives), "{lives}: {text}");
+    }
+    assert_eq!(text.matches("linux: the guest resets").count(), 2, "{text}");
+    ensure!(std::fs::read(&disk)?.starts_with(b"xxx."), "{text}");
     Ok(())
 }
 
@@ -455,17 +483,20 @@ fn a_realm_boots_to_a_shell_with_job_control_and_ctrl_bracket_leaves_it() -> Res
 }
 
 /// The kernel with the pKVM guest driver takes minutes to build. `cargo xtask
-/// test` builds it; who runs plain `cargo test` has this test only behind
+/// test` builds it; who runs plain `cargo test` has its tests only behind
 /// `cargo xtask guest build-pkvm`.
+fn left_out_without_pkvm(test: &str) -> Result<bool> {
+    if left_out(test) || xtask::guest::pkvm::built(&Workspace::find()?).is_ok() {
+        return Ok(left_out(test));
+    }
+    let why = format!("{test}: LEFT OUT, run `cargo xtask guest build-pkvm` to have it\n");
+    std::io::stderr().write_all(why.as_bytes())?;
+    Ok(true)
+}
+
 #[test]
 fn a_kernel_with_the_pkvm_guest_driver_runs_as_a_protected_guest() -> Result<()> {
-    let test = "a_kernel_with_the_pkvm_guest_driver_runs_as_a_protected_guest";
-    if left_out(test) {
-        return Ok(());
-    }
-    if xtask::guest::pkvm::built(&Workspace::find()?).is_err() {
-        let why = format!("{test}: LEFT OUT, run `cargo xtask guest build-pkvm` to have it\n");
-        std::io::stderr().write_all(why.as_bytes())?;
+    if left_out_without_pkvm("a_kernel_with_the_pkvm_guest_driver_runs_as_a_protected_guest")? {
         return Ok(());
     }
     let disk = file("linux-pkvm", "disk.img", &[0; 1 << 16])?;
@@ -475,5 +506,41 @@ fn a_kernel_with_the_pkvm_guest_driver_runs_as_a_protected_guest() -> Result<()>
     assert_eq!(output.status.code(), Some(6), "{}", said(&output));
     ensure!(output.stdout.starts_with(b"1\n"), "{}", said(&output));
     ensure!(std::fs::read(&disk)?.starts_with(b"pkvm"), "what it wrote is not in the file");
+    Ok(())
+}
+
+/// Ends of which the guest knows nothing, each after another number of requests
+/// of its disk: all of its memory comes back each time, wiped, and neither the
+/// host nor bouncer has a frame more or less than before.
+#[test]
+fn fifty_guests_killed_in_the_middle_of_io_leave_nothing() -> Result<()> {
+    if left_out_without_pkvm("fifty_guests_killed_in_the_middle_of_io_leave_nothing")? {
+        return Ok(());
+    }
+    let disk = file("linux-kills", "disk.img", &vec![0; 1 << 20])?;
+    let path = disk.display().to_string();
+    let commands =
+        "while :; do dd if=/dev/zero of=/dev/vda bs=4k count=200 conv=notrunc,fsync; done";
+    let words = ["--abi", "pkvm", "--guest-memory", "64M", "--console", "hvc0", "--disk", &path];
+    let more = ["--append", "quiet", "--lives", "50", "--kill-in-io", "--verbose"];
+    let output = script("linux-kills", commands, &[words.as_slice(), &more].concat())?;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(text.matches("linux: guest killed").count(), 50, "{text}");
+    assert_eq!(text.matches("came back, all zero").count(), 50, "{text}");
+    Ok(())
+}
+
+#[test]
+fn twenty_boots_in_a_row_leave_nothing() -> Result<()> {
+    if left_out("twenty_boots_in_a_row_leave_nothing") {
+        return Ok(());
+    }
+    let words = ["--console", "hvc0", "--append", "quiet", "--lives", "20", "--verbose"];
+    let output = script("linux-boots", "nproc; exit 5", &words)?;
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    assert_eq!(output.stdout, b"2\n".repeat(20), "{}", said(&output));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(text.matches("came back, all zero").count(), 20, "{text}");
     Ok(())
 }

@@ -272,6 +272,7 @@ mod tests {
             &["--guest", "debian", "--attack", "--script", "x"],
             &["--guest", "debian", "--attack=shown"],
             &["--guest", "debian", "--neighbours", "2"],
+            &["--guest", "debian", "--lives", "50", "--kill-in-io", "--disk", "x"],
             &["--disk", "d"],
         ] {
             assert_eq!(complaint(words), "", "{words:?}");
@@ -284,6 +285,8 @@ mod tests {
             (&["--guest", "debian", "--initrd", "x"], "--initrd is for"),
             (&["--guest", "debian", "--json", "x"], "--json is for"),
             (&["--attack"], "--attack needs --guest"),
+            (&["--lives", "2"], "--lives needs --guest"),
+            (&["--guest", "debian", "--lives", "2", "--no-bouncer"], "are for the host"),
             (&["--neighbours", "1"], "--neighbours needs --guest"),
             (&["--guest", "debian", "--neighbours", "1", "--no-bouncer"], "--neighbours are the"),
             (&["--guest", "debian", "--neighbours", "1", "--abi", "none"], "need a network"),

@@ -73,6 +73,10 @@ pub(super) fn build(
         };
         flags.push_str(if fast { UNTRACED } else { TRACED });
         command.current_dir(home(workspace)).env("RUSTFLAGS", flags);
+        if fast {
+            // A fifth faster, for a build that takes longer.
+            command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1");
+        }
         // Named, so that build scripts are not instrumented.
         command.args(["build", "--release", "--target", &triple, "--target-dir"]).arg(folder);
         for target in chosen {

@@ -169,6 +169,8 @@ fn boot(workspace: &Workspace, images: &Images, script: &str) -> Result<Option<C
         console: Console::Hvc0,
         vcpus: 1,
         memory: MEMORY,
+        lives: 1,
+        kill_in_io: false,
         neighbours: 0,
         disk: Some(Disk::open(&disk)?),
         word: Some(word),

@@ -40,6 +40,10 @@ pub struct Guest {
     pub vcpus: u32,
     /// Its memory, in MiB.
     pub memory: u64,
+    /// How often it is built, run and taken down.
+    pub lives: u32,
+    /// Whether the host ends it while its disk serves requests.
+    pub kill_in_io: bool,
     /// How many more of its kind run beside it, on the same network.
     pub neighbours: u32,
     /// Its disk.
@@ -118,12 +122,17 @@ impl Guest {
             Some(None) => " attack=on".to_owned(),
             Some(Some(marker)) => format!(" attack=on marker={}", marker.products()),
         };
+        let lives = match self.lives {
+            1 => String::new(),
+            count => format!(" lives={count}"),
+        };
+        let kill = if self.kill_in_io { " kill=io" } else { "" };
         let neighbours = match self.neighbours {
             0 => String::new(),
             count => format!(" neighbours={count}"),
         };
         format!(
-            "scenario=linux abi={} memory={} vcpus={} devices={devices} console={}{neighbours}{attack}",
+            "scenario=linux abi={} memory={} vcpus={} devices={devices} console={}{neighbours}{lives}{kill}{attack}",
             self.abi.word(),
             self.memory,
             self.vcpus,
@@ -301,6 +310,8 @@ mod tests {
             console: Console::Pl011,
             vcpus: 3,
             memory: 256,
+            lives: 1,
+            kill_in_io: false,
             neighbours: 0,
             disk: None,
             word: None,
@@ -334,6 +345,8 @@ mod tests {
         assert!(hvc.bootargs().ends_with("devices=net,rng,console console=hvc0"));
         let crowd = Guest { neighbours: 2, ..guest() };
         assert!(crowd.bootargs().ends_with(" neighbours=2"));
+        let many = Guest { lives: 50, kill_in_io: true, ..guest() };
+        assert!(many.bootargs().ends_with(" lives=50 kill=io"));
         let attacked = Guest { attack: Some(None), ..guest() };
         assert!(attacked.bootargs().ends_with(" attack=on"));
         let searched = Guest { attack: Some(Some(Marker::chance())), ..guest() };

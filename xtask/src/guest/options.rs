@@ -117,6 +117,18 @@ pub struct GuestOptions {
     /// end badly.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3))]
     pub neighbours: Option<u32>,
+    /// Build, run and take down the guest N times, one after the other
+    ///
+    /// All its memory must come back each time, as zeros: else status 123.
+    /// The status is the last life's.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub lives: Option<u32>,
+    /// Let the host end the guest while its disk serves requests
+    ///
+    /// After another number of them in each life. Needs --disk, and a guest
+    /// that uses it.
+    #[arg(long, requires = "disk")]
+    pub kill_in_io: bool,
     /// What the guest's console is [default: pl011]
     #[arg(long, value_enum)]
     pub console: Option<Console>,
@@ -159,6 +171,8 @@ impl GuestOptions {
             ("--guest-memory", self.guest_memory.is_some()),
             ("--console", self.console.is_some()),
             ("--no-bouncer", self.no_bouncer),
+            ("--lives", self.lives.is_some()),
+            ("--kill-in-io", self.kill_in_io),
             ("--attack", self.attack.is_some()),
         ];
         let given = |options: &[(&str, bool)]| {
@@ -166,6 +180,9 @@ impl GuestOptions {
         };
         if self.no_bouncer && self.attack.is_some() {
             return Err("--attack is the host's behind bouncer, not for --no-bouncer".to_owned());
+        }
+        if self.no_bouncer && (self.lives.is_some() || self.kill_in_io) {
+            return Err("--lives and --kill-in-io are for the host, not --no-bouncer".to_owned());
         }
         if self.neighbours.is_some() {
             if self.no_bouncer {

@@ -121,7 +121,9 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
             let digits = attack.flatten().map(|marker| marker.digits());
             let digits = digits.as_deref();
             let made = debian::make(workspace, abi, linux.newest, &task, &word, digits)?;
-            (made.kernel, Some(made.initrd), Some(word))
+            // One that is ended by the host tells no end of its output.
+            let word = (!linux.kill_in_io).then_some(word);
+            (made.kernel, Some(made.initrd), word)
         }
         Some(Which::Linux) => {
             let kernel = linux.kernel.as_deref().context("--guest linux needs --kernel FILE")?;
@@ -138,6 +140,8 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
         console,
         vcpus: linux.vcpus.unwrap_or(2),
         memory: linux.guest_memory.unwrap_or(256),
+        lives: linux.lives.unwrap_or(1),
+        kill_in_io: linux.kill_in_io,
         neighbours: linux.neighbours.unwrap_or(0),
         disk: options.disk.as_deref().map(Disk::open).transpose()?,
         word,

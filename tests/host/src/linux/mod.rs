@@ -8,4 +8,4 @@ mod options;
 
 pub use image::{BadKernel, Load, place};
 pub use marker::Marker;
-pub use options::{Abi, Console, Devices, Options};
+pub use options::{Abi, Console, Devices, Kill, Options};

@@ -58,6 +58,23 @@ impl Devices {
     }
 }
 
+/// When the host ends the guest by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kill {
+    /// After so many milliseconds.
+    After(u64),
+    /// While its disk serves requests.
+    InIo,
+}
+
+impl Kill {
+    /// How many requests the disk has served when a guest is ended in the
+    /// middle of them: another number in each life.
+    pub const fn requests(life: u64) -> u64 {
+        8 + life * 13 % 97
+    }
+}
+
 /// What a run should do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -76,8 +93,12 @@ pub struct Options {
     /// `neighbours=`: how many further guests of the same kernel run beside it,
     /// on the same network, 0 to 3.
     pub neighbours: u64,
-    /// `kill=`: the host ends the guest after so many milliseconds.
-    pub kill: Option<u64>,
+    /// `lives=`: how often the guest is built, run and taken down, one after
+    /// the other; a reset of the guest's own does not count.
+    pub lives: u64,
+    /// `kill=`: the host ends the guest, after so many milliseconds or (`io`)
+    /// while its disk serves requests.
+    pub kill: Option<Kill>,
     /// `attack=on`: the host tries to get at the guest all the while.
     pub attack: bool,
     /// `marker=`: what it looks for in all the memory that it can read.
@@ -97,6 +118,7 @@ impl Options {
             devices: Devices::default(),
             console: Console::Pl011,
             neighbours: 0,
+            lives: 1,
             kill: None,
             attack: false,
             marker: None,
@@ -107,6 +129,9 @@ impl Options {
         }
         if options.abi == Abi::None && options.devices.any() {
             return Err("devices= with abi=none");
+        }
+        if options.kill == Some(Kill::InIo) && !options.devices.blk {
+            return Err("kill=io without devices=blk");
         }
         if options.marker.is_some() && !options.attack {
             return Err("marker= without attack=on");
@@ -140,7 +165,13 @@ impl Options {
                 }
             }
             "neighbours" => self.neighbours = number().filter(|count| *count <= 3)?,
-            "kill" => self.kill = Some(number()?),
+            "lives" => self.lives = number().filter(|lives| (1..=1000).contains(lives))?,
+            "kill" => {
+                self.kill = Some(match value {
+                    "io" => Kill::InIo,
+                    _ => Kill::After(number()?),
+                })
+            }
             "attack" => {
                 self.attack = match value {
                     "on" => true,
@@ -169,11 +200,21 @@ mod tests {
         assert_eq!((options.abi, options.memory, options.vcpus), (Abi::Pkvm, 512, 4));
         let devices = Devices { blk: true, console: true, rng: true, net: false };
         assert_eq!((options.devices, options.console), (devices, Console::Hvc0));
-        assert_eq!((options.kill, options.neighbours), (Some(1500), 0));
+        assert_eq!((options.kill, options.neighbours), (Some(Kill::After(1500)), 0));
         assert!(!options.attack && options.marker.is_none());
         assert_eq!(Options::parse("neighbours=3").unwrap().neighbours, 3);
+        let options = Options::parse("devices=blk lives=50 kill=io").unwrap();
+        assert_eq!((options.lives, options.kill), (50, Some(Kill::InIo)));
         let options = Options::parse("attack=on marker=1,2,3,4,5,6,7,8").unwrap();
         assert!(options.attack && options.marker.is_some());
+    }
+
+    #[test]
+    fn fifty_kills_are_at_many_different_requests() {
+        let mut all: std::vec::Vec<u64> = (1..=50).map(Kill::requests).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 50);
     }
 
     #[test]
@@ -188,10 +229,13 @@ mod tests {
             "devices=gpu",
             "console=tty",
             "neighbours=4",
+            "lives=0",
+            "kill=x",
         ] {
             assert_eq!(Options::parse(word), Err(word));
         }
         assert!(Options::parse("console=hvc0").is_err(), "a console it does not have");
+        assert!(Options::parse("kill=io").is_err(), "a disk it does not have");
         assert!(Options::parse("abi=none devices=blk").is_err(), "devices need shared memory");
         assert!(!Options::parse("abi=none devices=none").unwrap().devices.any());
     }

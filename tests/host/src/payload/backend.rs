@@ -70,6 +70,11 @@ impl Backend {
         }
     }
 
+    /// Requests that a disk has served.
+    pub(super) fn requests(&self) -> u64 {
+        if let Backend::Block(block) = self { block.traffic().requests } else { 0 }
+    }
+
     /// What went through, by name.
     pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
         match self {

@@ -5,6 +5,7 @@
 //! lines that begin with `linux:`. docs/linux.md tells what goes where.
 
 mod files;
+mod holdings;
 mod neighbours;
 mod search;
 mod siege;
@@ -16,7 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use host::frames::Run;
-use host::linux::{Abi, Console, Options, place};
+use host::linux::{Abi, Console, Kill, Options, place};
 use host::net::{Segment, Station};
 use hyp::abi;
 use hyp::stats::VmCounter;
@@ -29,6 +30,7 @@ use super::run::FREE;
 use super::vm::{DevicePlan, Input, Part, Plan, Shown, Vm, end};
 use super::{clock, cpus, run, terminal};
 use files::Files;
+use holdings::Holdings;
 use neighbours::Neighbours;
 use siege::Siege;
 
@@ -61,12 +63,21 @@ fn boot(machine: &mut Machine) -> Result<(), String> {
     let mut files = Files::open(machine.take_ramdisk()).ok_or("the ramdisk has no `kernel`")?;
     terminal::open(machine.uart_interrupt);
     let ram: Vec<Run> = machine.frames_of_ram();
+    let before = Holdings::now();
+    let mut life = 1;
     loop {
-        let how = one_life(&options, &mut files, &seed, &ram)?;
-        if how != end::RESET {
-            return say_end(how, &options);
+        let how = one_life(&options, &mut files, &seed, &ram, life)?;
+        before.compare()?;
+        if how == end::RESET {
+            println!("linux: the guest resets");
+            continue;
         }
-        println!("linux: the guest resets");
+        say_end(how, &options)?;
+        if life == options.lives {
+            return Ok(());
+        }
+        life += 1;
+        println!("linux: life {life} of {}", options.lives);
     }
 }
 
@@ -80,7 +91,13 @@ fn say_end(how: u8, options: &Options) -> Result<(), String> {
 }
 
 /// One guest from creation to the last frame; how it ended.
-fn one_life(options: &Options, files: &mut Files, seed: &[u8], ram: &[Run]) -> Result<u8, String> {
+fn one_life(
+    options: &Options,
+    files: &mut Files,
+    seed: &[u8],
+    ram: &[Run],
+    life: u64,
+) -> Result<u8, String> {
     let free = FREE.lock().available() >> 8;
     let wanted = options.memory * (1 + options.neighbours);
     if free < wanted {
@@ -108,7 +125,15 @@ fn one_life(options: &Options, files: &mut Files, seed: &[u8], ram: &[Run]) -> R
     let mut siege = options.attack.then(|| Siege::begin(&vm, options.marker, ram));
     run::admit(Arc::clone(&vm));
     let start = clock::now();
-    attend(&vm, options.kill, siege.as_mut());
+    let over = || match options.kill {
+        None => false,
+        Some(Kill::After(milliseconds)) => since(start) >= milliseconds,
+        Some(Kill::InIo) => {
+            let served = vm.devices.iter().map(|device| device.lock().backend.requests());
+            served.sum::<u64>() >= Kill::requests(life)
+        }
+    };
+    attend(&vm, over, siege.as_mut());
     let lived = since(start);
     run::retire(&vm);
     vm.hear_the_rest();
@@ -200,10 +225,8 @@ fn plan<'a>(
 }
 
 /// Runs this CPU's share of the guest and passes on what is typed, until the
-/// guest ends or is to be killed.
-fn attend(vm: &Vm, kill: Option<u64>, mut siege: Option<&mut Siege>) {
-    let start = clock::now();
-    let over = || kill.is_some_and(|after| since(start) >= after);
+/// guest ends or it is `over` with it.
+fn attend(vm: &Vm, over: impl Fn() -> bool, mut siege: Option<&mut Siege>) {
     while vm.end() == end::NOT_YET && !over() {
         if terminal::has_waiting() {
             vm.fetch_input();
@@ -212,7 +235,7 @@ fn attend(vm: &Vm, kill: Option<u64>, mut siege: Option<&mut Siege>) {
             siege.round(vm);
         }
         run::until(LOOK, || {
-            vm.end() != end::NOT_YET || terminal::has_waiting() && vm.wants_input()
+            vm.end() != end::NOT_YET || over() || terminal::has_waiting() && vm.wants_input()
         });
     }
 }
