@@ -286,10 +286,16 @@ mod tests {
             (&["--guest", "debian", "--json", "x"], "--json is for"),
             (&["--attack"], "--attack needs --guest"),
             (&["--lives", "2"], "--lives needs --guest"),
-            (&["--guest", "debian", "--lives", "2", "--no-bouncer"], "are for the host"),
+            (
+                &["--guest", "debian", "--lives", "2", "--no-bouncer"],
+                "--lives and --kill-in-io are",
+            ),
             (&["--neighbours", "1"], "--neighbours needs --guest"),
             (&["--guest", "debian", "--neighbours", "1", "--no-bouncer"], "--neighbours are the"),
-            (&["--guest", "debian", "--neighbours", "1", "--abi", "none"], "need a network"),
+            (
+                &["--guest", "debian", "--neighbours", "1", "--abi", "none"],
+                "--neighbours need a network",
+            ),
             (&["--guest", "debian", "--attack", "--no-bouncer"], "--attack is the host's"),
         ] {
             assert!(complaint(words).starts_with(wanted), "{words:?}: {}", complaint(words));
