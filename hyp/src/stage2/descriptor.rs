@@ -98,6 +98,17 @@ impl Descriptor {
         Self(first.base() | attributes.0 | page | VALID)
     }
 
+    /// Does it map a page, in a table at [`PAGE_LEVEL`]? One comparison of what
+    /// [`Self::decode`] takes apart.
+    pub(crate) const fn is_page(self) -> bool {
+        self.0 & (TABLE_OR_PAGE | VALID) == TABLE_OR_PAGE | VALID
+    }
+
+    /// The same for the next frame, which there is.
+    pub(crate) const fn for_next_frame(self) -> Self {
+        Self(self.0.wrapping_add(1 << FRAME_SHIFT))
+    }
+
     /// The frame the address field names.
     fn frame(self) -> Option<Pfn> {
         Pfn::containing(self.0 & ADDRESS)
@@ -167,6 +178,17 @@ mod tests {
             Descriptor(0x7f_ffff_f7ff).decode(3),
             Entry::Leaf { first: Pfn::new((1 << 27) - 1).unwrap(), attributes: Attributes::MEMORY }
         );
+    }
+
+    #[test]
+    fn a_page_is_what_decodes_to_one() {
+        for low in 0..4 {
+            let word = Descriptor(0x4020_07fc | low);
+            assert_eq!(word.is_page(), word.decode(PAGE_LEVEL) != Entry::Empty, "{low:#b}");
+        }
+        let next = Descriptor::leaf(3, frame(), Attributes::BORROWED).for_next_frame();
+        let frame = Pfn::new(frame().number() + 1).unwrap();
+        assert_eq!(next, Descriptor::leaf(3, frame, Attributes::BORROWED));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! walker that runs ahead sees zeros, faults, and is told to try again.
 
 use super::{
-    Attributes, Descriptor, Entry, PAGE_LEVEL, Piece, ROOT_LEVEL, Stage2, TablePool, numbers, pfn,
-    pieces, read, span, write,
+    Attributes, Descriptor, Entry, PAGE_LEVEL, Piece, ROOT_LEVEL, Stage2, TablePool, numbers,
+    page_entries, pfn, pieces, read, span, write,
 };
 use crate::addr::{GfnRange, Pfn};
 use crate::machine::Machine;
@@ -95,6 +95,9 @@ impl Stage2 {
         (table, level): (Pfn, u8),
         (start, end): (u64, u64),
     ) -> u64 {
+        if level == PAGE_LEVEL {
+            return fill_pages(m, table, mapping, (start, end));
+        }
         let mut added = 0;
         for piece in pieces(level, start, end) {
             if mapping.is_leaf(level, piece) {
@@ -117,4 +120,18 @@ impl Stage2 {
         }
         added
     }
+}
+
+/// Maps the pages of a range in a table of pages; returns how many came into
+/// use.
+fn fill_pages(m: &impl Machine, table: Pfn, mapping: &Mapping, (start, end): (u64, u64)) -> u64 {
+    let first = pfn(mapping.output(start));
+    let mut page = Descriptor::leaf(PAGE_LEVEL, first, mapping.attributes);
+    let mut added = 0;
+    for (index, _) in page_entries(start, end) {
+        added += u64::from(!read(m, table, index).is_page());
+        write(m, table, index, page);
+        page = page.for_next_frame();
+    }
+    added
 }

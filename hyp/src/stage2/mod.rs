@@ -137,6 +137,13 @@ fn pieces(level: u8, start: u64, end: u64) -> impl Iterator<Item = Piece> {
     })
 }
 
+/// The entries of a table of pages for frame numbers `start..end`, which it
+/// covers, with their numbers: [`pieces`] where nothing is cut.
+fn page_entries(start: u64, end: u64) -> impl Iterator<Item = (usize, u64)> {
+    let first = (start % descriptor::ENTRIES_PER_TABLE) as usize;
+    (first..).zip(start..end)
+}
+
 /// What a call must remove from the TLBs: one hull around everything it
 /// broke, so that one [`Machine::invalidate`] serves the whole call.
 #[derive(Clone, Copy, Debug, Default)]

@@ -15,7 +15,7 @@
 
 use super::{
     Attributes, Descriptor, Entry, Flush, PAGE_LEVEL, ROOT_LEVEL, Stage2, Style, TablePool,
-    numbers, pieces, read, span, write,
+    numbers, page_entries, pieces, read, span, write,
 };
 use crate::addr::{FRAME_SHIFT, GfnRange, Pfn};
 use crate::machine::Machine;
@@ -119,18 +119,15 @@ impl Stage2 {
         (start, end): (u64, u64),
         broken: &mut Broken,
     ) -> u64 {
+        if level == PAGE_LEVEL {
+            return clear_pages(m, table, (start, end), &mut broken.flush);
+        }
         let mut removed = 0;
         for piece in pieces(level, start, end) {
             let entry_start = piece.entry_start(level);
             let entry_end = entry_start + span(level);
             let (below, entries, parked) = match read(m, table, piece.index).decode(level) {
                 Entry::Empty => continue,
-                Entry::Leaf { .. } if level == PAGE_LEVEL => {
-                    write(m, table, piece.index, Descriptor::EMPTY);
-                    broken.flush.add(piece.start, piece.end);
-                    removed += 1;
-                    continue;
-                }
                 Entry::Leaf { first, attributes } => {
                     let below = self.new_table(m, pool);
                     fill_like_block(m, below, level + 1, first, attributes);
@@ -155,6 +152,19 @@ impl Stage2 {
         }
         removed
     }
+}
+
+/// Clears the pages of a range in a table of pages; returns how many it had.
+fn clear_pages(m: &impl Machine, table: Pfn, (start, end): (u64, u64), flush: &mut Flush) -> u64 {
+    let mut removed = 0;
+    for (index, gfn) in page_entries(start, end) {
+        if read(m, table, index).is_page() {
+            write(m, table, index, Descriptor::EMPTY);
+            flush.add(gfn, gfn + 1);
+            removed += 1;
+        }
+    }
+    removed
 }
 
 /// Writes into a fresh table what the block above it translated. The block
