@@ -38,6 +38,8 @@ const SEARCHED: u64 = 512;
 const SELDOM: u64 = 16;
 /// Entries at which the host looks at its registers, each time.
 const EXITS: usize = 8;
+/// What a guest that ended answers to who would run it.
+const ENDED: &[Error] = &[Error::BadState];
 /// How long the other CPU may take to finish, in milliseconds.
 const PATIENCE: u64 = 5000;
 
@@ -163,6 +165,10 @@ impl Siege {
         if finished && other_cpu() != 0 {
             self.elsewhere(Sweep::once_lent);
             finished = waits();
+        }
+        if vm.end() != end::NOT_YET {
+            let ran = BOUNCER.vcpu_run(vm.handle, 0, 0);
+            self.note(judge_call("C11.dying", "run a guest that ended".into(), ENDED, ran));
         }
         self.note_sweeps(vm, finished);
         let held = self.rows.iter().all(|row| row.finding.outcome == GOOD);
