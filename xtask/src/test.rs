@@ -57,16 +57,15 @@ pub fn run(workspace: &Workspace, options: &TestOptions) -> Result<Outcome> {
     let start = Instant::now();
     // Once, with progress: the test binaries then find everything built.
     build::images(workspace)?;
-    // `None`: left out, because something it needs is not on this machine.
-    let mut suites: Vec<(String, Option<bool>)> = Vec::new();
+    let mut suites = Suites::default();
     // The test that boots it leaves itself out where there is none.
     if !options.offline {
-        suites.push((format!("building {PKVM_KERNEL}"), Some(builds_pkvm_kernel(workspace))));
+        suites
+            .add(format!("building {PKVM_KERNEL}"), || Ok(Some(builds_pkvm_kernel(workspace))))?;
     }
     let mut suite = |name: String, command: &mut Command| -> Result<()> {
-        let passed = !qemu::interrupted() && tests(workspace, &name, command)?;
-        suites.push((name, Some(passed)));
-        Ok(())
+        let title = name.clone();
+        suites.add(name, || Ok(Some(!qemu::interrupted() && tests(workspace, &title, command)?)))
     };
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
@@ -98,20 +97,43 @@ pub fn run(workspace: &Workspace, options: &TestOptions) -> Result<Outcome> {
     command.env(environment::ORACLE, "changes");
     suite("end to end: bouncer with its oracle".into(), &mut command)?;
     if options.offline {
-        suites.push(("Linux as the guest, which must be fetched (--offline)".into(), None));
+        let name = "Linux as the guest, which must be fetched (--offline)";
+        suites.add(name.into(), || Ok(None))?;
     }
     if !qemu::interrupted() {
         let name = format!("fuzz targets, {} s each", FUZZ.as_secs());
         anstream::println!("\n  {}", paint(HEAD, &name));
-        suites.push((name, fuzz::short_round(workspace, FUZZ)?));
+        suites.add(name, || fuzz::short_round(workspace, FUZZ))?;
     }
     anstream::println!("\n  {}", paint(HEAD, "checks"));
-    let checked = check::run(workspace)? == Outcome::Pass;
-    suites.push(("formatting, lints, documentation, unsafe audit".into(), Some(checked)));
+    suites.add("formatting, lints, documentation, unsafe audit".into(), || {
+        Ok(Some(check::run(workspace)? == Outcome::Pass))
+    })?;
     if qemu::interrupted() {
         return Ok(Outcome::Interrupted);
     }
-    Ok(summary(&suites, start.elapsed().as_secs()))
+    Ok(summary(&suites.0, start.elapsed()))
+}
+
+/// A suite that has run, or could not.
+struct Suite {
+    name: String,
+    /// `None`: left out, because something it needs is not on this machine.
+    passed: Option<bool>,
+    took: Duration,
+}
+
+#[derive(Default)]
+struct Suites(Vec<Suite>);
+
+impl Suites {
+    /// Runs one and keeps what came of it.
+    fn add(&mut self, name: String, run: impl FnOnce() -> Result<Option<bool>>) -> Result<()> {
+        let start = Instant::now();
+        let passed = run()?;
+        self.0.push(Suite { name, passed, took: start.elapsed() });
+        Ok(())
+    }
 }
 
 /// Builds the kernel that no distribution has, once; says why not.
@@ -145,18 +167,24 @@ fn own_disk_file(workspace: &Workspace) -> Result<std::path::PathBuf> {
     Ok(path)
 }
 
-fn summary(suites: &[(String, Option<bool>)], seconds: u64) -> Outcome {
+fn dim(took: Duration) -> String {
+    let seconds = took.as_secs();
+    paint(DIM, format!("({} min {} s)", seconds / 60, seconds % 60))
+}
+
+fn summary(suites: &[Suite], took: Duration) -> Outcome {
     anstream::println!("\n  {}", paint(HEAD, "summary"));
-    for (name, passed) in suites {
+    for Suite { name, passed, took } in suites {
+        let took = dim(*took);
         match passed {
-            Some(true) => anstream::println!("    {} {name}", paint(GOOD, "✓")),
-            Some(false) => anstream::println!("    {} {name}", paint(BAD, "✗")),
+            Some(true) => anstream::println!("    {} {name} {took}", paint(GOOD, "✓")),
+            Some(false) => anstream::println!("    {} {name} {took}", paint(BAD, "✗")),
             None => anstream::println!("    {} {name}: left out, see above", paint(BAD, "–")),
         }
     }
-    let count = |what| suites.iter().filter(|(_, passed)| *passed == what).count();
+    let count = |what| suites.iter().filter(|suite| suite.passed == what).count();
     let (failed, left_out) = (count(Some(false)), count(None));
-    let took = paint(DIM, format!("({} min {} s)", seconds / 60, seconds % 60));
+    let took = dim(took);
     if failed == 0 {
         // What did not run has not passed.
         let text = match left_out {
