@@ -99,6 +99,17 @@ pub trait Machine: Sync {
     /// [`Self::invalidate`].
     fn write_word(&self, frame: Pfn, index: usize, value: u64);
 
+    /// Writes `count` words from `index` on, each as [`Self::write_word`]
+    /// does, in order: the first becomes `value`, each further one `step` more.
+    /// A machine may know a quicker way.
+    fn write_words(&self, frame: Pfn, (index, count): (usize, usize), value: u64, step: u64) {
+        let mut value = value;
+        for index in index..index + count {
+            self.write_word(frame, index, value);
+            value = value.wrapping_add(step);
+        }
+    }
+
     /// Writes every word of a frame that no walker reaches yet: word `index`
     /// becomes `first + index * step`. A machine may know a quicker way.
     fn fill_words(&self, frame: Pfn, first: u64, step: u64) {

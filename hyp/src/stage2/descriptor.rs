@@ -104,11 +104,6 @@ impl Descriptor {
         self.0 & (TABLE_OR_PAGE | VALID) == TABLE_OR_PAGE | VALID
     }
 
-    /// The same for the next frame, which there is.
-    pub(crate) const fn for_next_frame(self) -> Self {
-        Self(self.0.wrapping_add(1 << FRAME_SHIFT))
-    }
-
     /// The frame the address field names.
     fn frame(self) -> Option<Pfn> {
         Pfn::containing(self.0 & ADDRESS)
@@ -186,9 +181,6 @@ mod tests {
             let word = Descriptor(0x4020_07fc | low);
             assert_eq!(word.is_page(), word.decode(PAGE_LEVEL) != Entry::Empty, "{low:#b}");
         }
-        let next = Descriptor::leaf(3, frame(), Attributes::BORROWED).for_next_frame();
-        let frame = Pfn::new(frame().number() + 1).unwrap();
-        assert_eq!(next, Descriptor::leaf(3, frame, Attributes::BORROWED));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     Attributes, Descriptor, Entry, PAGE_LEVEL, Piece, ROOT_LEVEL, Stage2, TablePool, numbers,
     page_entries, pfn, pieces, read, span, write,
 };
-use crate::addr::{GfnRange, Pfn};
+use crate::addr::{FRAME_SIZE, GfnRange, Pfn};
 use crate::machine::Machine;
 
 /// May leaves be larger than pages?
@@ -125,13 +125,11 @@ impl Stage2 {
 /// Maps the pages of a range in a table of pages; returns how many came into
 /// use.
 fn fill_pages(m: &impl Machine, table: Pfn, mapping: &Mapping, (start, end): (u64, u64)) -> u64 {
+    let (index, count) = page_entries(start, end);
+    let entries = index..index + count;
+    let added = entries.filter(|index| !read(m, table, *index).is_page()).count();
     let first = pfn(mapping.output(start));
-    let mut page = Descriptor::leaf(PAGE_LEVEL, first, mapping.attributes);
-    let mut added = 0;
-    for (index, _) in page_entries(start, end) {
-        added += u64::from(!read(m, table, index).is_page());
-        write(m, table, index, page);
-        page = page.for_next_frame();
-    }
-    added
+    let page = Descriptor::leaf(PAGE_LEVEL, first, mapping.attributes);
+    m.write_words(table, (index, count), page.0, FRAME_SIZE);
+    added as u64
 }

@@ -138,10 +138,9 @@ fn pieces(level: u8, start: u64, end: u64) -> impl Iterator<Item = Piece> {
 }
 
 /// The entries of a table of pages for frame numbers `start..end`, which it
-/// covers, with their numbers: [`pieces`] where nothing is cut.
-fn page_entries(start: u64, end: u64) -> impl Iterator<Item = (usize, u64)> {
-    let first = (start % descriptor::ENTRIES_PER_TABLE) as usize;
-    (first..).zip(start..end)
+/// covers: the first and how many, [`pieces`] where nothing is cut.
+fn page_entries(start: u64, end: u64) -> (usize, usize) {
+    ((start % descriptor::ENTRIES_PER_TABLE) as usize, (end - start) as usize)
 }
 
 /// What a call must remove from the TLBs: one hull around everything it

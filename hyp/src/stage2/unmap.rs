@@ -156,14 +156,13 @@ impl Stage2 {
 
 /// Clears the pages of a range in a table of pages; returns how many it had.
 fn clear_pages(m: &impl Machine, table: Pfn, (start, end): (u64, u64), flush: &mut Flush) -> u64 {
-    let mut removed = 0;
-    for (index, gfn) in page_entries(start, end) {
-        if read(m, table, index).is_page() {
-            write(m, table, index, Descriptor::EMPTY);
-            flush.add(gfn, gfn + 1);
-            removed += 1;
-        }
-    }
+    let (index, count) = page_entries(start, end);
+    let mut mapped = (index..index + count).filter(|index| read(m, table, *index).is_page());
+    let Some(first) = mapped.next() else { return 0 };
+    let (last, removed) = mapped.fold((first, 1), |(_, removed), index| (index, removed + 1));
+    m.write_words(table, (first, last + 1 - first), Descriptor::EMPTY.0, 0);
+    let gfn_of = |entry: usize| start + (entry - index) as u64;
+    flush.add(gfn_of(first), gfn_of(last) + 1);
     removed
 }
 

@@ -69,6 +69,12 @@ impl Arena {
         self.watching(|watch, words| watch.written(words, (frame, index), (old, value)));
     }
 
+    /// The same for several, side by side.
+    #[inline(never)]
+    fn write_live_run(&self, run: (Pfn, usize, usize), value: u64, step: u64) {
+        self.watching(|watch, words| watch.write_run(words, run, (value, step)));
+    }
+
     #[inline]
     fn is_reachable(&self, frame: Pfn) -> bool {
         self.reachable.load(Relaxed) >> (slot(frame) % FRAMES) & 1 == 1
@@ -95,6 +101,18 @@ impl Machine for Arena {
             return self.write_live((frame, index), value);
         }
         word.store(value, Relaxed);
+    }
+
+    fn write_words(&self, frame: Pfn, (index, count): (usize, usize), value: u64, step: u64) {
+        self.words.mark_run(frame, index, count);
+        if self.is_reachable(frame) {
+            return self.write_live_run((frame, index, count), value, step);
+        }
+        let mut next = value;
+        for word in self.words.run(frame, index, count) {
+            word.store(next, Relaxed);
+            next = next.wrapping_add(step);
+        }
     }
 
     fn fill_words(&self, frame: Pfn, first: u64, step: u64) {

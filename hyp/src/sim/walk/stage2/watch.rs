@@ -9,6 +9,7 @@
 use super::arena::{FRAMES, WORDS, Words, slot};
 use crate::addr::Pfn;
 use crate::machine::Regime;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::vec::Vec;
 
 /// Output address of a descriptor, or that of the next table.
@@ -152,6 +153,73 @@ impl Watch {
         assert!(broken, "{gfn:#x} of VMID {} changed without a break", place.vmid);
         self.remove(words, place, gfn, before);
         self.insert(words, place, gfn, after);
+    }
+
+    /// Writes words side by side into a table that walkers can reach, with
+    /// the same rules. Most of them are pages that come or go together.
+    pub(super) fn write_run(
+        &mut self,
+        words: &Words,
+        (table, index, count): (Pfn, usize, usize),
+        (value, step): (u64, u64),
+    ) {
+        let place = self.places[slot(table) as usize];
+        let start = place.base + index as u64;
+        let end = start + count as u64;
+        let meets =
+            |stale: &Stale| stale.vmid == place.vmid && stale.start < end && start < stale.end;
+        let run = words.run(table, index, count);
+        let is_plain =
+            place.level == 3 && self.ghosts & bit(table) == 0 && !self.stale.iter().any(meets);
+        if is_plain && (value, step) == (0, 0) {
+            self.remove_pages(run, place, start);
+        } else if is_plain && value & 0b11 == 0b11 && step.trailing_zeros() >= 12 {
+            self.insert_pages(run, place, start, (value, step));
+        } else {
+            let mut new = value;
+            for (index, word) in (index..).zip(run) {
+                let old = word.load(Relaxed);
+                word.store(new, Relaxed);
+                self.written(words, (table, index), (old, new));
+                new = new.wrapping_add(step);
+            }
+        }
+    }
+
+    /// Pages, or what is none, become nothing.
+    fn remove_pages(&mut self, run: &[AtomicU64], place: Place, start: u64) {
+        let Some(first) = run.first().map(|word| word.load(Relaxed)) else { return };
+        let (mut expected, mut differs) = (first, !first & 0b11);
+        for word in run {
+            differs |= (word.load(Relaxed) ^ expected) & !SOFTWARE;
+            expected = expected.wrapping_add(1 << 12);
+        }
+        let together = if differs == 0 { run.len() } else { 1 };
+        for (words, start) in run.chunks(together).zip((start..).step_by(together)) {
+            let entry = decode(words[0].load(Relaxed), place.level);
+            if let Decoded::Leaf { first, attributes } = entry {
+                let end = start + words.len() as u64;
+                let Place { vmid, level, .. } = place;
+                self.remember(Stale { vmid, level, start, end, first, attributes });
+            }
+        }
+        run.iter().for_each(|word| word.store(0, Relaxed));
+    }
+
+    /// Pages come where nothing was, or the same were.
+    fn insert_pages(&mut self, run: &[AtomicU64], place: Place, start: u64, new: (u64, u64)) {
+        let (mut value, step) = new;
+        let (mut changed, mut came) = (0, 0);
+        for word in run {
+            let old = word.load(Relaxed);
+            word.store(value, Relaxed);
+            let was_page = old & old >> 1 & 1;
+            changed |= (old ^ value) & !SOFTWARE & 0_u64.wrapping_sub(was_page);
+            came |= was_page ^ 1;
+            value = value.wrapping_add(step);
+        }
+        assert!(changed == 0, "from {start:#x} of VMID {}: changed without a break", place.vmid);
+        self.unpublished |= came != 0;
     }
 
     /// An entry that was in the tables is gone.

@@ -63,6 +63,22 @@ impl Words {
         written.store(written.load(Relaxed) | stride, Relaxed);
     }
 
+    /// The same for `count` words from `index` on.
+    #[inline]
+    pub(super) fn mark_run(&self, frame: Pfn, index: usize, count: usize) {
+        let written = &self.written[slot(frame) as usize];
+        let strides = |end: usize| (1_u64 << end.div_ceil(STRIDE)) - 1;
+        let run = strides(index + count) & !(strides(index + 1) >> 1);
+        written.store(written.load(Relaxed) | run, Relaxed);
+    }
+
+    /// `count` words of a frame from `index` on.
+    #[inline]
+    pub(super) fn run(&self, frame: Pfn, index: usize, count: usize) -> &[AtomicU64] {
+        let words = self.frame(frame).get(index..index + count);
+        words.unwrap_or_else(|| panic!("EL2 uses {count} words of {frame:x?} from {index} on"))
+    }
+
     /// The strides of a frame that may hold something, with their numbers.
     fn written(&self, frame: Pfn) -> impl Iterator<Item = (usize, &[AtomicU64; STRIDE])> {
         let (strides, _) = self.frame(frame).as_chunks::<STRIDE>();
@@ -81,7 +97,7 @@ impl Words {
 
     fn frame(&self, frame: Pfn) -> &[AtomicU64; WORDS] {
         let (frames, _) = self.words.as_chunks();
-        frames.get(slot(frame) as usize).expect("a table is one of our frames")
+        frames.get(slot(frame) as usize).unwrap_or_else(|| panic!("EL2 uses {frame:x?}, no table"))
     }
 
     /// Every word of a frame.
