@@ -31,6 +31,11 @@ unsafe impl GlobalAlloc for LockedHeap {
     }
 }
 
+/// Bytes that are given out, as the allocator rounds them.
+pub(crate) fn used() -> u64 {
+    HEAP.0.lock().stats_alloc_actual() as u64
+}
+
 /// Gives the allocator its memory.
 ///
 /// # Safety

@@ -4,7 +4,7 @@
 
 use crate::mmu::{self, Stage1};
 use crate::world::timer;
-use crate::{cpu, firmware, fixmap, gic, percpu, sha256, sysreg, tlb, trace, world};
+use crate::{cpu, firmware, fixmap, gic, heap, percpu, sha256, sysreg, tlb, trace, world};
 use core::sync::atomic::Ordering;
 use hyp::addr::{GfnRange, Pfn, PfnRange};
 use hyp::error::Error;
@@ -195,6 +195,10 @@ impl Machine for Cpus {
 
     fn firmware_call(&self, arguments: [u64; 4]) -> u64 {
         firmware::call(arguments)
+    }
+
+    fn heap_used(&self) -> u64 {
+        heap::used()
     }
 
     fn start_cpu(&self, cpu: CpuId, entry: u64, context: u64) -> i64 {

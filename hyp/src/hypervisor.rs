@@ -340,6 +340,7 @@ impl<M: Machine> Hypervisor<M> {
                 let by_host = self.with_memory(|memory| memory.counts().borrowed(Owner::Host));
                 by_host + self.frames_of_guests(Counts::borrowed)
             }
+            C::Heap => self.machine.heap_used(),
             other => self.stats.get(other),
         }
     }

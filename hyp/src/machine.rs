@@ -221,6 +221,12 @@ pub trait Machine: Sync {
 
     // ---- platform -----------------------------------------------------------
 
+    /// Bytes of EL2's heap that are in use; 0 on a machine that shares its
+    /// heap with others.
+    fn heap_used(&self) -> u64 {
+        0
+    }
+
     /// Reads a physical device register that the policy filters for the host
     /// (the redistributors). `size` is 1, 2, 4 or 8.
     fn device_read(&self, address: u64, size: u8) -> u64;

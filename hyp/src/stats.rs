@@ -83,11 +83,13 @@ counters! {
         FramesGuest = "frames_guest",
         /// Frames shared between two parties, now.
         FramesShared = "frames_shared",
+        /// Bytes of EL2's heap that are in use, now.
+        Heap = "heap_el2",
     }
 }
 
-/// The machine's running counters. Those that are read off the frame table
-/// stay zero here.
+/// The machine's running counters. Those of what is now, which are read where
+/// it is, stay zero here.
 #[derive(Debug)]
 pub(crate) struct MachineStats([AtomicU64; MachineCounter::ALL.len()]);
 

@@ -123,10 +123,11 @@ pub struct GuestOptions {
     /// The status is the last life's.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub lives: Option<u32>,
-    /// Let the host end the guest while its disk serves requests
+    /// Let the host end the guest while requests of its disk are under way
     ///
-    /// After another number of them in each life. Needs --disk, and a guest
-    /// that uses it.
+    /// Ones that it does not answer, after another number of answered ones in
+    /// each life. Needs --disk, and a guest that uses it. Status 123: the guest
+    /// ended by itself before.
     #[arg(long, requires = "disk")]
     pub kill_in_io: bool,
     /// What the guest's console is [default: pl011]

@@ -122,6 +122,7 @@ impl Screen {
         match piece {
             Piece::Line(line) => {
                 self.disk.set(place_in(&printable(&line)).or(self.disk.get()));
+                self.told.take_end(&printable(&line));
                 // What comes before the guest's own output is the guest's, too.
                 if self.began {
                     self.told.take(&printable(&line));

@@ -52,9 +52,10 @@ impl Marker {
 pub struct Told {
     /// The row, and whether it was refused every time.
     rows: Vec<(String, bool)>,
-    /// The attempts of rows that were not, as the host tells them, and its own
-    /// bad end.
+    /// The attempts of rows that were not, as the host tells them.
     bad: Vec<String>,
+    /// The host's last word: whether all went as it should.
+    passed: Option<bool>,
     /// The closing line, and how often the marker was found.
     closing: Option<(String, Option<u64>)>,
 }
@@ -70,10 +71,6 @@ impl Told {
                 self.bad.push(line.to_owned());
             }
         }
-        // What came back was not zero, say: that ends no script's status.
-        if line.starts_with("@host result=fail") {
-            self.bad.push(line.to_owned());
-        }
         let closing = line.strip_prefix("linux: ").filter(|line| line.contains(REFUSED));
         if let Some(closing) = closing {
             let found = closing.split_once("marker found ").map(|(_, rest)| rest);
@@ -82,9 +79,24 @@ impl Told {
         }
     }
 
+    /// Takes a line from before the guest's own output or after it: the host
+    /// may come to its end, and it may be a bad one, at any time.
+    pub fn take_end(&mut self, line: &str) {
+        match line.strip_prefix("@host result=") {
+            Some("pass") => self.passed = Some(self.passed != Some(false)),
+            Some(_) => self.passed = Some(false),
+            None => {}
+        }
+    }
+
     /// What is wrong, if anything is; `shown` if the marker was to be found.
     fn problems(&self, searched: bool, shown: bool) -> Vec<String> {
         let mut problems = self.bad.clone();
+        match self.passed {
+            Some(true) => {}
+            Some(false) => problems.push("the host says that not all went well".into()),
+            None => problems.push("the host does not say that all went well".into()),
+        }
         for row in EXPECTED {
             if !self.rows.iter().any(|(id, _)| id == row) {
                 problems.push(format!("{row} was not tried: the guest ended too early"));
@@ -105,7 +117,7 @@ impl Told {
     /// Whether the host ended well, and every attempt was refused.
     #[must_use]
     pub fn held(&self) -> bool {
-        self.bad.is_empty()
+        self.bad.is_empty() && self.passed == Some(true)
     }
 
     /// Prints it; true if all is as it must be.
@@ -137,7 +149,7 @@ mod tests {
     use super::*;
 
     fn told(lines: &[&str]) -> Told {
-        let mut told = Told::default();
+        let mut told = Told { passed: Some(true), ..Told::default() };
         let rows = EXPECTED.map(|row| {
             format!("@attack id={row}.x what=\"a b\" outcome=refused detail=\"3 times; c\"")
         });
@@ -164,10 +176,25 @@ mod tests {
     fn what_was_not_refused_not_tried_or_not_told_is_a_problem() {
         let bad = "@attack id=C1.sweep what=\"read\" outcome=succeeded detail=\"1\"";
         assert_eq!(told(&[bad, NOWHERE]).problems(true, false), [bad]);
-        let failed = "@host result=fail";
-        assert_eq!(told(&[NOWHERE, failed]).problems(true, false), [failed]);
         assert_eq!(told(&[]).problems(true, false).len(), 1);
-        assert_eq!(Told::default().problems(true, false).len(), EXPECTED.len() + 1);
+        assert_eq!(Told::default().problems(true, false).len(), EXPECTED.len() + 2);
+    }
+
+    #[test]
+    fn a_host_that_does_not_say_that_all_went_well_is_not_believed() {
+        let after = |lines: &[&str]| {
+            let mut told = Told::default();
+            lines.iter().for_each(|line| told.take_end(line));
+            told.held()
+        };
+        let (pass, fail) = ("@host result=pass", "@host result=fail reason=\"x\"");
+        assert!(after(&["linux: guest killed", pass]));
+        for lines in [&[][..], &["linux: guest killed"], &[fail], &[pass, fail], &[fail, pass]] {
+            assert!(!after(lines), "{lines:?}");
+        }
+        assert_eq!(told(&[NOWHERE]).problems(true, false), [""; 0]);
+        let unsaid = Told { passed: None, ..told(&[NOWHERE]) };
+        assert_eq!((unsaid.problems(true, false).len(), unsaid.held()), (1, false));
     }
 
     #[test]

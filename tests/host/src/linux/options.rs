@@ -63,13 +63,13 @@ impl Devices {
 pub enum Kill {
     /// After so many milliseconds.
     After(u64),
-    /// While its disk serves requests.
+    /// While its disk has requests that it has not answered.
     InIo,
 }
 
 impl Kill {
-    /// How many requests the disk has served when a guest is ended in the
-    /// middle of them: another number in each life.
+    /// How many requests the disk answers before a guest is ended in the
+    /// middle of further ones: another number in each life.
     pub const fn requests(life: u64) -> u64 {
         8 + life * 13 % 97
     }
@@ -97,7 +97,7 @@ pub struct Options {
     /// the other; a reset of the guest's own does not count.
     pub lives: u64,
     /// `kill=`: the host ends the guest, after so many milliseconds or (`io`)
-    /// while its disk serves requests.
+    /// while its disk has requests that it has not answered.
     pub kill: Option<Kill>,
     /// `attack=on`: the host tries to get at the guest all the while.
     pub attack: bool,

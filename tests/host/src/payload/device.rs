@@ -64,6 +64,11 @@ pub(super) struct Device {
     live: bool,
     /// Queues that had more than the budget, one bit each.
     unfinished: u64,
+    /// When its backend has served so many requests, it takes further ones off
+    /// the queue and answers none of them.
+    pub(super) silent_after: Option<u64>,
+    /// The requests that it took and did not answer.
+    pub(super) unanswered: u64,
     /// How it lies to the driver, if it does.
     pub(super) lie: Option<Lie>,
     /// What the driver did last that stopped the device.
@@ -83,6 +88,8 @@ impl Device {
             features: 0,
             live: false,
             unfinished: 0,
+            silent_after: None,
+            unanswered: 0,
             lie: None,
             failed: None,
         }
@@ -207,6 +214,11 @@ impl Device {
                 break;
             }
             let Some(chain) = queue.pop(window)? else { break };
+            if self.silent_after.is_some_and(|most| self.backend.requests() >= most) {
+                self.unanswered += 1;
+                served.requests += 1;
+                continue;
+            }
             let written = match self.lie {
                 Some(lie) if !lie.serves() => 0,
                 _ => self.backend.serve(number, window, &chain, out)?,

@@ -9,11 +9,12 @@ use crate::payload::calls::BOUNCER;
 use crate::payload::run::FREE;
 
 /// What is counted.
-const COUNTERS: [MachineCounter; 4] = [
+const COUNTERS: [MachineCounter; 5] = [
     MachineCounter::FramesHyp,
     MachineCounter::FramesHost,
     MachineCounter::FramesGuest,
     MachineCounter::FramesShared,
+    MachineCounter::Heap,
 ];
 
 /// What is whose while no guest is there.
@@ -21,14 +22,21 @@ const COUNTERS: [MachineCounter; 4] = [
 pub(super) struct Holdings {
     /// Frames that the host may give away.
     free: u64,
-    /// What bouncer counts: frames by owner, and shared ones.
-    counted: [Option<u64>; COUNTERS.len()],
+    /// What bouncer counts: frames by owner, shared ones, its own heap.
+    counted: [u64; COUNTERS.len()],
 }
 
 impl Holdings {
-    pub(super) fn now() -> Self {
-        let counted = COUNTERS.map(|counter| BOUNCER.stats(None, counter as u64).ok());
-        Self { free: FREE.lock().available(), counted }
+    /// # Errors
+    /// When bouncer does not tell its counts.
+    pub(super) fn now() -> Result<Self, String> {
+        let mut counted = [0; COUNTERS.len()];
+        for (value, counter) in counted.iter_mut().zip(COUNTERS) {
+            *value = BOUNCER
+                .stats(None, counter as u64)
+                .map_err(|refusal| format!("no count of {}: {refusal:?}", counter.name()))?;
+        }
+        Ok(Self { free: FREE.lock().available(), counted })
     }
 
     /// A guest has been taken down since.
@@ -36,14 +44,14 @@ impl Holdings {
     /// # Errors
     /// What is not as it was.
     pub(super) fn compare(&self) -> Result<(), String> {
-        let now = Self::now();
+        let now = Self::now()?;
         if now == *self {
             return Ok(());
         }
         let mut text =
             format!("a guest left its traces: frames_free {}, was {}", now.free, self.free);
         for (counter, (now, was)) in COUNTERS.iter().zip(now.counted.iter().zip(self.counted)) {
-            text += &format!("; {} {now:?}, was {was:?}", counter.name());
+            text += &format!("; {} {now}, was {was}", counter.name());
         }
         Err(text)
     }

@@ -63,11 +63,14 @@ fn boot(machine: &mut Machine) -> Result<(), String> {
     let mut files = Files::open(machine.take_ramdisk()).ok_or("the ramdisk has no `kernel`")?;
     terminal::open(machine.uart_interrupt);
     let ram: Vec<Run> = machine.frames_of_ram();
-    let before = Holdings::now();
+    let before = Holdings::now()?;
     let mut life = 1;
     loop {
         let how = one_life(&options, &mut files, &seed, &ram, life)?;
         before.compare()?;
+        if options.kill == Some(Kill::InIo) && how != end::NOT_YET {
+            return Err("the guest ended by itself before it could be killed".into());
+        }
         if how == end::RESET {
             println!("linux: the guest resets");
             continue;
@@ -122,16 +125,19 @@ fn one_life(
         since(start)
     );
     let neighbours = Neighbours::begin(options, files, seed, &segment)?;
+    if options.kill == Some(Kill::InIo) {
+        for device in &vm.devices {
+            device.lock().silent_after = Some(Kill::requests(life));
+        }
+    }
+    let unanswered = || vm.devices.iter().map(|device| device.lock().unanswered).sum::<u64>();
     let mut siege = options.attack.then(|| Siege::begin(&vm, options.marker, ram));
     run::admit(Arc::clone(&vm));
     let start = clock::now();
     let over = || match options.kill {
         None => false,
         Some(Kill::After(milliseconds)) => since(start) >= milliseconds,
-        Some(Kill::InIo) => {
-            let served = vm.devices.iter().map(|device| device.lock().backend.requests());
-            served.sum::<u64>() >= Kill::requests(life)
-        }
+        Some(Kill::InIo) => unanswered() > 0,
     };
     attend(&vm, over, siege.as_mut());
     let lived = since(start);
@@ -139,6 +145,9 @@ fn one_life(
     vm.hear_the_rest();
     let how = vm.end();
     println!("linux: ran for {lived} ms, {}", counters(&vm));
+    if options.kill == Some(Kill::InIo) {
+        println!("linux: requests of the disk that were not answered: {}", unanswered());
+    }
     // Whatever else is found out: what the guest has written is its user's.
     if let Some((address, size)) = disk.filter(|_| how != end::RESET) {
         println!("linux: disk at {address:#x} size {size:#x}");

@@ -22,8 +22,15 @@ use crate::payload::vm::{Input, Part, Plan, Shown, TREE_ROOM, Vm, end};
 /// MiB of RAM of bouncer's own guest.
 const OWN_MIB: u64 = 32;
 
+/// What bouncer's own guest says once it holds its secret.
+const READY: &str = "@guest ready ";
+
 /// They.
-pub(super) struct Neighbours(Vec<Arc<Vm>>);
+pub(super) struct Neighbours {
+    vms: Vec<Arc<Vm>>,
+    /// Whether the last of them is bouncer's own.
+    has_own: bool,
+}
 
 impl Neighbours {
     /// Builds and starts them. Their numbers, from 1, are on their command
@@ -34,12 +41,12 @@ impl Neighbours {
         seed: &[u8],
         segment: &Arc<Mutex<Segment>>,
     ) -> Result<Self, String> {
-        let mut all = Vec::new();
+        let mut vms = Vec::new();
         let mut begin = |number, plan| -> Result<(), String> {
             let vm = Vm::build(&FREE, plan)
                 .map_err(|problem| format!("cannot build neighbour {number}: {problem}"))?;
             run::admit(Arc::clone(&vm));
-            all.push(vm);
+            vms.push(vm);
             Ok(())
         };
         for number in 1..=options.neighbours {
@@ -48,22 +55,31 @@ impl Neighbours {
         if let Some(image) = files.other {
             begin(options.neighbours + 1, own(image))?;
         }
-        Ok(Self(all))
+        Ok(Self { vms, has_own: files.other.is_some() })
     }
 
     /// Ends them, wherever they are, and takes everything back.
     ///
     /// # Errors
-    /// When one had ended before, or left something.
+    /// When one had ended before, or never come to life, or left something.
     pub(super) fn end(self) -> Result<(), String> {
-        for (number, vm) in (1..).zip(self.0) {
+        let own = self.vms.len().checked_sub(usize::from(self.has_own));
+        for (index, vm) in self.vms.into_iter().enumerate() {
+            let number = index + 1;
             let how = vm.end();
             run::retire(&vm);
             println!("linux: neighbour {number} {}", counters(&vm));
-            if how != end::NOT_YET {
-                vm.hear_the_rest();
+            vm.hear_the_rest();
+            let failed = if how != end::NOT_YET {
+                Some("ended before its time")
+            } else {
+                let lives = own != Some(index)
+                    || vm.words.lock().iter().any(|line| line.starts_with(READY));
+                (!lives).then_some("never held its secret")
+            };
+            if let Some(failed) = failed {
                 vm.words.lock().iter().for_each(|line| println!("linux: it said: {line}"));
-                return Err(format!("neighbour {number} ended before its time"));
+                return Err(format!("neighbour {number} {failed}"));
             }
             let remains = vm
                 .tear_down(&FREE)

@@ -22,17 +22,15 @@ pub(in crate::payload) struct Remains {
     pub(in crate::payload) leftover: Option<u64>,
 }
 
-impl Vm {
-    /// Does any of its frames still hold what was in them? Called after they
-    /// were reclaimed (C5). Returns the first frame that is not all zero.
-    fn leftovers(&self) -> Option<u64> {
-        self.donated.lock().iter().flat_map(|run| run.pfn..run.end()).find(|pfn| {
-            (0..512).any(|word| {
-                rt::attempt::try_read_u64((pfn << 12) + word * 8).unwrap_or(u64::MAX) != 0
-            })
-        })
-    }
+/// Does any of the frames still hold what was in them? Called after they were
+/// given back (C5). Returns the first frame that is not all zero.
+fn leftovers(runs: &[Run]) -> Option<u64> {
+    let nonzero = |address| rt::attempt::try_read_u64(address).unwrap_or(u64::MAX) != 0;
+    let mut frames = runs.iter().flat_map(|run| run.pfn..run.end());
+    frames.find(|pfn| (0..512).any(|word| nonzero((pfn << 12) + word * 8)))
+}
 
+impl Vm {
     /// Stops the VM, takes everything back and checks that it was wiped.
     /// No CPU may be about to run it.
     pub(in crate::payload) fn tear_down(
@@ -49,7 +47,7 @@ impl Vm {
         for run in runs.iter().chain(&self.bounce) {
             frames += self.reclaim(*run)?;
         }
-        let leftover = self.leftovers();
+        let leftover = leftovers(&runs);
         let mut calls = 0;
         while BOUNCER.vm_destroy(self.handle).map_err(step("VM_DESTROY"))? != 0 {
             calls += 1;
@@ -57,6 +55,8 @@ impl Vm {
                 return Err(no_memory("VM_DESTROY never ends"));
             }
         }
+        // EL2's tables for it tell where its memory was.
+        let leftover = leftover.or_else(|| leftovers(&self.memcache.lock()));
         let mut free = free.lock();
         free.give(self.ram);
         self.bounce.iter().chain(self.memcache.lock().iter()).for_each(|run| free.give(*run));
