@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
-use tests::{file, one_at_a_time, ready};
+use tests::{file, ready, two_at_a_time};
 use xtask::guest::debian;
 use xtask::guest::initramfs::Task;
 use xtask::guest::options::Abi;
@@ -48,7 +48,7 @@ fn xtask(words: &[&str]) -> Result<Command> {
 /// A script in a guest; `more` are further options.
 fn script(test: &str, script: &str, more: &[&str]) -> Result<Output> {
     let script = file(test, "script.sh", script.as_bytes())?.display().to_string();
-    let _turn = one_at_a_time();
+    let _turn = two_at_a_time();
     let words = [["run", "--guest", "debian", "--script", &script].as_slice(), more].concat();
     Ok(xtask(&words)?.output()?)
 }
@@ -237,7 +237,7 @@ fn own_kernel(test: &str, commands: &str, more: &[&str]) -> Result<Output> {
     let own = debian::make(&workspace, Abi::Rsi, false, &task, "own", None)?;
     let kernel = file(test, "kernel", &own.kernel)?.display().to_string();
     let initrd = file(test, "initrd", &own.initrd)?.display().to_string();
-    let _turn = one_at_a_time();
+    let _turn = two_at_a_time();
     let words = ["run", "--guest", "linux", "--kernel", &kernel, "--initrd", &initrd];
     Ok(xtask(&[words.as_slice(), more].concat())?.output()?)
 }
@@ -374,7 +374,7 @@ fn commands_on_stdin_are_run_until_they_end() -> Result<()> {
     if left_out("commands_on_stdin_are_run_until_they_end") {
         return Ok(());
     }
-    let _turn = one_at_a_time();
+    let _turn = two_at_a_time();
     let words = ["run", "--guest", "debian", "--console", "hvc0", "--vcpus", "1"];
     let mut command = xtask(&words)?;
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -463,7 +463,7 @@ fn a_realm_boots_to_a_shell_with_job_control_and_ctrl_bracket_leaves_it() -> Res
     if left_out("a_realm_boots_to_a_shell_with_job_control_and_ctrl_bracket_leaves_it") {
         return Ok(());
     }
-    let _turn = one_at_a_time();
+    let _turn = two_at_a_time();
     let (mut person, terminal) = sit_down(&["run", "--guest", "debian"])?;
     let before = tcgetattr(&terminal)?;
     person.sees(b"a realm (RSI)")?;
