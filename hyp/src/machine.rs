@@ -12,6 +12,7 @@ use crate::addr::{FRAME_SIZE, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
 use crate::trap::Trap;
 use crate::vcpu::state::{VcpuState, VirtualCpuInterface};
+use core::ops::Range;
 
 /// Number of a physical CPU, dense from 0 (the boot CPU).
 pub type CpuId = usize;
@@ -94,17 +95,31 @@ pub trait Machine: Sync {
     /// Reads the 64-bit word `index` (0 to 511) of a frame EL2 owns.
     fn read_word(&self, frame: Pfn, index: usize) -> u64;
 
+    /// Hands the words `indices` (within 0 to 512) to `visit`, in order. A
+    /// machine may know a quicker way.
+    fn read_words(&self, frame: Pfn, indices: Range<usize>, mut visit: impl FnMut(usize, u64)) {
+        indices.for_each(|index| visit(index, self.read_word(frame, index)));
+    }
+
+    /// The first of a frame's words from `from` on that is not zero, and its
+    /// index. A machine may know a quicker way.
+    fn next_word(&self, frame: Pfn, from: usize) -> Option<(usize, u64)> {
+        let words = (FRAME_SIZE / 8) as usize;
+        let mut words = (from..words).map(|index| (index, self.read_word(frame, index)));
+        words.find(|(_, word)| *word != 0)
+    }
+
     /// Writes it, as one single-copy atomic store. Ordering against a
     /// table walker is the business of [`Self::publish`] and
     /// [`Self::invalidate`].
     fn write_word(&self, frame: Pfn, index: usize, value: u64);
 
-    /// Writes `count` words from `index` on, each as [`Self::write_word`]
-    /// does, in order: the first becomes `value`, each further one `step` more.
-    /// A machine may know a quicker way.
-    fn write_words(&self, frame: Pfn, (index, count): (usize, usize), value: u64, step: u64) {
+    /// Writes the words `indices` (within 0 to 512), each as
+    /// [`Self::write_word`] does, in order: the first becomes `value`, each
+    /// further one `step` more. A machine may know a quicker way.
+    fn write_words(&self, frame: Pfn, indices: Range<usize>, value: u64, step: u64) {
         let mut value = value;
-        for index in index..index + count {
+        for index in indices {
             self.write_word(frame, index, value);
             value = value.wrapping_add(step);
         }

@@ -6,7 +6,7 @@
 
 use super::{
     Attributes, Descriptor, Entry, PAGE_LEVEL, Piece, ROOT_LEVEL, Stage2, TablePool, numbers,
-    page_entries, pfn, pieces, read, span, write,
+    page_entries, pfn, pieces, read, read_run, span, write,
 };
 use crate::addr::{FRAME_SIZE, GfnRange, Pfn};
 use crate::machine::Machine;
@@ -125,11 +125,11 @@ impl Stage2 {
 /// Maps the pages of a range in a table of pages; returns how many came into
 /// use.
 fn fill_pages(m: &impl Machine, table: Pfn, mapping: &Mapping, (start, end): (u64, u64)) -> u64 {
-    let (index, count) = page_entries(start, end);
-    let entries = index..index + count;
-    let added = entries.filter(|index| !read(m, table, *index).is_page()).count();
+    let entries = page_entries(start, end);
+    let mut added = 0;
+    read_run(m, table, entries.clone(), |_, entry| added += u64::from(!entry.is_page()));
     let first = pfn(mapping.output(start));
     let page = Descriptor::leaf(PAGE_LEVEL, first, mapping.attributes);
-    m.write_words(table, (index, count), page.0, FRAME_SIZE);
-    added as u64
+    m.write_words(table, entries, page.0, FRAME_SIZE);
+    added
 }

@@ -36,6 +36,7 @@ pub use walk::Leaf;
 
 use crate::addr::{Gfn, GfnRange, Pfn};
 use crate::machine::{Machine, Regime, Vmid};
+use core::ops::Range;
 
 /// How an address space treats its tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +96,16 @@ fn read(m: &impl Machine, table: Pfn, index: usize) -> Descriptor {
     Descriptor(m.read_word(table, index))
 }
 
+/// Hands several entries side by side to `visit`, with their numbers.
+fn read_run(
+    m: &impl Machine,
+    table: Pfn,
+    entries: Range<usize>,
+    mut visit: impl FnMut(usize, Descriptor),
+) {
+    m.read_words(table, entries, |index, word| visit(index, Descriptor(word)));
+}
+
 fn write(m: &impl Machine, table: Pfn, index: usize, descriptor: Descriptor) {
     m.write_word(table, index, descriptor.0);
 }
@@ -138,9 +149,10 @@ fn pieces(level: u8, start: u64, end: u64) -> impl Iterator<Item = Piece> {
 }
 
 /// The entries of a table of pages for frame numbers `start..end`, which it
-/// covers: the first and how many, [`pieces`] where nothing is cut.
-fn page_entries(start: u64, end: u64) -> (usize, usize) {
-    ((start % descriptor::ENTRIES_PER_TABLE) as usize, (end - start) as usize)
+/// covers: [`pieces`] where nothing is cut.
+fn page_entries(start: u64, end: u64) -> Range<usize> {
+    let first = (start % descriptor::ENTRIES_PER_TABLE) as usize;
+    first..first + (end - start) as usize
 }
 
 /// What a call must remove from the TLBs: one hull around everything it

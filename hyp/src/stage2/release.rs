@@ -4,16 +4,14 @@
 //! then on nothing translates. The tree stays readable for us, and its
 //! tables are taken out of it one by one, leaves first.
 
-use super::{Descriptor, Entry, ROOT_LEVEL, Stage2, read, write};
+use super::{Descriptor, Entry, ROOT_LEVEL, Stage2, write};
 use crate::addr::Pfn;
 use crate::machine::Machine;
-use crate::stage2::descriptor::ENTRIES_PER_TABLE;
 
 impl Stage2 {
     /// Ends every translation at once: 512 words and one invalidation.
     pub(crate) fn unlink(&mut self, m: &impl Machine) {
-        for index in 0..ENTRIES_PER_TABLE as usize {
-            let entry = read(m, self.regime.root, index).decode(ROOT_LEVEL);
+        for (index, entry) in entries(m, self.regime.root, ROOT_LEVEL) {
             if let Entry::Table { table, entries, .. } = entry {
                 write(m, self.regime.root, index, Descriptor::table(table, entries, true));
             }
@@ -45,9 +43,19 @@ impl Stage2 {
 }
 
 fn first_table(m: &impl Machine, table: Pfn, level: u8) -> Option<(usize, Pfn)> {
-    (0..ENTRIES_PER_TABLE as usize).find_map(|index| match read(m, table, index).decode(level) {
+    entries(m, table, level).find_map(|(index, entry)| match entry {
         Entry::Table { table, .. } => Some((index, table)),
         _ => None,
+    })
+}
+
+/// The entries of a table that are in use, which are few, with their numbers.
+fn entries(m: &impl Machine, table: Pfn, level: u8) -> impl Iterator<Item = (usize, Entry)> {
+    let mut from = 0;
+    core::iter::from_fn(move || {
+        let (index, word) = m.next_word(table, from)?;
+        from = index + 1;
+        Some((index, Descriptor(word).decode(level)))
     })
 }
 

@@ -15,7 +15,7 @@
 
 use super::{
     Attributes, Descriptor, Entry, Flush, PAGE_LEVEL, ROOT_LEVEL, Stage2, Style, TablePool,
-    numbers, page_entries, pieces, read, span, write,
+    numbers, page_entries, pieces, read, read_run, span, write,
 };
 use crate::addr::{FRAME_SHIFT, GfnRange, Pfn};
 use crate::machine::Machine;
@@ -156,13 +156,18 @@ impl Stage2 {
 
 /// Clears the pages of a range in a table of pages; returns how many it had.
 fn clear_pages(m: &impl Machine, table: Pfn, (start, end): (u64, u64), flush: &mut Flush) -> u64 {
-    let (index, count) = page_entries(start, end);
-    let mut mapped = (index..index + count).filter(|index| read(m, table, *index).is_page());
-    let Some(first) = mapped.next() else { return 0 };
-    let (last, removed) = mapped.fold((first, 1), |(_, removed), index| (index, removed + 1));
-    m.write_words(table, (first, last + 1 - first), Descriptor::EMPTY.0, 0);
-    let gfn_of = |entry: usize| start + (entry - index) as u64;
-    flush.add(gfn_of(first), gfn_of(last) + 1);
+    let entries = page_entries(start, end);
+    let (mut removed, mut first, mut past) = (0, entries.end, entries.end);
+    read_run(m, table, entries.clone(), |index, entry| {
+        if entry.is_page() {
+            (removed, first, past) = (removed + 1, first.min(index), index + 1);
+        }
+    });
+    if removed != 0 {
+        m.write_words(table, first..past, Descriptor::EMPTY.0, 0);
+        let gfn_of = |index: usize| start + (index - entries.start) as u64;
+        flush.add(gfn_of(first), gfn_of(past));
+    }
     removed
 }
 

@@ -1,7 +1,8 @@
 //! Reading a stage 2.
 
 use super::{
-    Attributes, Entry, PAGE_LEVEL, ROOT_LEVEL, Stage2, numbers, pfn, pieces, read, slot_index, span,
+    Attributes, Entry, PAGE_LEVEL, ROOT_LEVEL, Stage2, numbers, page_entries, pieces, read,
+    read_run, slot_index, span,
 };
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
@@ -48,6 +49,11 @@ impl Stage2 {
     /// Is no frame of the range mapped?
     pub(crate) fn is_unmapped(&self, m: &impl Machine, range: GfnRange) -> bool {
         fn empty(m: &impl Machine, table: Pfn, level: u8, start: u64, end: u64) -> bool {
+            if level == PAGE_LEVEL {
+                let mut pages = false;
+                read_run(m, table, page_entries(start, end), |_, entry| pages |= entry.is_page());
+                return !pages;
+            }
             pieces(level, start, end).all(|piece| match read(m, table, piece.index).decode(level) {
                 Entry::Empty => true,
                 Entry::Leaf { .. } => false,
@@ -142,18 +148,16 @@ impl Stage2 {
             (start, end): (u64, u64),
             visit: &mut impl FnMut(Pfn),
         ) {
+            if level == PAGE_LEVEL {
+                return read_run(m, table, page_entries(start, end), |_, entry| {
+                    if let Entry::Leaf { first, .. } = entry.decode(level) {
+                        visit(first);
+                    }
+                });
+            }
             for piece in pieces(level, start, end) {
-                match read(m, table, piece.index).decode(level) {
-                    Entry::Empty => {}
-                    Entry::Leaf { first, .. } => {
-                        let skip = piece.start - piece.entry_start(level);
-                        for number in 0..piece.end - piece.start {
-                            visit(pfn(first.number() + skip + number));
-                        }
-                    }
-                    Entry::Table { table, .. } => {
-                        pages(m, (table, level + 1), (piece.start, piece.end), visit);
-                    }
+                if let Entry::Table { table, .. } = read(m, table, piece.index).decode(level) {
+                    pages(m, (table, level + 1), (piece.start, piece.end), visit);
                 }
             }
         }

@@ -40,6 +40,21 @@ impl<'a> Choices<'a> {
         matches!(self.source, Source::Bytes([]))
     }
 
+    /// True once in `n` times on average, as all decisions together have it:
+    /// no input leads others there that are much like it.
+    pub fn lot(&mut self, n: u64) -> bool {
+        match &mut self.source {
+            Source::Seed(random) => random.one_in(n),
+            Source::Bytes(bytes) => {
+                // FNV-1a, and once more mixed.
+                let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                    (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+                });
+                Random::new(hash).one_in(n)
+            }
+        }
+    }
+
     /// 64 bits.
     pub fn bits(&mut self) -> u64 {
         match &mut self.source {
@@ -99,6 +114,24 @@ mod tests {
         assert_eq!(choices.pick(&[10, 11]), 11);
         assert!(choices.is_over());
         assert_eq!((choices.below(1000), choices.bits(), choices.one_in(2)), (0, 0, false));
+    }
+
+    #[test]
+    fn a_lot_takes_no_bytes_and_depends_on_all() {
+        let mut choices = Choices::bytes(&[1, 2]);
+        choices.lot(2);
+        assert_eq!(choices.below(256), 1);
+        let drawn = |place: usize| {
+            let mut bytes = [0; 40];
+            let draws = (0..=u8::MAX).filter(|byte| {
+                bytes[place] = *byte;
+                Choices::bytes(&bytes).lot(16)
+            });
+            draws.count()
+        };
+        assert!((0..40).all(|place| (4..40).contains(&drawn(place))));
+        let mut seed = Choices::seed(3);
+        assert!((600..1400).contains(&(0..16_000).filter(|_| seed.lot(16)).count()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regim
 use crate::trap::Trap;
 use crate::vcpu::state::VcpuState;
 use core::cell::RefCell;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 std::thread_local! {
@@ -71,8 +72,8 @@ impl Arena {
 
     /// The same for several, side by side.
     #[inline(never)]
-    fn write_live_run(&self, run: (Pfn, usize, usize), value: u64, step: u64) {
-        self.watching(|watch, words| watch.write_run(words, run, (value, step)));
+    fn write_live_run(&self, frame: Pfn, indices: Range<usize>, values: (u64, u64)) {
+        self.watching(|watch, words| watch.write_run(words, (frame, indices), values));
     }
 
     #[inline]
@@ -93,6 +94,15 @@ impl Machine for Arena {
         self.words.word(frame, index)
     }
 
+    fn read_words(&self, frame: Pfn, indices: Range<usize>, mut visit: impl FnMut(usize, u64)) {
+        let words = self.words.run(frame, indices.clone());
+        words.iter().zip(indices).for_each(|(word, index)| visit(index, word.load(Relaxed)));
+    }
+
+    fn next_word(&self, frame: Pfn, from: usize) -> Option<(usize, u64)> {
+        self.words.next(frame, from)
+    }
+
     #[inline]
     fn write_word(&self, frame: Pfn, index: usize, value: u64) {
         let word = self.words.get(frame, index);
@@ -103,13 +113,14 @@ impl Machine for Arena {
         word.store(value, Relaxed);
     }
 
-    fn write_words(&self, frame: Pfn, (index, count): (usize, usize), value: u64, step: u64) {
-        self.words.mark_run(frame, index, count);
+    fn write_words(&self, frame: Pfn, indices: Range<usize>, value: u64, step: u64) {
+        let run = self.words.run(frame, indices.clone());
+        self.words.mark_run(frame, indices.clone());
         if self.is_reachable(frame) {
-            return self.write_live_run((frame, index, count), value, step);
+            return self.write_live_run(frame, indices, (value, step));
         }
         let mut next = value;
-        for word in self.words.run(frame, index, count) {
+        for word in run {
             word.store(next, Relaxed);
             next = next.wrapping_add(step);
         }

@@ -85,11 +85,12 @@ impl Walk<'_, '_> {
     }
 
     /// The tables of the regions that a range touches, word by word.
-    fn compare(&self, host: bool, range: (u64, u64)) {
-        let side = if host { &self.world.host } else { &self.world.guest };
+    fn compare(&mut self, host: bool, range: (u64, u64)) {
+        let World { arena, host: hosts, guest, .. } = &mut *self.world;
+        let side = if host { hosts } else { guest };
         let Some(root) = side.root() else { return };
         for (region, _) in side.model.parts(range) {
-            side.model.compare(&self.world.arena.words, root, region);
+            side.model.compare(&arena.words, root, region);
         }
     }
 
@@ -324,7 +325,7 @@ impl Walk<'_, '_> {
         if let Some(stage2) = &mut guest.stage2 {
             stage2.unlink(arena);
             *dying = true;
-            guest.model.clear();
+            guest.model.lay_out(&NO_GUESTS);
             self.tally.changes += 1;
         }
     }

@@ -3,6 +3,7 @@
 
 use super::arena::{WORDS, Words};
 use super::watch::{frame_of, span};
+use super::words::{ALL_STRIDES, strides};
 use crate::addr::Pfn;
 
 /// A page, readable and writable, normal memory (Arm ARM D8.3.2).
@@ -48,32 +49,43 @@ pub(super) struct Space {
     /// First frames of the regions, in order.
     pub(super) bases: [u64; REGIONS],
     pub(super) pages: [[u64; WORDS]; REGIONS],
+    /// How many pages of each region are mapped.
+    used: [u64; REGIONS],
     /// First frame and end of the GiB that are the host's, by identity, also
     /// outside the regions.
     pub(super) identity: (u64, u64),
     /// Regions that were changed since they were last laid out.
     changed: [bool; REGIONS],
+    /// The table that each region was last compared with, and what has changed
+    /// of the region since then, as strides of [`Words`].
+    compared: [Option<Pfn>; REGIONS],
+    news: [u64; REGIONS],
 }
 
 impl Space {
     /// A space in which nothing is mapped.
     pub(super) const fn new(bases: [u64; REGIONS]) -> Self {
-        Self { bases, pages: [[0; WORDS]; REGIONS], identity: (0, 0), changed: [true; REGIONS] }
-    }
-
-    /// Makes the regions what they were, `pages`, which is always the same.
-    pub(super) fn lay_out(&mut self, pages: &[[u64; WORDS]; REGIONS]) {
-        for ((region, pages), changed) in self.pages.iter_mut().zip(pages).zip(&mut self.changed) {
-            if core::mem::take(changed) {
-                region.copy_from_slice(pages);
-            }
+        Self {
+            bases,
+            pages: [[0; WORDS]; REGIONS],
+            used: [0; REGIONS],
+            identity: (0, 0),
+            changed: [true; REGIONS],
+            compared: [None; REGIONS],
+            news: [0; REGIONS],
         }
     }
 
-    /// Makes the regions all unmapped.
-    pub(super) fn clear(&mut self) {
-        static NOTHING: [[u64; WORDS]; REGIONS] = [[0; WORDS]; REGIONS];
-        self.lay_out(&NOTHING);
+    /// Makes the regions what they were, as in `space`, which is always the
+    /// same.
+    pub(super) fn lay_out(&mut self, space: &Self) {
+        self.compared = [None; REGIONS];
+        for region in 0..REGIONS {
+            if core::mem::take(&mut self.changed[region]) {
+                self.pages[region].copy_from_slice(&space.pages[region]);
+                self.used[region] = space.used[region];
+            }
+        }
     }
 
     /// The same space with the regions mapped by identity.
@@ -83,6 +95,7 @@ impl Space {
         while frame < REGIONS * WORDS {
             let (region, index) = (frame / WORDS, frame % WORDS);
             space.pages[region][index] = page(bases[region] + index as u64, MEMORY);
+            space.used[region] += 1;
             frame += 1;
         }
         space
@@ -141,27 +154,36 @@ impl Space {
     pub(super) fn map(&mut self, range: (u64, u64), first: u64, kind: u64) {
         let mut word = page(first, kind);
         for (region, frames) in self.parts(range) {
-            self.changed[region] = true;
-            for page in &mut self.pages[region][frames] {
+            self.touch(region, &frames);
+            let pages = &mut self.pages[region][frames];
+            self.used[region] += pages.len() as u64 - mapped(pages);
+            for page in pages {
                 *page = word;
                 word = word.wrapping_add(1 << 12);
             }
         }
     }
 
+    fn touch(&mut self, region: usize, frames: &core::ops::Range<usize>) {
+        self.changed[region] = true;
+        self.news[region] |= strides(frames.clone());
+    }
+
     /// From now on the range is not mapped.
     pub(super) fn unmap(&mut self, range: (u64, u64)) {
         for (region, frames) in self.parts(range) {
-            self.changed[region] = true;
-            self.pages[region][frames].fill(0);
+            self.touch(region, &frames);
+            let pages = &mut self.pages[region][frames];
+            self.used[region] -= mapped(pages);
+            pages.fill(0);
         }
     }
 
     /// Tables that page-level mappings need, the root included.
     pub(super) fn tables(&self) -> u64 {
         let (mut tables, mut last) = (1, u64::MAX);
-        for (base, pages) in self.bases.iter().zip(&self.pages) {
-            if pages.iter().fold(0, |any, word| any | word) != 0 {
+        for (base, used) in self.bases.iter().zip(self.used) {
+            if used != 0 {
                 tables += 1 + u64::from(base / span(1) != last);
                 last = base / span(1);
             }
@@ -171,7 +193,8 @@ impl Space {
 
     /// Is the whole region the host's own, so that a block serves?
     pub(super) fn is_whole(&self, region: usize) -> bool {
-        follows(&self.pages[region], page(self.bases[region], MEMORY))
+        self.used[region] == REGION
+            && follows(&self.pages[region], page(self.bases[region], MEMORY))
     }
 
     /// Does a block translate the region?
@@ -182,8 +205,16 @@ impl Space {
         word & 0b11 == 0b01 || word & 0b11 == 0b11 && entry(frame_of(word), 2) & 0b11 == 0b01
     }
 
-    /// The tables say of the region what the array says.
-    pub(super) fn compare(&self, words: &Words, root: Pfn, region: usize) {
+    /// The next comparison reads every word.
+    pub(super) fn forget(&mut self) {
+        self.compared = [None; REGIONS];
+    }
+
+    /// The tables say of the region what the array says. Of a table that has
+    /// been compared it reads what was written since, there or here.
+    pub(super) fn compare(&mut self, words: &Words, root: Pfn, region: usize) {
+        let compared = self.compared[region].take();
+        let news = core::mem::take(&mut self.news[region]);
         let (base, pages) = (self.bases[region], &self.pages[region]);
         let (mut table, mut above) = (root, 0);
         for level in 1..=2 {
@@ -197,17 +228,22 @@ impl Space {
                 }
                 _ => {
                     assert_eq!(word, 0, "{base:#x}: something is left half done");
-                    return assert!(self.is_unmapped((base, base + REGION)), "{base:#x}: a hole");
+                    return assert_eq!(self.used[region], 0, "{base:#x}: a hole");
                 }
             }
         }
-        if words.differ(table, pages) {
+        let news = if compared == Some(table) { news } else { ALL_STRIDES };
+        if words.differ(table, pages, news) {
             let mut wrong = words.table(table).zip(pages).zip(base..);
             let wrong = wrong.find(|((word, page), _)| word != *page);
             panic!("(found, expected), at frame: {wrong:x?}");
         }
-        let used = pages.iter().fold(0_u64, |used, word| used.wrapping_add(word & 1));
-        assert_eq!(counted(above), used, "{base:#x}: pages in use, by the entry above");
+        assert_eq!(
+            counted(above),
+            self.used[region],
+            "{base:#x}: pages in use, by the entry above"
+        );
+        self.compared[region] = Some(table);
     }
 
     /// Outside the regions is what has always been there.
@@ -248,6 +284,11 @@ impl Space {
         let used = words.valid(table);
         assert_eq!(counted(entry), used, "{base:#x}: tables and blocks in use, by the entry above");
     }
+}
+
+/// How many of them are mapped.
+fn mapped(pages: &[u64]) -> u64 {
+    pages.iter().map(|page| page & 1).sum()
 }
 
 /// Are they the pages from `first` on? Without a branch, nor a check of each

@@ -105,6 +105,11 @@ fn a_table_is_filled_and_wiped_to_its_last_word() {
     assert!(arena.words.table(tables[3]).all(|word| word == 0));
     arena.write_word(tables[3], 511, 1);
     assert_eq!((arena.words.valid(tables[3]), arena.words.is_zero(tables[3])), (1, false));
+    assert_eq!(arena.next_word(tables[3], 0), Some((511, 1)));
+    assert_eq!(arena.next_word(tables[3], 512), None);
+    arena.write_word(tables[3], 496, 4);
+    let next = [0, 496, 497, 511].map(|from| arena.next_word(tables[3], from).unwrap().0);
+    assert_eq!(next, [496, 496, 511, 511]);
     arena.zero_frame(tables[3]);
     assert!(arena.words.table(tables[3]).all(|word| word == 0));
 }
@@ -144,4 +149,110 @@ fn a_table_that_goes_by_the_book() {
     arena.publish();
     arena.settle();
     assert_eq!(arena.tables_of(GUEST.0), 3);
+}
+
+/// Three pages side by side beside that of [`by_hand`].
+fn three() -> (Arena, [Pfn; 4], Regime) {
+    let (arena, tables, regime) = by_hand();
+    arena.write_words(tables[2], 1..4, model::page(0x601, model::MEMORY), 1 << 12);
+    arena.publish();
+    arena.settle();
+    (arena, tables, regime)
+}
+
+#[test]
+fn a_run_of_pages_that_goes_by_the_book() {
+    let (arena, tables, regime) = three();
+    // Another mark needs no break; what is not mapped may be removed again.
+    arena.write_words(tables[2], 1..4, model::page(0x601, model::BORROWED), 1 << 12);
+    arena.settle();
+    arena.write_words(tables[2], 1..10, 0, 0);
+    arena.invalidate(regime, gfns((1, 4)));
+    arena.write_words(tables[2], 1..4, model::page(0x700, model::MEMORY), 1 << 12);
+    arena.publish();
+    arena.settle();
+    let words = [0x700, 0x701, 0x702].map(|pfn| model::page(pfn, model::MEMORY));
+    assert!(arena.words.table(tables[2]).skip(1).take(3).eq(words));
+    assert_eq!(arena.words.valid(tables[2]), 4);
+}
+
+#[test]
+#[should_panic(expected = "a change that is not published")]
+fn a_run_of_pages_that_is_mapped_without_a_barrier() {
+    let (arena, tables, _) = by_hand();
+    arena.write_words(tables[2], 0..2, arena.read_word(tables[2], 0), 1 << 12);
+    arena.settle();
+}
+
+#[test]
+#[should_panic(expected = "changed without a break")]
+fn a_run_of_pages_of_which_one_is_mapped_elsewhere() {
+    let (arena, tables, _) = three();
+    arena.write_words(tables[2], 3..7, model::page(0x604, model::MEMORY), 1 << 12);
+}
+
+#[test]
+#[should_panic(expected = "ends with a stale translation")]
+fn a_run_of_pages_of_which_one_is_not_flushed() {
+    let (arena, tables, regime) = three();
+    arena.write_words(tables[2], 0..4, 0, 0);
+    arena.invalidate(regime, gfns((0, 3)));
+    arena.settle();
+}
+
+#[test]
+#[should_panic(expected = "made valid before the old entry is invalidated")]
+fn a_run_of_pages_that_is_made_again_before_the_flush() {
+    let (arena, tables, _) = three();
+    arena.write_words(tables[2], 3..4, 0, 0);
+    arena.write_words(tables[2], 3..5, model::page(0x603, model::DEVICE), 1 << 12);
+}
+
+#[test]
+#[should_panic(expected = "gets an entry while walkers may reach it")]
+fn a_run_of_pages_in_a_table_that_is_gone() {
+    let (arena, tables, _) = three();
+    arena.write_word(tables[1], 0, 0);
+    arena.write_words(tables[2], 5..7, model::page(0x605, model::MEMORY), 1 << 12);
+}
+
+#[test]
+#[should_panic(expected = "which is no table of its own")]
+fn a_run_of_words_of_another_frame() {
+    let (arena, _, _) = by_hand();
+    arena.write_words(arena::frames().start().checked_add(FRAMES).unwrap(), 0..2, 0, 0);
+}
+
+/// Whatever the tables and the array differ in, wherever it was changed.
+#[test]
+fn a_comparison_of_what_is_new_misses_nothing() {
+    use super::words::{ALL_STRIDES, strides};
+    let table = arena::frames().start();
+    let fresh = || {
+        let arena = Arena::new();
+        arena.reset();
+        arena
+    };
+    for index in [0, 15, 16, 300, 511] {
+        let (arena, mut expected) = (fresh(), [0; arena::WORDS]);
+        let differ = |expected: &_, news| arena.words.differ(table, expected, news);
+        assert!(!differ(&expected, ALL_STRIDES));
+        arena.write_word(table, index, 5);
+        assert!(differ(&expected, 0), "written at {index}");
+        expected[index] = 5;
+        assert!(!differ(&expected, ALL_STRIDES));
+        arena.zero_frame(table);
+        assert!(differ(&expected, 0), "wiped at {index}");
+        expected[index] = 0;
+        assert!(!differ(&expected, ALL_STRIDES));
+        expected[index] = 6;
+        assert!(differ(&expected, strides(index..index + 1)), "expected at {index}");
+    }
+    let (arena, nothing) = (fresh(), [0; arena::WORDS]);
+    arena.write_words(table, 15..17, 7, 0);
+    assert!(arena.words.differ(table, &nothing, 0));
+    arena.fill_words(table, 1, 0);
+    assert!(arena.words.differ(table, &nothing, 0));
+    let borders = [strides(0..512), strides(31..32), strides(15..17), strides(496..512)];
+    assert_eq!(borders, [ALL_STRIDES, 0b10, 0b11, 1 << 31]);
 }

@@ -9,6 +9,7 @@
 use super::arena::{FRAMES, WORDS, Words, slot};
 use crate::addr::Pfn;
 use crate::machine::Regime;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::vec::Vec;
 
@@ -160,15 +161,14 @@ impl Watch {
     pub(super) fn write_run(
         &mut self,
         words: &Words,
-        (table, index, count): (Pfn, usize, usize),
+        (table, indices): (Pfn, Range<usize>),
         (value, step): (u64, u64),
     ) {
         let place = self.places[slot(table) as usize];
-        let start = place.base + index as u64;
-        let end = start + count as u64;
+        let (start, end) = (place.base + indices.start as u64, place.base + indices.end as u64);
         let meets =
             |stale: &Stale| stale.vmid == place.vmid && stale.start < end && start < stale.end;
-        let run = words.run(table, index, count);
+        let run = words.run(table, indices.clone());
         let is_plain =
             place.level == 3 && self.ghosts & bit(table) == 0 && !self.stale.iter().any(meets);
         if is_plain && (value, step) == (0, 0) {
@@ -177,7 +177,7 @@ impl Watch {
             self.insert_pages(run, place, start, (value, step));
         } else {
             let mut new = value;
-            for (index, word) in (index..).zip(run) {
+            for (index, word) in indices.zip(run) {
                 let old = word.load(Relaxed);
                 word.store(new, Relaxed);
                 self.written(words, (table, index), (old, new));

@@ -5,6 +5,7 @@
 //! beside them: most tables are nearly empty.
 
 use crate::addr::{FRAME_SIZE, Pfn, PfnRange};
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::boxed::Box;
 
@@ -13,7 +14,7 @@ pub(super) const WORDS: usize = FRAME_SIZE as usize / 8;
 /// Words that a loop over a frame takes at once.
 const STRIDE: usize = 16;
 /// Every stride of a frame.
-const ALL_STRIDES: u64 = (1 << (WORDS / STRIDE)) - 1;
+pub(super) const ALL_STRIDES: u64 = (1 << (WORDS / STRIDE)) - 1;
 /// How many frames there are; one bit of a word each.
 pub(super) const FRAMES: u64 = 64;
 /// The first: a multiple of [`FRAMES`].
@@ -35,12 +36,36 @@ pub(super) struct Words {
     /// Strides of each frame that were written since they were wiped, one bit
     /// each: the others hold zeros, and need not be wiped or looked through.
     written: Box<[AtomicU64]>,
+    /// Strides of each frame that may have changed since [`Words::differ`]
+    /// looked at them.
+    news: Box<[AtomicU64]>,
+}
+
+/// The strides of some words, one bit each.
+#[inline]
+pub(super) fn strides(indices: Range<usize>) -> u64 {
+    let below = |end: usize| (1_u64 << end) - 1;
+    below(indices.end.div_ceil(STRIDE)) & !below(indices.start / STRIDE)
+}
+
+/// The strides whose bits are set in `mask`, which has no others.
+fn each(mut mask: u64) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let stride = mask.trailing_zeros() as usize;
+        mask &= mask.checked_sub(1)?;
+        Some(stride)
+    })
+}
+
+fn add(mask: &AtomicU64, bits: u64) {
+    mask.store(mask.load(Relaxed) | bits, Relaxed);
 }
 
 impl Words {
     pub(super) fn new() -> Self {
         let zeros = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self { words: zeros(FRAMES as usize * WORDS), written: zeros(FRAMES as usize) }
+        let frames = || zeros(FRAMES as usize);
+        Self { words: zeros(FRAMES as usize * WORDS), written: frames(), news: frames() }
     }
 
     #[inline]
@@ -58,36 +83,34 @@ impl Words {
     /// Word `index` of the frame is about to be written.
     #[inline]
     pub(super) fn mark(&self, frame: Pfn, index: usize) {
-        let written = &self.written[slot(frame) as usize];
-        let stride = 1 << (index % WORDS / STRIDE);
-        written.store(written.load(Relaxed) | stride, Relaxed);
+        self.mark_strides(frame, 1 << (index % WORDS / STRIDE));
     }
 
-    /// The same for `count` words from `index` on.
+    /// The same for several, side by side.
     #[inline]
-    pub(super) fn mark_run(&self, frame: Pfn, index: usize, count: usize) {
-        let written = &self.written[slot(frame) as usize];
-        let strides = |end: usize| (1_u64 << end.div_ceil(STRIDE)) - 1;
-        let run = strides(index + count) & !(strides(index + 1) >> 1);
-        written.store(written.load(Relaxed) | run, Relaxed);
+    pub(super) fn mark_run(&self, frame: Pfn, indices: Range<usize>) {
+        self.mark_strides(frame, strides(indices));
     }
 
-    /// `count` words of a frame from `index` on.
     #[inline]
-    pub(super) fn run(&self, frame: Pfn, index: usize, count: usize) -> &[AtomicU64] {
-        let words = self.frame(frame).get(index..index + count);
-        words.unwrap_or_else(|| panic!("EL2 uses {count} words of {frame:x?} from {index} on"))
+    fn mark_strides(&self, frame: Pfn, strides: u64) {
+        let slot = slot(frame) as usize;
+        add(&self.written[slot], strides);
+        add(&self.news[slot], strides);
+    }
+
+    /// Words of a frame side by side.
+    #[inline]
+    pub(super) fn run(&self, frame: Pfn, indices: Range<usize>) -> &[AtomicU64] {
+        let words = self.frame(frame).get(indices.clone());
+        words.unwrap_or_else(|| panic!("EL2 uses words {indices:?} of {frame:x?}"))
     }
 
     /// The strides of a frame that may hold something, with their numbers.
     fn written(&self, frame: Pfn) -> impl Iterator<Item = (usize, &[AtomicU64; STRIDE])> {
         let (strides, _) = self.frame(frame).as_chunks::<STRIDE>();
-        let mut mask = self.written[slot(frame) as usize].load(Relaxed);
-        core::iter::from_fn(move || {
-            let stride = mask.trailing_zeros() as usize;
-            mask &= mask.checked_sub(1)?;
-            Some((stride, strides.get(stride)?))
-        })
+        let mask = self.written[slot(frame) as usize].load(Relaxed);
+        each(mask).filter_map(|stride| Some((stride, strides.get(stride)?)))
     }
 
     #[inline]
@@ -97,7 +120,9 @@ impl Words {
 
     fn frame(&self, frame: Pfn) -> &[AtomicU64; WORDS] {
         let (frames, _) = self.words.as_chunks();
-        frames.get(slot(frame) as usize).unwrap_or_else(|| panic!("EL2 uses {frame:x?}, no table"))
+        frames
+            .get(slot(frame) as usize)
+            .unwrap_or_else(|| panic!("EL2 uses {frame:x?}, which is no table of its own"))
     }
 
     /// Every word of a frame.
@@ -105,16 +130,20 @@ impl Words {
         self.frame(frame).iter().map(|word| word.load(Relaxed))
     }
 
-    /// Is a word of the frame another than that of `expected`?
-    pub(super) fn differ(&self, frame: Pfn, expected: &[u64; WORDS]) -> bool {
+    /// Is a word of the frame another than that of `expected`? Looks at the
+    /// strides of `changed`, and at those that were written since it looked
+    /// last.
+    pub(super) fn differ(&self, frame: Pfn, expected: &[u64; WORDS], changed: u64) -> bool {
         let (strides, _) = self.frame(frame).as_chunks::<STRIDE>();
         let (expected, _) = expected.as_chunks::<STRIDE>();
+        let news = &self.news[slot(frame) as usize];
         let mut any = 0;
-        for (stride, expected) in strides.iter().zip(expected) {
-            for (word, expected) in stride.iter().zip(expected) {
+        for stride in each((news.load(Relaxed) | changed) & ALL_STRIDES) {
+            for (word, expected) in strides[stride].iter().zip(&expected[stride]) {
                 any |= word.load(Relaxed) ^ expected;
             }
         }
+        news.store(0, Relaxed);
         any != 0
     }
 
@@ -158,6 +187,19 @@ impl Words {
         }
     }
 
+    /// The first word from `from` on that is not zero.
+    pub(super) fn next(&self, frame: Pfn, from: usize) -> Option<(usize, u64)> {
+        self.written(frame).filter(|(index, _)| (index + 1) * STRIDE > from).find_map(
+            |(stride, words)| {
+                let mut words = words.iter().zip(stride * STRIDE..);
+                words.find_map(|(word, index)| {
+                    let word = word.load(Relaxed);
+                    (word != 0 && index >= from).then_some((index, word))
+                })
+            },
+        )
+    }
+
     /// How many words are valid descriptors.
     pub(super) fn valid(&self, frame: Pfn) -> u64 {
         let valid = |stride: &[AtomicU64; STRIDE]| -> u64 {
@@ -170,7 +212,9 @@ impl Words {
         for (_, stride) in self.written(frame) {
             stride.iter().for_each(|word| word.store(0, Relaxed));
         }
-        self.written[slot(frame) as usize].store(0, Relaxed);
+        let slot = slot(frame) as usize;
+        add(&self.news[slot], self.written[slot].load(Relaxed));
+        self.written[slot].store(0, Relaxed);
     }
 
     pub(super) fn fill(&self, frame: Pfn, first: u64, step: u64) {
@@ -182,7 +226,7 @@ impl Words {
                 next = next.wrapping_add(step);
             }
         }
-        self.written[slot(frame) as usize].store(ALL_STRIDES, Relaxed);
+        self.mark_strides(frame, ALL_STRIDES);
     }
 
     /// Is the frame wiped?
