@@ -6,8 +6,8 @@
 //! descriptor), invalidate, make (write the block).
 
 use super::{
-    Descriptor, Entry, Flush, Piece, ROOT_LEVEL, Stage2, TablePool, numbers, pieces, read,
-    read_run, span, write,
+    Descriptor, Entry, Flush, Piece, ROOT_LEVEL, Stage2, TablePool, numbers, pieces, read, span,
+    write,
 };
 use crate::addr::{FRAME_SHIFT, Gfn, GfnRange, Pfn};
 use crate::machine::Machine;
@@ -73,11 +73,10 @@ fn is_uniform(m: &impl Machine, table: Pfn, level: u8) -> bool {
     let Entry::Leaf { first, .. } = start.decode(level) else { return false };
     // An aligned run ends inside the address space: its frames can be counted
     // on in the descriptor itself.
-    let step = span(level) << FRAME_SHIFT;
-    let (mut expected, mut differs) = (start.0, 0);
-    read_run(m, table, 0..ENTRIES_PER_TABLE as usize, |_, entry| {
-        differs |= entry.0 ^ expected;
-        expected = expected.wrapping_add(step);
-    });
-    differs == 0 && first.number().is_multiple_of(span(level) * ENTRIES_PER_TABLE)
+    let mut expected = start.0;
+    first.number().is_multiple_of(span(level) * ENTRIES_PER_TABLE)
+        && (1..ENTRIES_PER_TABLE as usize).all(|index| {
+            expected += span(level) << FRAME_SHIFT;
+            read(m, table, index).0 == expected
+        })
 }
