@@ -394,6 +394,27 @@ fn masks_enables_and_active_priorities_decide_what_is_deliverable() {
 }
 
 #[test]
+fn a_binary_point_decides_how_much_of_a_priority_counts() {
+    let (mut vgic, gic) = machine(&[SPI]);
+    set_priority(&mut vgic, SPI, 0xa0);
+    let _ = vgic.set_level(SPI, true);
+    // Whether it preempts one of priority 0x90 (IHI0069 4.8.5).
+    let preempts = |common: bool, group0_point: u64, group1_point: u64| {
+        let mut gic = gic.clone();
+        gic.ap1r[0] = 1 << (0x90 / 8);
+        gic.vmcr |= u64::from(common) << 4 | group1_point << 18 | group0_point << 21;
+        vgic.deliverable(0, &gic)
+    };
+    assert!(!preempts(false, 0, 0), "all of it: 0xa0");
+    assert!(preempts(false, 0, 7), "its highest bit: 0x80");
+    assert!(preempts(false, 0, 6) && !preempts(false, 0, 5), "two bits, three");
+    assert!(!preempts(false, 7, 0), "Group 0's point is not for Group 1");
+    assert!(!preempts(true, 0, 7), "unless it is for both");
+    assert!(preempts(true, 6, 0) && preempts(true, 5, 0), "it counts from one bit less");
+    assert!(!preempts(true, 4, 0));
+}
+
+#[test]
 fn a_listed_interrupt_reads_as_pending_until_it_is_withdrawn() {
     let (mut vgic, mut gic) = machine(&[SPI]);
     make_edge(&mut vgic, SPI);
