@@ -82,8 +82,13 @@ fn an_event_says_what_who_where_and_on_which_cpu() {
 /// Reads or writes a register of the RD_base frame with all ones behind it;
 /// what the host gets or the device sees.
 fn redistributor(rig: &Rig, offset: u64, size: u8, write: bool) -> Option<u64> {
+    redistributor_with(rig, offset, size, write, u64::MAX)
+}
+
+/// The same with `value` in the host's register.
+fn redistributor_with(rig: &Rig, offset: u64, size: u8, write: bool, value: u64) -> Option<u64> {
     let mut frame = Frame { pc: 0x4100_0000, pstate: EL1H, ..Frame::default() };
-    frame.x[3] = u64::MAX;
+    frame.x[3] = value;
     rig.hyp.machine().world().device_log.clear();
     rig.hyp.machine().world().device_values.insert(RD_BASE + offset, u64::MAX >> (64 - 8 * size));
     rig.hyp.handle_host_trap(&mut frame, abort(RD_BASE + offset, size, 3, write));
@@ -135,6 +140,9 @@ fn into_a_redistributor_the_host_writes_this_much() {
     let rig = Rig::new();
     assert_eq!(redistributor(&rig, 0x0, 4, true), Some(7 << 24), "CTLR: the DPG bits");
     assert!(rig.hvc(id::EVENT_NEXT, &[]).is_ok(), "EnableLPIs was withheld: an event");
+    let dpg0 = 1 << 24;
+    assert_eq!(redistributor_with(&rig, 0x0, 4, true, dpg0 | 1 << 3), Some(dpg0));
+    assert!(rig.hvc(id::EVENT_NEXT, &[]).is_err(), "RWP is read-only, which is no news");
     assert_eq!(redistributor(&rig, 0x14, 4, true), Some(0xffff_ffff), "WAKER");
     assert_eq!(redistributor(&rig, 0x10, 4, true), Some(0xffff_ffff), "STATUSR");
     assert!(rig.hvc(id::EVENT_NEXT, &[]).is_err(), "these are allowed");

@@ -189,6 +189,14 @@ fn groups_are_forwarded_only_while_the_distributor_says_so() {
 }
 
 #[test]
+fn a_single_vcpu_is_told_of_its_spis_when_they_are_forwarded() {
+    let mut vgic = Vgic::new(1);
+    let _ = set(&mut vgic, ISENABLER, SPI);
+    assert!(vgic.set_level(SPI, true).is_empty());
+    assert_eq!(vgic.distributor_write(CTLR, 4, 2), only(0));
+}
+
+#[test]
 fn a_lowered_line_takes_a_level_interrupt_away_but_not_what_software_set() {
     let mut vgic = running(1);
     let _ = set(&mut vgic, ISENABLER, SPI);
