@@ -84,7 +84,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// The tables of the regions that a range touches, word by word.
+    /// The tables of the regions that a range touches.
     fn compare(&mut self, host: bool, range: (u64, u64)) {
         let World { arena, host: hosts, guest, .. } = &mut *self.world;
         let side = if host { hosts } else { guest };

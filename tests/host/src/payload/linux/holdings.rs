@@ -35,6 +35,11 @@ impl Holdings {
             *value = BOUNCER
                 .stats(None, counter as u64)
                 .map_err(|refusal| format!("no count of {}: {refusal:?}", counter.name()))?;
+            // Without a guest there is nothing of these two, and always of the others.
+            let may_be_none = [MachineCounter::FramesGuest, MachineCounter::FramesShared];
+            if *value == 0 && !may_be_none.contains(&counter) {
+                return Err(format!("bouncer counts no {}, which cannot be", counter.name()));
+            }
         }
         Ok(Self { free: FREE.lock().available(), counted })
     }
