@@ -61,8 +61,9 @@ pub enum Task {
     TraceCheck(crate::trace::TraceCheckOptions),
     /// Which lines of the policy are executed by its tests and fuzz corpora
     Coverage(crate::coverage::CoverageOptions),
-    /// Formatting, lints, documentation, and an audit of all unsafe code
-    Check,
+    /// Formatting, lints, documentation, the catalogue of attacks, and an
+    /// audit of all unsafe code
+    Check(crate::check::CheckOptions),
     /// Installs what is missing: the bare-metal Rust target and QEMU
     Setup,
     /// Fetches or builds what a Linux guest is made of

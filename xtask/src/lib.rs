@@ -26,6 +26,7 @@ pub mod setup;
 pub mod story;
 pub mod term;
 pub mod test;
+pub mod threats;
 pub mod trace;
 pub mod transcript;
 pub mod view;

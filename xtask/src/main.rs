@@ -52,7 +52,8 @@ fn act(cli: &Cli) -> Result<Outcome> {
         Task::Coverage(options) => return coverage::run(&Workspace::find()?, options),
         Task::TraceCheck(options) => return trace::check(&Workspace::find()?, &options.file),
         Task::Fuzz(options) => return fuzz::run(&Workspace::find()?, options),
-        Task::Check => {
+        Task::Check(options) if options.write => return check::write(&Workspace::find()?),
+        Task::Check(_) => {
             setup::run()?;
             return check::run(&Workspace::find()?);
         }

@@ -1,20 +1,14 @@
 //! The judgement of one run, and its form for programs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use crate::disk::Disk;
 use crate::qemu::{End, Machine};
-use crate::transcript::{Attack, Counters, Transcript, row_of};
+use crate::threats::expected_of_the_story;
+use crate::transcript::{Attack, Counters, Transcript, is_of};
 
-/// Rows of the attack table that must have been tried in every run.
-pub const EXPECTED_ATTACKS: [&str; 22] = [
-    "C1", "C2", "C4", "C5", "C6", "C7", "C8", "C10", "C11", "C14", "G1", "G2", "G3", "I1", "M1",
-    "M2", "M3", "M4", "M5", "M7", "M8", RACE,
-];
-/// The row that takes two CPUs.
-const RACE: &str = "C3";
 /// Guests the story runs: one per DMA policy.
 pub const EXPECTED_GUESTS: usize = 2;
 
@@ -123,7 +117,7 @@ impl Report {
             ),
         );
         demand(facts.write_seen, "the guest's write is not on the disk".into());
-        judge_attacks(&transcript.attacks, facts.machine.cpus, &mut demand);
+        judge_attacks(&transcript.attacks, facts.machine, &mut demand);
         Self {
             result: if failures.is_empty() { "pass" } else { "fail" },
             failures,
@@ -151,16 +145,16 @@ impl Report {
     }
 }
 
-fn judge_attacks(attacks: &[Attack], cpus: u32, demand: &mut impl FnMut(bool, String)) {
+fn judge_attacks(attacks: &[Attack], machine: &Machine, demand: &mut impl FnMut(bool, String)) {
     for attack in attacks {
         demand(
             attack.outcome == "refused",
             format!("attack {} ({}): {}", attack.id, attack.what, attack.outcome),
         );
     }
-    let tried: BTreeSet<&str> = attacks.iter().map(|attack| row_of(&attack.id)).collect();
-    let possible = EXPECTED_ATTACKS.iter().filter(|row| cpus > 1 || **row != RACE);
-    let missing: Vec<&str> = possible.filter(|row| !tried.contains(*row)).copied().collect();
+    let tried = |id: &&str| attacks.iter().any(|attack| is_of(&attack.id, id));
+    let expected = expected_of_the_story(&machine.cpu, machine.cpus);
+    let missing: Vec<&str> = expected.into_iter().filter(|id| !tried(id)).collect();
     demand(missing.is_empty(), format!("attacks never tried: {}", missing.join(", ")));
     demand(!attacks.is_empty(), "no attack was made".into());
 }

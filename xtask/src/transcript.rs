@@ -102,6 +102,13 @@ pub fn row_of(id: &str) -> &str {
     id.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or(id)
 }
 
+/// Whether an attempt is the finding that a row names: the very id, or any of
+/// the row if it names no more than that.
+#[must_use]
+pub fn is_of(attempt: &str, finding: &str) -> bool {
+    attempt == finding || row_of(attempt) == finding
+}
+
 fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
@@ -150,6 +157,12 @@ mod tests {
         assert!(heard(&["@panic panicked"]).panic.is_some());
         assert!(heard(&["bouncer: exception in EL2, vector 4"]).panic.is_some());
         assert!(heard(&["host: no panic today"]).panic.is_none());
+    }
+
+    #[test]
+    fn a_row_has_all_its_attempts_and_an_attempt_only_itself() {
+        assert!(is_of("C1.read", "C1") && is_of("C1.read", "C1.read") && is_of("G2", "G2"));
+        assert!(!is_of("C1.read", "C1.write") && !is_of("C10.exits", "C1") && !is_of("C1", "C1.x"));
     }
 
     #[test]

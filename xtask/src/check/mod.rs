@@ -10,10 +10,51 @@ use anyhow::Result;
 use crate::Outcome;
 use crate::setup::rust::TARGET;
 use crate::term::{BAD, GOOD, HEAD, Step, paint, run_quietly};
+use crate::threats::{self, Catalogue};
 use crate::workspace::{Workspace, cargo};
 
 /// Packages that are compiled for the bare machine.
 const BARE: [&str; 6] = ["hyp", "platform", "el2-boot", "rt", "host", "guest"];
+
+/// `check`'s options.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CheckOptions {
+    /// Write anew what is made of data (the table in docs/threats.md), check
+    /// the data, and nothing else
+    #[arg(long)]
+    pub write: bool,
+}
+
+/// Makes the table of `docs/threats.md` anew and checks the catalogue.
+///
+/// # Errors
+/// When the catalogue or its page cannot be read.
+pub fn write(workspace: &Workspace) -> Result<Outcome> {
+    let root = &workspace.root;
+    let catalogue = Catalogue::load(root)?;
+    let changed = threats::renew(root, &catalogue)?;
+    let (page, what) = (threats::PAGE, if changed { "written" } else { "unchanged" });
+    anstream::println!("  {page}: {what}, {} rows", catalogue.threats.len());
+    let held = catalogue_holds(workspace)?;
+    Ok(if held { Outcome::Pass } else { Outcome::Fail })
+}
+
+/// Tells what is wrong with the catalogue of attacks; true if nothing is.
+fn catalogue_holds(workspace: &Workspace) -> Result<bool> {
+    let root = &workspace.root;
+    let catalogue = Catalogue::load(root)?;
+    let mut problems = threats::verify(root, &catalogue)?;
+    if !threats::is_current(root, &catalogue)? {
+        let (page, data) = (threats::PAGE, threats::DATA);
+        problems.push(format!(
+            "the table in {page} is not that of {data}: `cargo xtask check --write` makes it"
+        ));
+    }
+    for problem in &problems {
+        anstream::println!("    {} {problem}", paint(BAD, "✗"));
+    }
+    Ok(problems.is_empty())
+}
 
 /// Runs all checks, each to its end, and tells of every failure.
 ///
@@ -33,6 +74,12 @@ pub fn run(workspace: &Workspace) -> Result<Outcome> {
             }
         }
     }
+    anstream::println!("\n  {}", paint(HEAD, "the catalogue of attacks"));
+    let catalogue = catalogue_holds(workspace)?;
+    if catalogue {
+        anstream::println!("    {} every row names what there is", paint(GOOD, "✓"));
+    }
+    held &= catalogue;
     let audit = audit::audit(&workspace.root)?;
     anstream::println!("\n  {}", paint(HEAD, "unsafe code, by package"));
     for line in audit.table() {

@@ -38,6 +38,14 @@ use scratch::Scratch;
 use suite::Verdict;
 use table::{Row, What};
 
+/// The id of every mutant there is.
+///
+/// # Errors
+/// When a patch cannot be read.
+pub fn ids(root: &std::path::Path) -> Result<Vec<String>> {
+    Ok(catalogue::load(root)?.into_iter().map(|mutant| mutant.id).collect())
+}
+
 /// Runs the mutants that `options` name.
 ///
 /// # Errors
