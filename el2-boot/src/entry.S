@@ -26,6 +26,7 @@ _start:
     .text
 primary_entry:
     msr     daifset, #0xf
+    msr     spsel, #1               // the boot protocol does not say which
     mov     x20, x0
     adrp    x21, _image_start
     mrs     x0, CurrentEL
@@ -113,14 +114,25 @@ map_early_gib:
     str     x4, [x0, x3, lsl #3]
 1:  ret
 
-// A known state of what decides how EL2 itself behaves. HCR_EL2 first: with
-// E2H set other registers would have other layouts.
+// A known state of what decides how EL2 itself behaves, whatever was here
+// before. PSTATE.SP is the entry's own business: exceptions to EL2 always
+// select SP_EL2 (Arm ARM D1.3.2), so running on SP_EL0 would be found out by
+// the first of them. HCR_EL2 first: with E2H set other registers would have
+// other layouts. The registers that newer CPUs have more of control EL2, too.
 reset_el2:
     mov     x0, #(1 << 31)          // RW: EL1 is AArch64
     msr     hcr_el2, x0
     isb
     ldr     x0, ={SCTLR_OFF}
     msr     sctlr_el2, x0
+    mrs     x0, s3_0_c0_c7_3        // ID_AA64MMFR3_EL1, zero if it is older
+    tst     x0, #0xf << 4           // SCTLRX
+    b.eq    1f
+    msr     s3_4_c1_c0_3, xzr       // SCTLR2_EL2
+1:  tst     x0, #0xf                // TCRX
+    b.eq    2f
+    msr     s3_4_c2_c0_3, xzr       // TCR2_EL2
+2:  msr     cnthp_ctl_el2, xzr      // no timer of EL2's runs before it is wanted
     isb
     ret
 
@@ -172,6 +184,7 @@ switch_map:
     .global secondary_entry
 secondary_entry:
     msr     daifset, #0xf
+    msr     spsel, #1
     mov     x20, x0
     bl      reset_el2
     ldr     x0, [x20]               // Start::root

@@ -5,7 +5,7 @@
 //! refuse to start; `tests/emulator.rs` tests the harness itself, so that a
 //! green promise means something. Here is what they share.
 
-pub mod tiny;
+pub use xtask::tiny;
 
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -206,6 +206,7 @@ impl RunOptions {
             gdb: self.gdb.then_some(GDB_PORT),
             scenario: "story".into(),
             trace: self.trace.clone(),
+            entered_first: None,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! What the payloads say to it is in [`console`], how QEMU is driven in
 //! [`qemu`].
 
+pub mod bad_entry;
 pub mod bench;
 pub mod build;
 pub mod check;
@@ -27,6 +28,7 @@ pub mod story;
 pub mod term;
 pub mod test;
 pub mod threats;
+pub mod tiny;
 pub mod trace;
 pub mod transcript;
 pub mod view;

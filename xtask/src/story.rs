@@ -52,6 +52,9 @@ pub struct Config {
     pub scenario: String,
     /// Where the trace is written of a bouncer that keeps one.
     pub trace: Option<PathBuf>,
+    /// A flat Image that is entered in bouncer's place and jumps to
+    /// [`BOUNCER`].
+    pub entered_first: Option<PathBuf>,
 }
 
 impl Config {
@@ -66,6 +69,7 @@ impl Config {
             gdb: None,
             scenario: "story".into(),
             trace: None,
+            entered_first: None,
         }
     }
 }
@@ -111,14 +115,19 @@ pub fn tell(
 
     let note = note();
     let bootargs = bootargs(config, &disk, &note);
+    let bouncer = images.bouncer.clone();
+    let (kernel, blobs) = match &config.entered_first {
+        Some(program) => (program.clone(), vec![(bouncer, BOUNCER)]),
+        None => (bouncer, Vec::new()),
+    };
     let boot = Boot {
         machine: config.machine.clone(),
-        kernel: images.bouncer.clone(),
+        kernel,
         modules: vec![
             Module { path: images.host.clone(), address: HOST, bootargs: Some(bootargs) },
             Module { path: ramdisk, address: RAMDISK, bootargs: None },
         ],
-        blobs: Vec::new(),
+        blobs,
         gdb: config.gdb,
         timeout: config.timeout,
     };

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::bad_entry::{self, Interrupts};
 use crate::qemu::interrupted;
 use crate::story::{self, Config};
 use crate::term::{BAD, DIM, GOOD, Step, paint};
@@ -155,8 +156,8 @@ fn put_to_the_test(
     Ok(row)
 }
 
-/// Boots the copy with the whole story and every attack; the first promise it
-/// breaks.
+/// Boots the copy, entered in a bad state, with the whole story and every
+/// attack; the first promise it breaks.
 fn boot(scratch: &Scratch, step: &Step) -> Result<Option<String>> {
     step.note("building what boots");
     let images = match build::images(scratch.workspace()) {
@@ -164,7 +165,11 @@ fn boot(scratch: &Scratch, step: &Step) -> Result<Option<String>> {
         Err(error) => bail!("the mutant does not build for EL2: {error:#}"),
     };
     step.note("booting");
-    let run = story::tell(scratch.workspace(), &images, &Config::new("mutant"), &mut |_| ())?;
+    let mut config = Config::new("mutant");
+    let loader = scratch.workspace().folder("runs/mutant")?.join("bad-entry.img");
+    std::fs::write(&loader, bad_entry::image(Interrupts::Pending))?;
+    config.entered_first = Some(loader);
+    let run = story::tell(scratch.workspace(), &images, &config, &mut |_| ())?;
     let failures = &run.report.failures;
     // An attack or a check says more than "the host's result is fail".
     let telling = failures.iter().find(|failure| failure.starts_with("attack "));

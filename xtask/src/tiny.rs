@@ -4,6 +4,9 @@
 /// A register number, 0 to 30.
 type Register = u32;
 
+/// A system register's op0, op1, CRn, CRm and op2.
+pub type SystemRegister = (u32, u32, u32, u32, u32);
+
 /// Instructions in order.
 #[derive(Debug, Default, Clone)]
 pub struct Program {
@@ -36,6 +39,22 @@ impl Program {
     #[must_use]
     pub fn store(mut self, from: Register, base: Register, offset: u32) -> Self {
         self.instructions.push(0xb900_0000 | (offset / 4) << 10 | base << 5 | from);
+        self
+    }
+
+    /// Writes xFROM to the system register (op0, op1, CRn, CRm, op2).
+    #[must_use]
+    pub fn system(mut self, register: SystemRegister, from: Register) -> Self {
+        let (op0, op1, crn, crm, op2) = register;
+        let fields = (op0 & 1) << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5;
+        self.instructions.push(0xd510_0000 | fields | from);
+        self
+    }
+
+    /// One instruction as it is.
+    #[must_use]
+    pub fn raw(mut self, instruction: u32) -> Self {
+        self.instructions.push(instruction);
         self
     }
 
