@@ -8,7 +8,7 @@
 use crate::layout::{Layout, Sizes};
 use crate::machine::{AFFINITY, Cpus};
 use crate::mmu::{self, Stage1};
-use crate::{console, cpu, entry, fixmap, firmware, gic, heap, host, percpu, sysreg, trace};
+use crate::{console, cpu, entropy, entry, fixmap, firmware, gic, heap, host, percpu, sysreg, trace};
 use alloc::boxed::Box;
 use arrayvec::ArrayVec;
 use core::convert::Infallible;
@@ -85,7 +85,7 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
     unsafe { heap::initialise(layout.heap) }
 
     let kept = [own, entry::image()];
-    let random = info.seed.as_ref().map(|seed| Entropy::new(&seed.bytes));
+    let random = entropy::gather(&info);
     let host_seed = random.as_ref().map(|(_, seed)| &seed[..]);
     let host_tree = host_tree::write::<QemuVirt>(firmware_tree, &info, &kept, host_seed)?;
     let stage1 = build_stage1(&info, &layout, &redistributors)?;
@@ -110,7 +110,7 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
         kernel: info.kernel.range.start(),
         tree,
         stage1,
-        entropy: random.map(|(entropy, _)| entropy),
+        entropy: random.map(|(generator, _)| generator),
         #[cfg(feature = "oracle")]
         oracle: oracle(&info.command_line),
     });

@@ -19,6 +19,11 @@ pub(crate) fn has_sha256() -> bool {
     field(sysreg::id_aa64isar0_el1::read(), 12) >= 1
 }
 
+/// FEAT_RNG.
+pub(crate) fn has_random_numbers() -> bool {
+    field(sysreg::id_aa64isar0_el1::read(), 60) >= 1
+}
+
 /// FEAT_HCX.
 pub(crate) fn has_hcrx() -> bool {
     field(sysreg::id_aa64mmfr1_el1::read(), 40) >= 1

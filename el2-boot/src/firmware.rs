@@ -11,20 +11,26 @@ const CPU_ON: u64 = 0xc400_0003;
 
 /// Calls the firmware and returns its x0.
 pub(crate) fn call(arguments: [u64; 4]) -> u64 {
-    let [mut x0, x1, x2, x3] = arguments;
+    let [x0, ..] = call_for_all(arguments);
+    x0
+}
+
+/// Calls the firmware and returns its x0 to x3.
+pub(crate) fn call_for_all(arguments: [u64; 4]) -> [u64; 4] {
+    let [mut x0, mut x1, mut x2, mut x3] = arguments;
     // SAFETY: firmware above EL2 keeps x18 to x30 and the stack (SMCCC 1.x,
     // 2.6); x4 to x17 are given up.
     unsafe {
         asm!(
             "smc #0",
-            inout("x0") x0, inout("x1") x1 => _, inout("x2") x2 => _, inout("x3") x3 => _,
+            inout("x0") x0, inout("x1") x1, inout("x2") x2, inout("x3") x3,
             out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
             out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _,
             out("x15") _, out("x16") _, out("x17") _,
             options(nostack)
         );
     }
-    x0
+    [x0, x1, x2, x3]
 }
 
 /// Switches the machine off. Returns only if the firmware refuses.

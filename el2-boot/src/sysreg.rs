@@ -296,6 +296,18 @@ pub(crate) fn at_s1e1r(address: u64) {
     isb();
 }
 
+/// A random number of the CPU's (RNDR, FEAT_RNG); `None` if it has none at the
+/// moment, which it tells by PSTATE.Z (Arm ARM D24.2, RNDR).
+pub(crate) fn rndr() -> Option<u64> {
+    let (value, failed): (u64, u64);
+    // SAFETY: reading a register; the callers have found FEAT_RNG.
+    unsafe {
+        asm!("mrs {}, s3_3_c2_c4_0", "cset {}, eq", out(reg) value, out(reg) failed,
+            options(nomem, nostack));
+    }
+    (failed == 0).then_some(value)
+}
+
 /// Bytes of the smallest data cache line (CTR_EL0.DminLine).
 #[inline(always)]
 pub(crate) fn data_cache_line() -> u64 {
