@@ -287,15 +287,6 @@ with_operand! {
     tlbi_ripas2e1is = "sys #4, c8, c0, #2";
 }
 
-/// Translates `address` by stage 1 of the current world for an EL1 read, into
-/// PAR_EL1 (AT S1E1R).
-#[inline(always)]
-pub(crate) fn at_s1e1r(address: u64) {
-    // SAFETY: it changes PAR_EL1 only, which the caller saves.
-    unsafe { asm!("at s1e1r, {}", in(reg) address, options(nostack, preserves_flags)) }
-    isb();
-}
-
 /// A random number of the CPU's (RNDR, FEAT_RNG); `None` if it has none at the
 /// moment, which it tells by PSTATE.Z (Arm ARM D24.2, RNDR).
 pub(crate) fn rndr() -> Option<u64> {

@@ -54,7 +54,7 @@ pub enum El1Register {
 
 /// A read-only identification register, by its A-profile encoding
 /// (op0 = 3, op1 = 0, CRn = 0): `crm` and `op2` name it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct IdRegister {
     /// CRm, 1 to 7.
     pub crm: u8,

@@ -1,12 +1,23 @@
-//! The lock under which bouncer keeps what CPUs share: a spin lock. With the
-//! feature `shuttle` it is a lock of a scheduler that tries interleavings;
-//! nothing else differs.
+//! The lock under which bouncer keeps what CPUs share: a spin lock that is
+//! fair. With the feature `shuttle` it is a lock of a scheduler that tries
+//! interleavings; nothing else differs.
+//!
+//! Fair, because a guest can lock as often as it likes (each of its calls
+//! does): a lock that goes to whoever is quickest would let it keep the host
+//! waiting for ever. CPUs draw tickets and are served in order, so a call
+//! waits for at most one hold of each other CPU. How long one hold can be:
+//! [`LONGEST_HOLD`].
 
 #[cfg(not(feature = "shuttle"))]
-pub(crate) use spin::Mutex;
+pub(crate) use spin::mutex::TicketMutex as Mutex;
 
 #[cfg(feature = "shuttle")]
 pub(crate) use scheduled::Mutex;
+
+/// Most frames that are written, wiped or measured while a lock is held:
+/// every transition is cut to so many. What ends the machine is the exception.
+#[cfg(test)]
+pub(crate) const LONGEST_HOLD: u64 = crate::abi::MAX_RANGE;
 
 #[cfg(feature = "shuttle")]
 mod scheduled {
@@ -27,5 +38,52 @@ mod scheduled {
         pub(crate) fn into_inner(self) -> T {
             self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
         }
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::Mutex;
+    use core::sync::atomic::{AtomicBool, Ordering};
+    use spin::RelaxStrategy;
+    use std::thread;
+
+    /// The other CPU has looked at the lock and found it taken.
+    static WAITS: AtomicBool = AtomicBool::new(false);
+    /// It may look again: not before this CPU, too, wants the lock again.
+    static GO: AtomicBool = AtomicBool::new(false);
+    static THIS: std::sync::Mutex<Option<thread::ThreadId>> = std::sync::Mutex::new(None);
+
+    struct Slow;
+
+    impl RelaxStrategy for Slow {
+        fn relax() {
+            if *THIS.lock().unwrap() == Some(thread::current().id()) {
+                GO.store(true, Ordering::SeqCst);
+                return;
+            }
+            WAITS.store(true, Ordering::SeqCst);
+            while !GO.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+        }
+    }
+
+    /// A slow CPU waits for the lock; a quick one lets go of it and wants it
+    /// again at once. An unfair lock is the quick one's for ever.
+    #[test]
+    fn who_has_waited_is_served_first() {
+        static LOCK: Mutex<u32, Slow> = Mutex::new(0);
+        *THIS.lock().unwrap() = Some(thread::current().id());
+        let mine = LOCK.lock();
+        let other = thread::spawn(|| *LOCK.lock() += 1);
+        while !WAITS.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        drop(mine);
+        let served = *LOCK.lock();
+        GO.store(true, Ordering::SeqCst);
+        other.join().unwrap();
+        assert_eq!(served, 1, "the quick CPU overtook the one that waited");
     }
 }

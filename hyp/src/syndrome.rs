@@ -89,8 +89,8 @@ pub struct Transfer {
 /// An abort from a lower exception level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Abort {
-    /// Faulting intermediate physical address, as far as the hardware says:
-    /// the page from HPFAR_EL2, the offset from FAR_EL2.
+    /// Faulting intermediate physical address: the page from HPFAR_EL2, the
+    /// offset from FAR_EL2. [`Abort::NOWHERE`] if the hardware does not say.
     pub ipa: u64,
     /// Virtual address (FAR_EL2).
     pub va: u64,
@@ -107,6 +107,9 @@ pub struct Abort {
 }
 
 impl Abort {
+    /// No intermediate physical address: outside every address space.
+    pub const NOWHERE: u64 = u64::MAX;
+
     /// The page that faulted; `None` beyond the 39-bit space.
     pub fn gfn(&self) -> Option<Gfn> {
         Gfn::containing(self.ipa)
@@ -147,12 +150,16 @@ fn abort(trap: &Trap, iss: u64, instruction: bool) -> Abort {
     let page = (trap.hpfar & 0xfff_ffff_fff0) << 8;
     let maintenance = iss & (1 << 8) != 0;
     let described = !instruction && iss & (1 << 24) != 0 && !maintenance;
+    let table_walk = iss & (1 << 7) != 0;
+    // HPFAR_EL2 is UNKNOWN for a permission fault of the access itself (Arm
+    // ARM D24.2.67): what it holds may be the address of an earlier fault.
+    let told = table_walk || !matches!(iss & 0x3f, 0x0c..=0x0f);
     Abort {
-        ipa: page | (trap.far & 0xfff),
+        ipa: if told { page | (trap.far & 0xfff) } else { Abort::NOWHERE },
         va: trap.far,
         instruction,
         write: !instruction && iss & (1 << 6) != 0,
-        table_walk: iss & (1 << 7) != 0,
+        table_walk,
         status: match iss & 0x3f {
             0x00..=0x07 | 0x29..=0x2b => FaultStatus::Translation,
             0x08..=0x0f => FaultStatus::Permission,
@@ -319,6 +326,19 @@ mod tests {
                 _ => FaultStatus::Other,
             };
             assert_eq!(abort.status, expected, "{status:#x}");
+        }
+    }
+
+    #[test]
+    fn a_permission_fault_has_no_address_unless_it_was_the_walks() {
+        for (status, walk, told) in
+            [(0x0f, 0, false), (0x0c, 0, false), (0x0f, 1, true), (0x0b, 0, true), (0x07, 0, true)]
+        {
+            let esr = class::DATA_ABORT_LOWER << 26 | walk << 7 | status;
+            let Exception::Abort(fault) = sync(esr, 0xabc, 0x4000_0 << 4) else { panic!() };
+            let address = if told { 0x4000_0abc } else { Abort::NOWHERE };
+            assert_eq!(fault.ipa, address, "{status:#x}, walk {walk}");
+            assert_eq!(fault.gfn().is_some(), told);
         }
     }
 

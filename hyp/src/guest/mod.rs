@@ -147,6 +147,9 @@ impl<M: Machine> Running<'_, M> {
     }
 
     fn handle(&mut self, trap: &Trap) -> Outcome {
+        if self.vcpu.state.frame.is_aarch32() {
+            return self.system_error(trap);
+        }
         match trap.kind {
             TrapKind::Sync => {}
             TrapKind::Interrupt => return self.interrupt(),
@@ -186,7 +189,9 @@ impl<M: Machine> Running<'_, M> {
     }
 
     /// The machine lost or damaged something while the guest ran, and nobody
-    /// can say what. The guest must not go on with it.
+    /// can say what. The guest must not go on with it. Nor does one whose EL0
+    /// was in AArch32 state, which no guest has (ID_AA64PFR0_EL1.EL0): traps
+    /// of that state have syndromes and registers of their own (Arm ARM G1).
     fn system_error(&mut self, trap: &Trap) -> Outcome {
         let here = self.hyp.machine.cpu();
         let ended = self.hyp.with_vm(self.handle, |vm| {

@@ -322,7 +322,8 @@ impl Machine for SimMachine {
     }
 
     fn id_register(&self, register: IdRegister) -> u64 {
-        world::cortex_a72(register)
+        let changed = self.world().id_values.get(&register).copied();
+        changed.unwrap_or_else(|| world::cortex_a72(register))
     }
 
     fn list_registers(&self) -> usize {

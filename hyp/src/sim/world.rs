@@ -36,6 +36,8 @@ pub struct World {
     pub timer_line: bool,
     /// When it fires.
     pub timer_deadline: Option<u64>,
+    /// Identification registers that are not a Cortex-A72's.
+    pub id_values: BTreeMap<IdRegister, u64>,
     /// What device registers read as, by address; others read as zero.
     pub device_values: BTreeMap<u64, u64>,
     /// Every device access.
@@ -66,6 +68,7 @@ impl Default for World {
             counter: 0,
             timer_line: false,
             timer_deadline: None,
+            id_values: BTreeMap::new(),
             device_values: BTreeMap::new(),
             device_log: Vec::new(),
             firmware_answer: 0,

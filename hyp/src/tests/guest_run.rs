@@ -67,6 +67,25 @@ fn a_guest_does_not_go_on_after_an_error_of_the_machine() {
     assert_eq!((what >> 16 & 0xff, address, pc), (3, 0, 0), "whose, but not where it was");
 }
 
+/// A guest has no AArch32 state (its ID_AA64PFR0_EL1.EL0 says so), but its CPU
+/// may: HCR_EL2.RW fixes the state of EL1 only (Arm ARM D1.6).
+#[test]
+fn a_guest_whose_el0_was_in_aarch32_state_ends_at_its_first_trap() {
+    for trap in [interrupt(), sync(0x01 << 26), sync(0x03 << 26), sync(0x11 << 26)] {
+        let mut rig = Rig::new();
+        let (handle, _) = rig.vm(1);
+        rig.script(move |vcpu| {
+            vcpu.frame.pstate = 0x10;
+            vcpu.frame.x[3] = SECRET;
+            trap
+        });
+        assert_eq!(rig.run(handle)[0], exit::DEAD, "{trap:x?}");
+        assert!(rig.hvc(host::VCPU_RUN, &[handle, 0, 0]).is_err(), "it does not run again");
+        let [what, ..] = rig.hvc(host::EVENT_NEXT, &[]).unwrap();
+        assert_eq!(what & 0xff, crate::EventKind::GuestDied as u64);
+    }
+}
+
 #[test]
 fn wfi_tells_the_deadline_and_nothing_pending_is_slept_through() {
     let mut rig = Rig::new();

@@ -36,6 +36,26 @@ fn expect_refused(rig: &Rig, address: u64, owner: u64) {
     }
 }
 
+/// HPFAR_EL2 is UNKNOWN for a permission fault (Arm ARM D24.2.67). Here it
+/// holds a filtered register's address, of an earlier fault: whatever it says,
+/// the access is refused, and the event does not claim to know where it was.
+#[test]
+fn m7_a_permission_fault_is_refused_wherever_it_was() {
+    let rig = Rig::new();
+    for status in 0x0c..=0x0f {
+        let mut trap = abort(RD_BASE, 4, 3, false);
+        trap.esr = trap.esr & !0x3f | status;
+        let mut frame = Frame { pc: 0x4100_0000, pstate: EL1H, ..Frame::default() };
+        rig.hyp.machine().write_el1(El1Register::Vbar, 0x4800_0000);
+        rig.hyp.handle_host_trap(&mut frame, trap);
+        assert_eq!(frame.pc, 0x4800_0200, "status {status:#x}");
+        assert!(rig.hyp.machine().world().device_log.is_empty());
+        let [what, address, _] = rig.hvc(id::EVENT_NEXT, &[]).unwrap();
+        assert_eq!((what & 0xff, what >> 16 & 0xff), (EventKind::HostAbort as u64, 0));
+        assert_eq!(address, u64::MAX);
+    }
+}
+
 #[test]
 fn c1_a_guests_private_frame() {
     let mut rig = Rig::new();

@@ -2,6 +2,7 @@
 //!
 //! Field positions are those of the Arm ARM, D24.2 (E2H = 0 layouts).
 
+use super::id_registers::counts_at_el2;
 use super::state::Controls;
 use crate::machine::{IdRegister, Machine};
 
@@ -51,6 +52,9 @@ const CPTR: u64 = 0x32ff | 1 << 8 /* TZ */ | 1 << 12 /* TSM */ | 1 << 20 /* TTA 
 const EL1PCTEN: u64 = 1 << 0;
 const EL1PCEN: u64 = 1 << 1;
 
+/// ID_AA64DFR0_EL1.
+const DFR0: IdRegister = IdRegister { crm: 5, op2: 0 };
+
 /// MIDR_EL1.
 const MIDR: IdRegister = IdRegister { crm: 0, op2: 0 };
 
@@ -96,11 +100,16 @@ pub(crate) fn guest(machine: &impl Machine, index: usize) -> Controls {
     }
 }
 
-/// What the host runs with. It owns interrupts, timers, debug and PMU; SMCs
+/// What the host runs with. It owns interrupts, timers, debug and (where it can
+/// be kept out of EL2) the PMU; SMCs
 /// trap (PSCI is relayed), and so do the features nobody switches (SVE, SME)
 /// and the buffers that write to memory by themselves (SPE, TRBE, trace).
 /// `mpidr` is this physical CPU's own.
 pub fn host(machine: &impl Machine, mpidr: u64) -> Controls {
+    // MDCR_EL2.HPMD keeps the host's counters from EL2's events, but it is
+    // there from FEAT_PMUv3p1 on only (Arm ARM D24.2.87: RES0 before). Without
+    // it PMEVTYPER<n>_EL0.NSH, which is the host's to set, would count them.
+    let pmu = if counts_at_el2(machine.id_register(DFR0)) { mdcr::TPM | mdcr::TPMCR } else { 0 };
     Controls {
         hcr_el2: hcr::VM
             | hcr::SWIO
@@ -115,7 +124,7 @@ pub fn host(machine: &impl Machine, mpidr: u64) -> Controls {
             | hcr::API
             | hcr::ENSCXT,
         cptr_el2: CPTR,
-        mdcr_el2: mdcr::TPMS | mdcr::HPMD | mdcr::TTRF | mdcr::HCCD,
+        mdcr_el2: mdcr::TPMS | mdcr::HPMD | mdcr::TTRF | mdcr::HCCD | pmu,
         hstr_el2: 0,
         cnthctl_el2: EL1PCTEN | EL1PCEN,
         cntvoff_el2: 0,
@@ -150,10 +159,30 @@ mod tests {
     }
 
     #[test]
+    fn the_host_has_a_pmu_where_the_cpu_can_keep_it_out_of_el2() {
+        for (version, traps) in [
+            (0, false),
+            (1, true),
+            (2, true),
+            (3, true),
+            (4, false),
+            (6, false),
+            (9, false),
+            (15, false),
+        ] {
+            let machine = SimMachine::new(&[]);
+            machine.world().id_values.insert(DFR0, version << 8);
+            let mdcr = host(&machine, 0).mdcr_el2;
+            assert_eq!(mdcr & (mdcr::TPM | mdcr::TPMCR) != 0, traps, "PMUVer {version}");
+        }
+    }
+
+    #[test]
     fn the_host_runs_behind_stage_2_and_keeps_interrupts_timers_and_debug() {
         let controls = host(&SimMachine::new(&[]), 0x8000_0100);
         assert_eq!(bits(controls.hcr_el2), [0, 1, 2, 9, 10, 18, 19, 31, 35, 40, 41, 53]);
-        assert_eq!(bits(controls.mdcr_el2), [14, 17, 19, 23]);
+        // A Cortex-A72's PMU (PMUVer 1) cannot be kept from counting EL2.
+        assert_eq!(bits(controls.mdcr_el2), [5, 6, 14, 17, 19, 23]);
         assert_eq!(bits(controls.cptr_el2), CPTR_BITS);
         assert_eq!(bits(controls.cnthctl_el2), [0, 1]);
         assert_eq!((controls.vmpidr_el2, controls.cntvoff_el2), (0x8000_0100, 0));

@@ -134,10 +134,19 @@ const fn field(position: u32) -> u64 {
 fn host(register: IdRegister, real: u64) -> u64 {
     let shown = real & !host_hidden(register);
     match (register.crm, register.op2) {
+        // ID_DFR0_EL1.PerfMon and ID_AA64DFR0_EL1.PMUVer.
+        (1, 2) if (1..=3).contains(&(real >> 24 & 0xf)) => shown & !field(24),
+        (5, 0) if counts_at_el2(real) => shown & !field(8),
         // MMFR1.HAFDBS beyond dirty state needs TCR2_EL1, which traps.
         (7, 1) => shown & !field(0) | compose(&[AtMost(0, 2)], real),
         _ => shown,
     }
+}
+
+/// Would the PMU, of the CPU with this ID_AA64DFR0_EL1, count EL2's events if
+/// the host told it to: PMUVer says FEAT_PMUv3 and not yet FEAT_PMUv3p1 (4)?
+pub(super) fn counts_at_el2(dfr0: u64) -> bool {
+    (1..=3).contains(&(dfr0 >> 8 & 0xf))
 }
 
 /// Fields of the CPU that the host does not see.
@@ -223,6 +232,16 @@ mod tests {
         assert_eq!(host(5, 0) >> 44 & 0xf, 0, "TRBE");
         assert_eq!(host(5, 0) >> 8 & 0xf, 0xf, "the PMU is the host's");
         assert_eq!(host(6, 1) >> 4 & 0xff, 0xff, "pointer authentication is the host's");
+    }
+
+    /// Arm ARM D24.2.55, PMUVer; 4 is FEAT_PMUv3p1, which has MDCR_EL2.HPMD.
+    #[test]
+    fn the_host_sees_no_pmu_that_would_count_el2() {
+        let seen = |crm, op2, real| sanitised(World::Host, IdRegister { crm, op2 }, real);
+        for (version, shown) in [(0, 0), (1, 0), (2, 0), (3, 0), (4, 4), (5, 5), (8, 8), (15, 15)] {
+            assert_eq!(seen(5, 0, version << 8) >> 8 & 0xf, shown, "PMUVer {version}");
+            assert_eq!(seen(1, 2, version << 24) >> 24 & 0xf, shown, "PerfMon {version}");
+        }
     }
 
     /// Every field of every register, for a CPU that has everything: what the

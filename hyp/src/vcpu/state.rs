@@ -28,6 +28,11 @@ impl Frame {
         self.pstate &= !Self::PER_INSTRUCTION;
     }
 
+    /// Was the world in AArch32 state: SPSR_EL2.M\[4\] (Arm ARM C5.2.19)?
+    pub fn is_aarch32(&self) -> bool {
+        self.pstate & 1 << 4 != 0
+    }
+
     /// Register `index` as an instruction names it: 31 reads as zero (XZR).
     pub fn get(&self, index: u8) -> u64 {
         self.x.get(usize::from(index)).copied().unwrap_or(0)

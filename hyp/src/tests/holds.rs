@@ -1,0 +1,56 @@
+//! How long a CPU can keep the others waiting: each call changes a bounded
+//! number of frames, however much it was asked for (attack row G4).
+
+use super::rig::{RAM_GFN, Rig};
+use crate::abi::{self, host as id};
+use crate::layout;
+use crate::sync::LONGEST_HOLD;
+
+/// What is done to one frame at most: unmapped, wiped, mapped, and its
+/// block's or table's share of splitting and merging.
+const PER_FRAME: u64 = 4;
+/// Tables that are made, split or merged beside the frames: 512 words each.
+const TABLES: u64 = 4 * 512;
+
+/// Stores, wipes and mappings that `act` makes, and its result.
+fn effects<R>(rig: &Rig, act: impl FnOnce() -> R) -> (u64, R) {
+    let before = rig.hyp.machine().effects();
+    let result = act();
+    (rig.hyp.machine().effects() - before, result)
+}
+
+/// No hold of host memory's lock is longer than [`LONGEST_HOLD`] frames, and
+/// with tickets nobody waits for more than one hold of each other CPU.
+#[test]
+fn no_call_holds_the_memory_for_longer_than_a_range_of_frames() {
+    let mut rig = Rig::new();
+    let much = LONGEST_HOLD + 256;
+    let memcache = rig.frames(much);
+    let ram = rig.frames(much);
+    let create = [memcache, 64, 1024, 1, 0];
+    let (cost, created) = effects(&rig, || rig.hvc(id::VM_CREATE, &create));
+    let [handle, ..] = created.unwrap();
+    assert!(cost <= 64 * PER_FRAME + TABLES, "VM_CREATE: {cost}");
+
+    let check = |what: &str, function: u32, arguments: &[u64]| {
+        let (cost, result) = effects(&rig, || rig.hvc(function, arguments));
+        let [done, ..] = result.unwrap_or_else(|code| panic!("{what}: {code}"));
+        let most = LONGEST_HOLD * PER_FRAME + TABLES;
+        assert!(cost <= most, "{what}: {cost} effects for {done} frames, more than {most}");
+        done
+    };
+    let topup = [handle, memcache + 64, much - 64];
+    assert_eq!(check("VM_TOPUP", id::VM_TOPUP, &topup), LONGEST_HOLD);
+    let donate = |flags| [handle, ram, RAM_GFN, much, flags];
+    let done = check("FRAME_DONATE, measured", id::FRAME_DONATE, &donate(abi::DONATE_MEASURED));
+    assert_eq!(done, LONGEST_HOLD);
+    let rest = [handle, ram + done, RAM_GFN + done, much - done, 0];
+    assert_eq!(check("FRAME_DONATE", id::FRAME_DONATE, &rest), much - done);
+    check("VM_FINALISE", id::VM_FINALISE, &[handle, layout::RAM, 0]);
+    check("VM_STOP", id::VM_STOP, &[handle]);
+    let reclaim = [handle, ram, much];
+    assert_eq!(check("FRAME_RECLAIM", id::FRAME_RECLAIM, &reclaim), LONGEST_HOLD);
+    let rest = [handle, ram + LONGEST_HOLD, much - LONGEST_HOLD];
+    check("FRAME_RECLAIM", id::FRAME_RECLAIM, &rest);
+    while check("VM_DESTROY", id::VM_DESTROY, &[handle]) > 0 {}
+}
