@@ -165,6 +165,10 @@ impl Machine for Cpus {
         timer::deadline()
     }
 
+    fn set_alarm(&self, at: Option<u64>) {
+        timer::set_alarm(at);
+    }
+
     fn counter(&self) -> u64 {
         // The counter may be read ahead of time without it.
         sysreg::isb();

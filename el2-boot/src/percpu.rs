@@ -66,6 +66,9 @@ pub(crate) struct PerCpu {
     pub(crate) active_ppis: Cell<u32>,
     /// PPIs enabled for the loaded guest that the host had disabled.
     pub(crate) lent_ppis: Cell<u32>,
+    /// When the host's virtual timer would interrupt it while a guest is
+    /// loaded, if it would.
+    pub(crate) host_alarm: Cell<Option<u64>>,
     /// Whose time it was.
     #[cfg(feature = "profile")]
     pub(crate) ticks: crate::profile::Ticks,
@@ -85,6 +88,7 @@ impl PerCpu {
             last_vcpu: [const { Cell::new(0) }; VMIDS],
             active_ppis: Cell::new(0),
             lent_ppis: Cell::new(0),
+            host_alarm: Cell::new(None),
             #[cfg(feature = "profile")]
             ticks: crate::profile::Ticks::new(),
         }

@@ -50,3 +50,5 @@ pub const MSI_INTID: u32 = 80;
 pub const MSI_COUNT: u32 = 64;
 /// Interrupt id of the virtual timer (PPI 11).
 pub const VIRTUAL_TIMER_INTID: u32 = 27;
+/// Interrupt id of the EL1 physical timer (PPI 14).
+pub const PHYSICAL_TIMER_INTID: u32 = 30;

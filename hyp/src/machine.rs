@@ -223,6 +223,11 @@ pub trait Machine: Sync {
     /// CNTPCT_EL0; `None` if it is off or masked.
     fn timer_deadline(&self) -> Option<u64>;
 
+    /// From now on until it is set again or the guest is unloaded, an
+    /// interrupt of EL2's own stops the loaded guest as soon as CNTPCT_EL0 is
+    /// `at`, or later; `None` asks for none.
+    fn set_alarm(&self, at: Option<u64>);
+
     // ---- identity and time ------------------------------------------------
 
     /// Current value of CNTPCT_EL0.

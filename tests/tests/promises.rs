@@ -111,6 +111,16 @@ fn what_a_guest_writes_is_on_the_disk_after_power_off() -> Result<()> {
     Ok(())
 }
 
+/// Level, mask, wake-up, GICR_ISPENDR0 of either (tests/guest/src/payload/timers.rs).
+#[test]
+fn both_timers_of_a_guest_work_and_show_one_time() -> Result<()> {
+    let run = run()?;
+    let told = run.transcript.lines.iter().filter(|line| line.contains("@guest timers "));
+    let good = "virtual=yes physical=yes one_time=yes";
+    assert_eq!(told.filter(|line| line.contains(good)).count(), EXPECTED_GUESTS);
+    Ok(())
+}
+
 #[test]
 fn c1_host_cannot_touch_a_guest_frame() -> Result<()> {
     refused(&["C1.read", "C1.write", "C1.exec", "C1.atomic", "C1.zva", "C1.at"])

@@ -12,7 +12,7 @@
 //! | `el1` | EL1 and EL0 system registers, virtual timer |
 //! | `fp` | FP and SIMD |
 //! | `gic` | virtual CPU interface |
-//! | `timer` | EL2's timer, in place of the host's virtual one |
+//! | `timer` | EL2's timer, in place of the host's virtual one and the guest's physical one |
 //! | `controls` | what traps |
 #![allow(unsafe_code)]
 
@@ -94,9 +94,7 @@ pub(crate) fn load(vcpu: &mut VcpuState, regime: Regime) {
         // D24.1.2.2: a direct write is not seen by an indirect read before
         // one).
         sysreg::isb();
-        if crate::gic::lend_private() {
-            timer::stand_in(&host.el1);
-        }
+        timer::stand_in(&host.el1, crate::gic::lend_private());
     }
 }
 

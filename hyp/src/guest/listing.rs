@@ -7,12 +7,29 @@
 //! or another CPU that has had the VM's lock meanwhile.
 
 use crate::error::Error;
-use crate::layout::VIRTUAL_TIMER_INTID;
+use crate::layout::{PHYSICAL_TIMER_INTID, VIRTUAL_TIMER_INTID};
 use crate::machine::Machine;
+use crate::vcpu::timer::TimerState;
 use crate::vgic::Vgic;
 use crate::vm::Stage;
 
 use super::Running;
+
+/// A vCPU's timers at one moment.
+pub(super) struct Timers {
+    virtual_line: bool,
+    /// The emulated one.
+    pub(super) physical: TimerState,
+}
+
+impl Timers {
+    /// Tells the interrupt controller. Whom it concerns is the calling vCPU,
+    /// which is about to look at its interrupts.
+    pub(super) fn raise(&self, vgic: &mut Vgic, vcpu: usize) {
+        let _ = vgic.set_private_level(vcpu, VIRTUAL_TIMER_INTID, self.virtual_line);
+        let _ = vgic.set_private_level(vcpu, PHYSICAL_TIMER_INTID, self.physical.line);
+    }
+}
 
 impl<M: Machine> Running<'_, M> {
     /// Fills the list registers, unless they are filled and nobody has changed
@@ -28,17 +45,28 @@ impl<M: Machine> Running<'_, M> {
         self.list()
     }
 
-    fn list(&mut self) -> Result<(), Error> {
+    /// How the timers of this vCPU stand.
+    pub(super) fn timers(&self) -> Timers {
         let machine = &self.hyp.machine;
-        let timer = machine.timer_line();
+        let physical = self.vcpu.state.physical_timer(|| machine.counter());
+        Timers { virtual_line: machine.timer_line(), physical }
+    }
+
+    fn list(&mut self) -> Result<(), Error> {
+        let timers = self.timers();
+        let machine = &self.hyp.machine;
+        let alarm = timers.physical.deadline;
+        if self.alarm != alarm {
+            machine.set_alarm(alarm);
+            self.alarm = alarm;
+        }
         let vcpu = &mut *self.vcpu;
         // Read before, so that a change by another CPU before the lock is
         // taken makes a difference, at worst one too many.
         let before = self.hyp.changes(self.handle);
         self.hyp.with_vm(self.handle, |vm| {
             vm.expect_stage(Stage::Running)?;
-            // Whom it concerns is the vCPU that is about to run.
-            let _ = vm.vgic.set_private_level(vcpu.index, VIRTUAL_TIMER_INTID, timer);
+            timers.raise(&mut vm.vgic, vcpu.index);
             vm.vgic.flush(vcpu.index, &mut vcpu.state.gic, machine.list_registers());
             Ok(())
         })?;
@@ -48,8 +76,8 @@ impl<M: Machine> Running<'_, M> {
     }
 
     /// After an interrupt: empties the list registers, and says whether it was
-    /// the guest's own, its timer's or that of list registers that want
-    /// attention.
+    /// the guest's own: one of its timers', or that of list registers that
+    /// want attention.
     pub(super) fn unlist_after_interrupt(&mut self) -> bool {
         self.take_back(true)
     }
@@ -70,7 +98,8 @@ impl<M: Machine> Running<'_, M> {
         let gic = &vcpu.state.gic;
         let own = interrupted
             && (Vgic::needs_maintenance(gic)
-                || machine.timer_line() && !Vgic::timer_in_list_register(gic));
+                || machine.timer_line() && !Vgic::timer_in_list_register(gic)
+                || self.alarm.is_some_and(|alarm| machine.counter() >= alarm));
         // The VM cannot go away while one of its vCPUs is out.
         let moved = self.hyp.with_vm(self.handle, |vm| {
             let targets = vm.vgic.sync(vcpu.index, &mut vcpu.state.gic);

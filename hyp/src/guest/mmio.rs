@@ -54,7 +54,11 @@ impl<M: Machine> Running<'_, M> {
                 Ok(Some(served(vm, emulated)))
             })
         } else {
+            // GICR_ISPENDR0 shows the timers' lines as they are now.
+            let timers = (ipa < layout::UART).then(|| self.timers());
+            let vcpu = self.vcpu.index;
             self.hyp.with_vm(self.handle, |vm| {
+                timers.iter().for_each(|timers| timers.raise(&mut vm.vgic, vcpu));
                 Ok(emulate(vm, ipa, transfer.size, access).map(|done| served(vm, done)))
             })
         };

@@ -17,7 +17,6 @@ mod sysreg;
 use crate::error::Error;
 use crate::event::EventKind;
 use crate::hypervisor::Hypervisor;
-use crate::layout::VIRTUAL_TIMER_INTID;
 use crate::machine::Machine;
 use crate::stats::{VmCounter, VmStats};
 use crate::syndrome::{Exception, decode};
@@ -60,6 +59,9 @@ struct Running<'a, M> {
     /// The list registers are filled: with what the VM was after so many
     /// changes (`Hypervisor::changes`).
     listed_at: Option<u32>,
+    /// When the guest's physical timer fires, as the machine was told
+    /// (`Machine::set_alarm`).
+    alarm: Option<u64>,
     /// The last trap was an interrupt that was explained by the guest's own
     /// timer or list registers. A second one in a row is the host's, whatever
     /// the guest's state says.
@@ -94,6 +96,7 @@ pub(crate) fn run<M: Machine>(
         abi,
         vcpu: current,
         listed_at: None,
+        alarm: None,
         explained: false,
         kick: VcpuSet::default(),
         stats: VmStats::default(),
@@ -176,7 +179,7 @@ impl<M: Machine> Running<'_, M> {
         }
     }
 
-    /// A physical interrupt. If the guest's timer fired, or its list registers
+    /// A physical interrupt. If a timer of the guest's fired, or its list registers
     /// ran dry, the next entry answers it; everything else is the host's.
     fn interrupt(&mut self) -> Outcome {
         self.count(VmCounter::Interrupts);
@@ -204,7 +207,8 @@ impl<M: Machine> Running<'_, M> {
         Outcome::Return(HostExit::Dead, kick)
     }
 
-    /// WFI: back to the host, with the time at which the guest's timer fires.
+    /// WFI: back to the host, with the time at which the first of the guest's
+    /// timers fires.
     fn wait(&mut self) -> Outcome {
         self.count(VmCounter::Waits);
         self.advance();
@@ -214,17 +218,19 @@ impl<M: Machine> Running<'_, M> {
     /// Waits, behind the instruction or call that asked for it.
     fn standby(&mut self) -> Outcome {
         self.unlist();
-        let machine = &self.hyp.machine;
-        let (timer, deadline) = (machine.timer_line(), machine.timer_deadline());
+        let timers = self.timers();
+        // After the line: one that rises in between has a deadline that is over.
+        let virtual_deadline = self.hyp.machine.timer_deadline();
         let vcpu = &*self.vcpu;
         let ready = self.hyp.with_vm(self.handle, |vm| {
-            let _ = vm.vgic.set_private_level(vcpu.index, VIRTUAL_TIMER_INTID, timer);
+            timers.raise(&mut vm.vgic, vcpu.index);
             Ok(vm.vgic.deliverable(vcpu.index, &vcpu.state.gic))
         });
         if ready == Ok(true) {
             return Outcome::Resume;
         }
-        Outcome::exit(HostExit::Wait { deadline: deadline.unwrap_or(u64::MAX) })
+        let first = [virtual_deadline, timers.physical.deadline].into_iter().flatten().min();
+        Outcome::exit(HostExit::Wait { deadline: first.unwrap_or(u64::MAX) })
     }
 
     /// Steps over the trapped instruction.

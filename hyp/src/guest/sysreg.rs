@@ -4,6 +4,7 @@ use crate::machine::{IdRegister, Machine};
 use crate::stats::VmCounter;
 use crate::syndrome::{SystemRegister, SystemRegisterAccess};
 use crate::vcpu::id_registers::{World, sanitised};
+use crate::vcpu::timer::TimerRegister;
 use crate::vgic::{VcpuSet, Vgic};
 
 use super::{Outcome, Running};
@@ -19,6 +20,13 @@ const ICC_DIR: SystemRegister = SystemRegister::new(3, 0, 12, 11, 1);
 const INTID: u32 = 0xff_ffff;
 /// ACTLR_EL1: implementation defined.
 const ACTLR: SystemRegister = SystemRegister::new(3, 0, 1, 0, 1);
+/// CNTPCT_EL0 and CNTPCTSS_EL0.
+const CNTPCT: SystemRegister = SystemRegister::new(3, 3, 14, 0, 1);
+const CNTPCTSS: SystemRegister = SystemRegister::new(3, 3, 14, 0, 5);
+/// CNTP_TVAL_EL0, CNTP_CTL_EL0 and CNTP_CVAL_EL0.
+const CNTP_TVAL: SystemRegister = SystemRegister::new(3, 3, 14, 2, 0);
+const CNTP_CTL: SystemRegister = SystemRegister::new(3, 3, 14, 2, 1);
+const CNTP_CVAL: SystemRegister = SystemRegister::new(3, 3, 14, 2, 2);
 /// OSLSR_EL1.
 const OSLSR: SystemRegister = SystemRegister::new(2, 0, 1, 1, 4);
 /// OSLSR_EL1 of a CPU whose OS lock is implemented and open.
@@ -32,6 +40,10 @@ enum Meaning {
     Sgi,
     /// Deactivates an interrupt when written.
     Deactivate,
+    /// The physical counter.
+    Counter,
+    /// The EL1 physical timer.
+    Timer(TimerRegister),
     /// Reads as this value, ignores writes.
     Constant(u64),
     /// Not there.
@@ -46,6 +58,10 @@ fn meaning(register: SystemRegister) -> Meaning {
         ICC_SGI1R => Meaning::Sgi,
         ICC_DIR => Meaning::Deactivate,
         ICC_ASGI1R | ICC_SGI0R | ACTLR => Meaning::Constant(0),
+        CNTPCT | CNTPCTSS => Meaning::Counter,
+        CNTP_TVAL => Meaning::Timer(TimerRegister::TimerValue),
+        CNTP_CTL => Meaning::Timer(TimerRegister::Control),
+        CNTP_CVAL => Meaning::Timer(TimerRegister::CompareValue),
         OSLSR => Meaning::Constant(OS_LOCK_OPEN),
         // Debug registers: kernels clear them at boot. A guest has none.
         SystemRegister { op0: 2, op1: 0, crn: 0 | 1, .. } => Meaning::Constant(0),
@@ -63,6 +79,12 @@ impl<M: Machine> Running<'_, M> {
                 let real = self.hyp.machine.id_register(id);
                 self.read(access.rt, sanitised(World::Guest, id, real))
             }
+            (Meaning::Counter, true) => self.read(access.rt, self.guest_time()),
+            (Meaning::Timer(register), true) => {
+                let value = self.vcpu.state.timer.read(register, self.guest_time());
+                self.read(access.rt, value)
+            }
+            (Meaning::Timer(register), false) => self.write_timer(register, access.rt),
             (Meaning::Constant(value), true) => self.read(access.rt, value),
             (Meaning::Constant(_), false) => {
                 self.advance();
@@ -76,6 +98,19 @@ impl<M: Machine> Running<'_, M> {
             }),
             _ => self.undefined(),
         }
+    }
+
+    fn guest_time(&self) -> u64 {
+        self.vcpu.state.guest_time(self.hyp.machine.counter())
+    }
+
+    /// The next entry looks at the timer's output and sets the alarm.
+    fn write_timer(&mut self, register: TimerRegister, rt: u8) -> Outcome {
+        let (now, value) = (self.guest_time(), self.vcpu.state.frame.get(rt));
+        self.unlist();
+        self.vcpu.state.timer.write(register, value, now);
+        self.advance();
+        Outcome::Resume
     }
 
     fn read(&mut self, rt: u8, value: u64) -> Outcome {
@@ -110,8 +145,6 @@ mod tests {
     fn performance_and_debug_give_a_guest_nothing_of_the_machine() {
         let pmccntr = SystemRegister::new(3, 3, 9, 13, 0);
         assert!(matches!(meaning(pmccntr), Meaning::Absent));
-        let cntp_ctl = SystemRegister::new(3, 3, 14, 2, 1);
-        assert!(matches!(meaning(cntp_ctl), Meaning::Absent));
         let dbgbvr0 = SystemRegister::new(2, 0, 0, 0, 4);
         assert!(matches!(meaning(dbgbvr0), Meaning::Constant(0)));
     }
@@ -127,6 +160,7 @@ mod tests {
                 (3, 0, 0, 1..=7, _) | (3, 0, 12, 11, 1 | 5) => None,
                 (2, 0, 1, 1, 4) => Some(8),
                 (2, 0, 0 | 1, _, _) => Some(0),
+                (3, 3, 14, 0, 1 | 5) | (3, 3, 14, 2, 0..=2) => None,
                 (3, 0, 12, 11, 6 | 7) | (3, 0, 1, 0, 1) => Some(0),
                 (1, 0, 7, 6 | 10 | 14, 2) => Some(0),
                 _ => Some(u64::MAX),
@@ -137,6 +171,15 @@ mod tests {
                 Meaning::Identification(id) => {
                     assert_eq!((op0, crn, id.crm, id.op2), (3, 0, crm, op2));
                     None
+                }
+                Meaning::Counter => (op2 != 1 && op2 != 5).then_some(1),
+                Meaning::Timer(register) => {
+                    let order = [
+                        TimerRegister::TimerValue,
+                        TimerRegister::Control,
+                        TimerRegister::CompareValue,
+                    ];
+                    (order[usize::from(op2)] != register).then_some(1)
                 }
                 Meaning::Sgi => (op2 != 5).then_some(1),
                 Meaning::Deactivate => (op2 != 1).then_some(1),

@@ -317,6 +317,10 @@ impl Machine for SimMachine {
         self.world().timer_deadline
     }
 
+    fn set_alarm(&self, at: Option<u64>) {
+        self.world().set_alarm(self.cpu(), at);
+    }
+
     fn counter(&self) -> u64 {
         self.world().counter
     }

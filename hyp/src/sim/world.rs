@@ -38,6 +38,9 @@ pub struct World {
     pub timer_deadline: Option<u64>,
     /// Identification registers that are not a Cortex-A72's.
     pub id_values: BTreeMap<IdRegister, u64>,
+    /// Every time that EL2's own timer was set to, and `None` when it was
+    /// switched off.
+    pub alarms: Vec<Option<u64>>,
     /// What device registers read as, by address; others read as zero.
     pub device_values: BTreeMap<u64, u64>,
     /// Every device access.
@@ -56,7 +59,7 @@ pub struct World {
     pub power: Vec<PowerAction>,
     /// What happens elsewhere while the machine is about to stop.
     pub at_power: Option<Box<dyn FnOnce() + Send>>,
-    scripts: [VecDeque<Script>; MAX_CPUS],
+    scripts: [VecDeque<(Option<u64>, Script)>; MAX_CPUS],
     loaded: [Option<Regime>; MAX_CPUS],
     el1: [[u64; 6]; MAX_CPUS],
 }
@@ -80,6 +83,7 @@ impl Default for World {
             at_power: None,
             scripts: Default::default(),
             loaded: [None; MAX_CPUS],
+            alarms: Vec::new(),
             el1: [[0; 6]; MAX_CPUS],
         }
     }
@@ -92,7 +96,17 @@ impl World {
         cpu: CpuId,
         step: impl FnOnce(&mut VcpuState) -> Trap + Send + 'static,
     ) {
-        self.scripts[cpu].push_back(Box::new(step));
+        self.scripts[cpu].push_back((None, Box::new(step)));
+    }
+
+    /// The same, and the counter is `counter` when it is done.
+    pub fn script_until(
+        &mut self,
+        cpu: CpuId,
+        counter: u64,
+        step: impl FnOnce(&mut VcpuState) -> Trap + Send + 'static,
+    ) {
+        self.scripts[cpu].push_back((Some(counter), Box::new(step)));
     }
 
     /// Appends a trap that changes no register.
@@ -128,9 +142,16 @@ impl World {
         assert!(self.loaded[cpu].take().is_some(), "CPU {cpu}: no vCPU to unload");
     }
 
+    pub(super) fn set_alarm(&mut self, cpu: CpuId, at: Option<u64>) {
+        assert!(self.loaded[cpu].is_some(), "CPU {cpu}: an alarm for nobody");
+        self.alarms.push(at);
+    }
+
     pub(super) fn next_step(&mut self, cpu: CpuId) -> Option<Script> {
         assert!(self.loaded[cpu].is_some(), "CPU {cpu}: runs a vCPU that is not loaded");
-        self.scripts[cpu].pop_front()
+        let (counter, step) = self.scripts[cpu].pop_front()?;
+        self.counter = counter.unwrap_or(self.counter);
+        Some(step)
     }
 
     pub(super) fn el1(&mut self, cpu: CpuId, register: El1Register) -> &mut u64 {

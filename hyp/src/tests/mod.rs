@@ -4,6 +4,7 @@
 mod guest_calls;
 mod guest_devices;
 mod guest_run;
+mod guest_timer;
 mod holds;
 mod host_aborts;
 mod host_calls;

@@ -92,7 +92,8 @@ pub(crate) fn guest(machine: &impl Machine, index: usize) -> Controls {
             | mdcr::HCCD
             | mdcr::TDCC,
         hstr_el2: 0,
-        cnthctl_el2: EL1PCTEN,
+        // The physical counter and timer are emulated (`vcpu::timer`).
+        cnthctl_el2: 0,
         cntvoff_el2: 0,
         // Bit 31 is RES1; the vCPU is Aff0 of cluster 0.
         vmpidr_el2: 1 << 31 | index as u64,
@@ -154,7 +155,7 @@ mod tests {
         assert_eq!(bits(controls.hcr_el2), hcr);
         assert_eq!(bits(controls.mdcr_el2), [5, 6, 9, 10, 11, 14, 17, 19, 23, 27]);
         assert_eq!(bits(controls.cptr_el2), CPTR_BITS);
-        assert_eq!(bits(controls.cnthctl_el2), [0], "the counter, not the physical timer");
+        assert_eq!(bits(controls.cnthctl_el2), [0; 0], "physical counter and timer trap");
         assert_eq!((controls.vmpidr_el2, controls.cntvoff_el2), (0x8000_0003, 0));
     }
 

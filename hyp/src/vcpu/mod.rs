@@ -3,6 +3,7 @@
 pub mod controls;
 pub mod id_registers;
 pub mod state;
+pub mod timer;
 
 use crate::machine::Machine;
 use crate::syndrome::Transfer;

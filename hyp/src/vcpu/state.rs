@@ -4,6 +4,8 @@
 //! anywhere else; the layout is fixed because the world switch in `el2-boot`
 //! addresses it from assembly.
 
+use super::timer::PhysicalTimer;
+
 /// General registers and what exception return restores.
 #[repr(C)]
 #[derive(Clone, Debug, Default)]
@@ -140,6 +142,8 @@ pub struct VcpuState {
     pub gic: VirtualCpuInterface,
     /// Traps.
     pub controls: Controls,
+    /// The emulated EL1 physical timer.
+    pub timer: PhysicalTimer,
 }
 
 #[cfg(test)]

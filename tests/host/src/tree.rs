@@ -134,14 +134,17 @@ fn cpus(fdt: &mut FdtWriter, guest: Guest<'_>) -> Result<(), Error> {
     fdt.end_node(cpus)
 }
 
-/// The architectural timers: secure, non-secure, virtual, hypervisor. Only
-/// the virtual one works in a guest, but the binding lists four.
+/// The architectural timers: secure, non-secure, virtual, hypervisor. A guest
+/// has the two in the middle, but the binding lists four.
 fn timer(fdt: &mut FdtWriter) -> Result<(), Error> {
     let node = fdt.begin_node("timer")?;
     fdt.property_string("compatible", "arm,armv8-timer")?;
-    let virtual_ppi = layout::VIRTUAL_TIMER_INTID - 16;
-    let cells: Vec<u32> =
-        [13, 14, virtual_ppi, 10].iter().flat_map(|ppi| [PPI, *ppi, LEVEL_HIGH]).collect();
+    let [virtual_ppi, physical_ppi] =
+        [layout::VIRTUAL_TIMER_INTID, layout::PHYSICAL_TIMER_INTID].map(|intid| intid - 16);
+    let cells: Vec<u32> = [13, physical_ppi, virtual_ppi, 10]
+        .iter()
+        .flat_map(|ppi| [PPI, *ppi, LEVEL_HIGH])
+        .collect();
     fdt.property_array_u32("interrupts", &cells)?;
     fdt.property_null("always-on")?;
     fdt.end_node(node)

@@ -22,6 +22,7 @@ pub(crate) fn all(machine: &Machine) -> bool {
         ("unknown-hvc", unknown_calls_are_refused()),
         ("preserved", registers_are_preserved()),
         ("psci", psci_is_sane()),
+        ("timers", super::timers::work()),
     ];
     for (name, good) in results {
         println!("@guest check name={name} ok={}", yes(good));

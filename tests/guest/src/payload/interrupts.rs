@@ -24,11 +24,11 @@ pub(crate) fn at_most<T>(milliseconds: u64, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs for every interrupt. The timer is switched off, or it would come
+/// Runs for every interrupt. A timer is switched off, or it would come
 /// again at once: it is level-sensitive.
 pub(crate) fn handle(intid: u32) {
-    if intid == timer::INTID {
-        timer::cancel();
+    let comes_again = super::timers::handle(intid);
+    if intid == timer::INTID && !comes_again {
         TIMER[cpu::index()].fetch_add(1, Ordering::AcqRel);
         if timer::now() >= WATCHDOG.load(Ordering::Acquire) {
             super::fail("device hangs", "the host does not serve it; nothing private was lost");

@@ -19,6 +19,7 @@ mod secrets;
 mod share_hal;
 mod smp;
 mod story;
+mod timers;
 
 use rt::fdt::Fdt;
 use rt::{cpu, dt, gic, heap, irq, println, psci};

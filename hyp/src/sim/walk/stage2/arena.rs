@@ -191,6 +191,9 @@ impl Machine for Arena {
     fn timer_deadline(&self) -> Option<u64> {
         not_stage2s()
     }
+    fn set_alarm(&self, _at: Option<u64>) {
+        not_stage2s()
+    }
     fn counter(&self) -> u64 {
         not_stage2s()
     }
