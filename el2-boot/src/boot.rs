@@ -10,6 +10,7 @@ use crate::machine::{AFFINITY, Cpus};
 use crate::mmu::{self, Stage1};
 use crate::{console, cpu, entropy, entry, fixmap, firmware, gic, heap, host, percpu, sysreg, trace};
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::convert::Infallible;
 use hyp::addr::{FRAME_SIZE, PfnRange};
@@ -22,6 +23,7 @@ use log::{debug, error, info, warn};
 use platform::carve::{carve, place};
 use platform::command_line::{Word, oracle, verbosity, words};
 use platform::qemu_virt::QemuVirt;
+use platform::reserved::{self, MAX_FIRMWARE};
 use platform::{
     BootError, BootInfo, ByteRange, Conduit, MAX_BANKS, MAX_HOST_WINDOWS, Platform, host_tree,
     image, parse,
@@ -33,6 +35,7 @@ struct Prepared {
     ram: ArrayVec<PfnRange, MAX_BANKS>,
     host_mmio: ArrayVec<PfnRange, MAX_HOST_WINDOWS>,
     own: [PfnRange; 2],
+    firmware: ArrayVec<PfnRange, MAX_FIRMWARE>,
     pool: PfnRange,
     layout: Layout,
     redistributors: ArrayVec<u64, MAX_CPUS>,
@@ -67,9 +70,13 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
 
     let tree_size = firmware_tree.bytes().len();
     let tree_range = ByteRange::between(tree, tree + tree_size as u64);
+    let firmware = reserved::firmware(&info, entry::image(), tree_range)?;
+    for kept in &firmware {
+        info!("firmware keeps {} KiB at {:#x}", kept.size() / 1024, kept.start());
+    }
     let kernel_size = image::memory_size(&host::image_header(&info)?);
     let kernel_size = kernel_size.ok_or(BootError::NotAnImage)?;
-    let placed = place(&info, entry::image(), tree_range, kernel_size)?;
+    let placed = place(&info, entry::image(), tree_range, kernel_size, &firmware)?;
     for (range, name) in &placed {
         debug!("{name} at {:#x} to {:#x}", range.start(), range.end());
     }
@@ -78,13 +85,14 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
     let ram = frames("memory bank", &info.memory)?;
     let host_mmio = frames("device", &QemuVirt::host_windows(&info, &redistributors))?;
     let sizes = Sizes::new(&ram, &host_mmio, info.cpus.len());
-    let own = carve(&info, &placed, sizes.total(), FRAME_SIZE, fixmap::BASE)?;
+    let own = carve(&info, &placed, &firmware, sizes.total(), FRAME_SIZE, fixmap::BASE)?;
     let layout = Layout::new(own, &sizes);
     (own.start()..own.end()).step_by(1 << 30).chain([own.end() - 1]).for_each(entry::map_early);
     // SAFETY: carved from free RAM and mapped; nothing else uses it.
     unsafe { heap::initialise(layout.heap) }
 
-    let kept = [own, entry::image()];
+    let mut kept = Vec::from([own, entry::image()]);
+    kept.extend_from_slice(&firmware);
     let random = entropy::gather(&info);
     let host_seed = random.as_ref().map(|(_, seed)| &seed[..]);
     let host_tree = host_tree::write::<QemuVirt>(firmware_tree, &info, &kept, host_seed)?;
@@ -101,7 +109,8 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
     host::replace_tree(tree, tree_size, &host_tree, info.seed.as_ref())?;
 
     let prepared = Box::new(Prepared {
-        own: [frame_range("bouncer's memory", own)?, frame_range("bouncer's image", kept[1])?],
+        own: [frame_range("bouncer's memory", own)?, frame_range("bouncer's image", entry::image())?],
+        firmware: frames("reserved memory", &firmware)?,
         pool: frame_range("bouncer's tables", layout.host_tables)?,
         ram,
         host_mmio,
@@ -132,7 +141,7 @@ extern "C" fn finish(prepared: u64) -> ! {
     #[cfg(feature = "oracle")]
     let asked = prepared.oracle;
     let Prepared {
-        ram, host_mmio, own, pool, layout, redistributors, stage1, kernel, tree, entropy, ..
+        ram, host_mmio, own, firmware, pool, layout, redistributors, stage1, kernel, tree, entropy, ..
     } = *prepared;
     let mut rd_frames = [None; MAX_CPUS];
     for (slot, &frame) in rd_frames.iter_mut().zip(&redistributors) {
@@ -145,7 +154,7 @@ extern "C" fn finish(prepared: u64) -> ! {
         core::slice::from_raw_parts_mut(layout.frame_table.start() as *mut FrameEntry, count)
     };
     own.iter().for_each(|&range| trace::record(Event::Boot(range)));
-    let memory = BootMemory { ram: &ram, hyp: &own, host_mmio: &host_mmio, pool };
+    let memory = BootMemory { ram: &ram, hyp: &own, firmware: &firmware, host_mmio: &host_mmio, pool };
     let machine = Cpus::new(stage1, redistributors.len());
     let platform = HostPlatform { redistributors: rd_frames };
     match Hypervisor::new(machine, frames, &memory, platform) {

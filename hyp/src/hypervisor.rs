@@ -335,6 +335,7 @@ impl<M: Machine> Hypervisor<M> {
             C::EventsDropped => self.events.lock().dropped(),
             C::FramesHyp => self.with_memory(|memory| memory.counts().owned(Owner::Hyp)),
             C::FramesHost => self.with_memory(|memory| memory.counts().owned(Owner::Host)),
+            C::FramesFirmware => self.with_memory(|memory| memory.counts().owned(Owner::Firmware)),
             C::FramesGuest => self.frames_of_guests(Counts::owned),
             C::FramesShared => {
                 let by_host = self.with_memory(|memory| memory.counts().borrowed(Owner::Host));

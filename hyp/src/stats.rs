@@ -85,6 +85,8 @@ counters! {
         FramesShared = "frames_shared",
         /// Bytes of EL2's heap that are in use, now.
         Heap = "heap_el2",
+        /// Frames that firmware keeps: nobody's.
+        FramesFirmware = "frames_firmware",
     }
 }
 

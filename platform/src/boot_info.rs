@@ -1,6 +1,7 @@
 //! What the device tree says, as plain values, and why it may be refused.
 
 use crate::range::ByteRange;
+use crate::reserved::{MAX_RESERVATIONS, Reservation};
 use crate::{MAX_BANKS, MAX_CPUS};
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt;
@@ -32,8 +33,8 @@ pub struct Module {
 pub struct BootInfo {
     /// Banks of RAM, ascending, page-aligned, disjoint.
     pub memory: ArrayVec<ByteRange, MAX_BANKS>,
-    /// RAM that the firmware keeps for itself, inside the banks.
-    pub reserved: ArrayVec<ByteRange, MAX_BANKS>,
+    /// What the tree reserves: see [`crate::reserved::firmware`].
+    pub reserved: ArrayVec<Reservation, MAX_RESERVATIONS>,
     /// MPIDR affinity of each CPU, in the order of the tree.
     pub cpus: ArrayVec<u64, MAX_CPUS>,
     /// CPUs beyond [`MAX_CPUS`], which stay off.

@@ -3,6 +3,7 @@
 use crate::boot_info::{BootError, BootInfo};
 use crate::image;
 use crate::range::ByteRange;
+use crate::reserved::refuse_overlap;
 use arrayvec::ArrayVec;
 
 /// A thing in RAM that must stay where it is, and its name for messages.
@@ -11,7 +12,8 @@ pub type Placed = (ByteRange, &'static str);
 /// Most placed things: bouncer, the tree, kernel, ramdisk.
 pub type Placement = ArrayVec<Placed, 4>;
 
-/// The things in RAM, checked: all in RAM, all apart.
+/// The things in RAM, checked: all in RAM, all apart, none in memory that is
+/// left to `firmware`.
 ///
 /// `kernel_size` is the memory the kernel's header asks for.
 ///
@@ -23,6 +25,7 @@ pub fn place(
     bouncer: ByteRange,
     tree: ByteRange,
     kernel_size: u64,
+    firmware: &[ByteRange],
 ) -> Result<Placement, BootError> {
     let kernel = info.kernel.range;
     if !kernel.start().is_multiple_of(image::ALIGNMENT) {
@@ -41,6 +44,7 @@ pub fn place(
         if !info.memory.iter().any(|bank| bank.contains(range)) {
             return Err(BootError::OutsideRam(name));
         }
+        refuse_overlap(firmware, range, name)?;
         for &(other, other_name) in placed.iter().skip(index + 1) {
             if range.overlaps(other) {
                 return Err(BootError::Overlap(name, other_name));
@@ -51,19 +55,20 @@ pub fn place(
 }
 
 /// The highest free piece of RAM below `limit`, `size` bytes long and a
-/// multiple of `align` (a power of two). High, so that the host keeps one long
-/// piece below it.
+/// multiple of `align` (a power of two), apart from what is placed and what is
+/// left to `firmware`. High, so that the host keeps one long piece below it.
 ///
 /// # Errors
 /// [`BootError::TooLittleMemory`].
 pub fn carve(
     info: &BootInfo,
     placed: &[Placed],
+    firmware: &[ByteRange],
     size: u64,
     align: u64,
     limit: u64,
 ) -> Result<ByteRange, BootError> {
-    let occupied = || placed.iter().map(|&(range, _)| range).chain(info.reserved.iter().copied());
+    let occupied = || placed.iter().map(|&(range, _)| range).chain(firmware.iter().copied());
     for bank in info.memory.iter().rev() {
         let mut end = bank.end().min(limit);
         // Each step goes below one occupied range, so the loop ends.
@@ -96,27 +101,26 @@ mod tests {
 
     #[test]
     fn the_highest_gap_between_placed_things_is_taken() {
-        let mut info = info();
-        let placed = place(&info, BOUNCER, TREE, 0).unwrap();
-        let top = carve(&info, &placed, 4 * MIB, 2 * MIB, u64::MAX).unwrap();
+        let info = info();
+        let placed = place(&info, BOUNCER, TREE, 0, &[]).unwrap();
+        let top = carve(&info, &placed, &[], 4 * MIB, 2 * MIB, u64::MAX).unwrap();
         assert_eq!(top, ByteRange::between(0x8000_0000 - 4 * MIB, 0x8000_0000));
-        info.reserved.push(ByteRange::between(0x7000_0000, 0x7fff_0000));
-        let below = carve(&info, &placed, 4 * MIB, 2 * MIB, u64::MAX).unwrap();
+        let firmware = [ByteRange::between(0x7000_0000, 0x7fff_0000)];
+        let below = carve(&info, &placed, &firmware, 4 * MIB, 2 * MIB, u64::MAX).unwrap();
         assert_eq!(below.end(), 0x7000_0000);
     }
 
     #[test]
     fn memory_that_is_full_or_small_is_refused_with_the_size_needed() {
-        let mut info = info();
-        let placed = place(&info, BOUNCER, TREE, 0).unwrap();
+        let info = info();
+        let placed = place(&info, BOUNCER, TREE, 0, &[]).unwrap();
         let all = info.memory[0];
         assert_eq!(
-            carve(&info, &placed, 2 * all.size(), 4096, u64::MAX),
+            carve(&info, &placed, &[], 2 * all.size(), 4096, u64::MAX),
             Err(BootError::TooLittleMemory(2 * all.size()))
         );
-        info.reserved.push(all);
         assert_eq!(
-            carve(&info, &placed, 4096, 4096, u64::MAX),
+            carve(&info, &placed, &[all], 4096, 4096, u64::MAX),
             Err(BootError::TooLittleMemory(4096))
         );
     }
@@ -126,14 +130,17 @@ mod tests {
         let info = info();
         let ramdisk = info.ramdisk.as_ref().unwrap().range;
         assert_eq!(
-            place(&info, BOUNCER, TREE, ramdisk.end() - info.kernel.range.start()),
+            place(&info, BOUNCER, TREE, ramdisk.end() - info.kernel.range.start(), &[]),
             Err(BootError::Overlap("the host kernel", "the ramdisk"))
         );
         assert_eq!(
-            place(&info, BOUNCER, TREE, u64::MAX),
+            place(&info, BOUNCER, TREE, u64::MAX, &[]),
             Err(BootError::OutsideRam("the host kernel"))
         );
         let beyond = ByteRange::between(0x8000_0000, 0x8000_1000);
-        assert_eq!(place(&info, BOUNCER, beyond, 0), Err(BootError::OutsideRam("the device tree")));
+        assert_eq!(
+            place(&info, BOUNCER, beyond, 0, &[]),
+            Err(BootError::OutsideRam("the device tree"))
+        );
     }
 }

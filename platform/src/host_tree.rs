@@ -9,6 +9,7 @@
 use crate::boot_info::{BootError, BootInfo};
 use crate::parse::Tree;
 use crate::range::ByteRange;
+use crate::reserved::MAX_FIRMWARE;
 use crate::{MAX_BANKS, Platform};
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
@@ -16,12 +17,14 @@ use dtoolkit::fdt::FdtNode;
 use dtoolkit::{Node, Property};
 use vm_fdt::FdtWriter;
 
+/// Most pieces of memory: every hole in it makes one more. bouncer has two.
+const MAX_PIECES: usize = MAX_BANKS + MAX_FIRMWARE + 2;
 /// Deepest nesting that is copied; the boards' trees have four levels.
 const MAX_DEPTH: usize = 16;
 
 /// Writes the host's tree, from the firmware's `tree` of a board `P`, without
-/// the page-aligned memory in `kept` and with `seed` instead of the firmware's
-/// random bytes.
+/// the page-aligned memory in `kept` (bouncer's and firmware's) and with `seed`
+/// instead of the firmware's random bytes.
 ///
 /// # Errors
 /// [`BootError::HostTree`], or [`BootError::TooMany`] pieces of memory.
@@ -50,15 +53,15 @@ pub fn write<P: Platform>(
     writer.end_node(root).and_then(|()| writer.finish()).map_err(BootError::HostTree)
 }
 
-/// The banks of RAM without the firmware's and bouncer's parts.
+/// The banks of RAM without what is `kept`.
 fn host_memory(
     info: &BootInfo,
     kept: &[ByteRange],
-) -> Result<ArrayVec<ByteRange, { 4 * MAX_BANKS }>, BootError> {
+) -> Result<ArrayVec<ByteRange, MAX_PIECES>, BootError> {
     const TOO_MANY: BootError = BootError::TooMany("pieces of memory");
-    let mut free = ArrayVec::<ByteRange, { 4 * MAX_BANKS }>::new();
+    let mut free = ArrayVec::<ByteRange, MAX_PIECES>::new();
     free.try_extend_from_slice(&info.memory).map_err(|_| TOO_MANY)?;
-    for &hole in kept.iter().chain(&info.reserved) {
+    for &hole in kept {
         let before = core::mem::take(&mut free);
         for piece in before {
             if !piece.overlaps(hole) {

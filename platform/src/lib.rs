@@ -24,6 +24,7 @@ pub mod parse;
 pub mod pl011;
 pub mod qemu_virt;
 pub mod range;
+pub mod reserved;
 
 #[cfg(test)]
 mod test_trees;

@@ -7,6 +7,7 @@
 
 use crate::boot_info::{BootError, BootInfo, COMMAND_LINE_SIZE, Conduit, MAX_SEED, Module, Seed};
 use crate::range::ByteRange;
+use crate::reserved;
 use crate::{MAX_BANKS, MAX_CPUS};
 use arrayvec::{ArrayString, ArrayVec};
 use dtoolkit::fdt::{Fdt, FdtNode};
@@ -68,7 +69,7 @@ pub fn parse(tree: Tree<'_>) -> Result<BootInfo, BootError> {
     let (distributor, redistributors) = interrupt_controller(root)?;
     Ok(BootInfo {
         memory: memory(root)?,
-        reserved: reserved(tree)?,
+        reserved: reserved::read(tree)?,
         cpus,
         cpus_left_off,
         conduit: conduit(root)?,
@@ -83,7 +84,7 @@ pub fn parse(tree: Tree<'_>) -> Result<BootInfo, BootError> {
 }
 
 /// A bus's `#address-cells` and `#size-cells`, each 1 or 2 (DTSpec 2.3.5).
-fn cells(bus: FdtNode<'_>) -> Result<(usize, usize), BootError> {
+pub(crate) fn cells(bus: FdtNode<'_>) -> Result<(usize, usize), BootError> {
     let count = |name, default| match bus.property(name).map(|cells| cells.value_as::<u32>()) {
         None => Ok(default),
         Some(Ok(count @ 0..=2)) => Ok(count as usize),
@@ -100,7 +101,7 @@ fn take(bytes: &mut &[u8], cells: usize) -> Option<u64> {
 }
 
 /// The entries of a `reg` value.
-fn ranges(
+pub(crate) fn ranges(
     mut value: &[u8],
     (address_cells, size_cells): (usize, usize),
 ) -> impl Iterator<Item = Result<ByteRange, BootError>> {
@@ -143,7 +144,7 @@ fn is_device_type(node: FdtNode<'_>, kind: &str) -> bool {
     node.property("device_type").is_some_and(|value| value.value_as::<&str>() == Ok(kind))
 }
 
-fn is_enabled(node: FdtNode<'_>) -> bool {
+pub(crate) fn is_enabled(node: FdtNode<'_>) -> bool {
     match node.property("status") {
         None => true,
         Some(status) => matches!(status.value_as::<&str>(), Ok("okay" | "ok")),
@@ -171,26 +172,6 @@ fn memory(root: FdtNode<'_>) -> Result<ArrayVec<ByteRange, MAX_BANKS>, BootError
         return Err(BootError::Overlap("two memory banks", "each other"));
     }
     Ok(banks)
-}
-
-fn reserved(tree: Fdt<'_>) -> Result<ArrayVec<ByteRange, MAX_BANKS>, BootError> {
-    const TOO_MANY: BootError = BootError::TooMany("memory reservations");
-    let mut reserved = ArrayVec::new();
-    for entry in tree.memory_reservations() {
-        let range = ByteRange::new(entry.address(), entry.size())
-            .ok_or(BootError::BadProperty("memory reservation"))?;
-        reserved.try_push(range).map_err(|_| TOO_MANY)?;
-    }
-    if let Some(node) = tree.root().child("reserved-memory") {
-        let cells = cells(node)?;
-        for reg in node.children().filter(|&child| is_enabled(child)) {
-            let Some(reg) = reg.property("reg") else { continue };
-            for range in ranges(reg.value(), cells) {
-                reserved.try_push(range?).map_err(|_| TOO_MANY)?;
-            }
-        }
-    }
-    Ok(reserved)
 }
 
 fn cpus(root: FdtNode<'_>) -> Result<(ArrayVec<u64, MAX_CPUS>, usize), BootError> {

@@ -4,7 +4,7 @@ use crate::boot_info::{BootError, BootInfo};
 use crate::parse::{parse, validate};
 use crate::range::ByteRange;
 use std::vec::Vec;
-use vm_fdt::FdtWriter;
+use vm_fdt::{FdtReserveEntry, FdtWriter};
 
 /// The firmware's random bytes.
 pub(crate) const SEED: [u8; 32] = [0x5e; 32];
@@ -17,6 +17,20 @@ pub(crate) struct TestTree {
     pub(crate) conduit: &'static str,
     pub(crate) kernel: Option<ByteRange>,
     pub(crate) ramdisk: Option<ByteRange>,
+    pub(crate) uart: u64,
+    /// The memory reservation block.
+    pub(crate) entries: Vec<ByteRange>,
+    /// `/reserved-memory`.
+    pub(crate) nodes: Vec<ReservedNode>,
+    /// `#address-cells` and `#size-cells` of `/reserved-memory`.
+    pub(crate) node_cells: [u32; 2],
+}
+
+/// A child of `/reserved-memory`: its `reg`, empty for none, and one more
+/// property.
+pub(crate) struct ReservedNode {
+    pub(crate) ranges: Vec<ByteRange>,
+    pub(crate) property: Option<(&'static str, &'static [u8])>,
 }
 
 /// QEMU virt, 1 GiB, two CPUs, kernel and ramdisk.
@@ -28,6 +42,10 @@ pub(crate) fn virt() -> TestTree {
         conduit: "smc",
         kernel: Some(ByteRange::between(0x4800_0000, 0x4810_0000)),
         ramdisk: Some(ByteRange::between(0x5000_0000, 0x5123_4567)),
+        uart: 0x900_0000,
+        entries: Vec::new(),
+        nodes: Vec::new(),
+        node_cells: [2, 2],
     }
 }
 
@@ -43,7 +61,9 @@ impl TestTree {
     }
 
     fn write(&self) -> Result<Vec<u8>, vm_fdt::Error> {
-        let mut fdt = FdtWriter::new()?;
+        let entry = |entry: &ByteRange| FdtReserveEntry::new(entry.start(), entry.size());
+        let entries: Result<Vec<_>, _> = self.entries.iter().map(entry).collect();
+        let mut fdt = FdtWriter::new_with_mem_reserv(&entries?)?;
         let root = fdt.begin_node("")?;
         fdt.property_u32("#address-cells", 2)?;
         fdt.property_u32("#size-cells", 2)?;
@@ -53,6 +73,7 @@ impl TestTree {
             fdt.property_array_u64("reg", &[bank.start(), bank.size()])?;
             fdt.end_node(node)?;
         }
+        self.write_reserved(&mut fdt)?;
         self.write_devices(&mut fdt)?;
         self.write_cpus(&mut fdt)?;
         self.write_chosen(&mut fdt)?;
@@ -60,9 +81,37 @@ impl TestTree {
         fdt.finish()
     }
 
+    fn write_reserved(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
+        if self.nodes.is_empty() {
+            return Ok(());
+        }
+        let [address_cells, size_cells] = self.node_cells;
+        let reserved = fdt.begin_node("reserved-memory")?;
+        fdt.property_u32("#address-cells", address_cells)?;
+        fdt.property_u32("#size-cells", size_cells)?;
+        fdt.property_null("ranges")?;
+        for (number, child) in self.nodes.iter().enumerate() {
+            let node = fdt.begin_node(&std::format!("region{number}"))?;
+            let mut reg = Vec::new();
+            for range in &child.ranges {
+                for (value, cells) in [(range.start(), address_cells), (range.size(), size_cells)] {
+                    reg.extend_from_slice(&value.to_be_bytes()[8 - 4 * cells as usize..]);
+                }
+            }
+            if !reg.is_empty() {
+                fdt.property("reg", &reg)?;
+            }
+            if let Some((name, value)) = child.property {
+                fdt.property(name, value)?;
+            }
+            fdt.end_node(node)?;
+        }
+        fdt.end_node(reserved)
+    }
+
     fn write_devices(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
         for (name, compatible, reg) in [
-            ("pl011@9000000", "arm,pl011", [0x900_0000, 0x1000].as_slice()),
+            ("pl011@9000000", "arm,pl011", [self.uart, 0x1000].as_slice()),
             ("fw-cfg@9020000", "qemu,fw-cfg-mmio", &[0x902_0000, 0x18]),
             ("virtio_mmio@a000000", "virtio,mmio", &[0xa00_0000, 0x200]),
             ("pcie@10000000", "pci-host-ecam-generic", &[0x40_1000_0000, 0x1000_0000]),

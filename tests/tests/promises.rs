@@ -184,6 +184,12 @@ fn g4_a_guest_that_never_leaves_does_not_keep_the_hosts_cpu() -> Result<()> {
 }
 
 #[test]
+fn c15_what_firmware_keeps_is_nobodys() -> Result<()> {
+    refused(&["C15.survey", "C15.read", "C15.write", "C15.exec", "C15.atomic", "C15.zva"])?;
+    refused(&["C15.create", "C15.start", "C15.donate", "C15.measured", "C15.topup"])
+}
+
+#[test]
 fn c14_exhaustion_ends_in_errors() -> Result<()> {
     refused(&["C14.slots", "C14.memcache", "C14.vcpus", "C14.many-vcpus", "C14.ram", "C14.no-ram"])
 }

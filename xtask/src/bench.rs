@@ -64,7 +64,8 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Outcome> {
     setup::run()?;
     let images = build::images(workspace)?;
     let machine = Machine { cpus: 1, icount: true, ..Machine::default() };
-    let config = Config { machine, scenario: "bench".into(), ..Config::new("bench") };
+    let config =
+        Config { machine, scenario: "bench".into(), reserves: false, ..Config::new("bench") };
     let step = Step::new("Measuring");
     let run = story::tell(workspace, &images, &config, &mut |line| step.note(line))?;
     match run.end {

@@ -207,6 +207,7 @@ impl RunOptions {
             scenario: "story".into(),
             trace: self.trace.clone(),
             entered_first: None,
+            reserves: true,
         }
     }
 }

@@ -31,6 +31,7 @@ pub mod threats;
 pub mod tiny;
 pub mod trace;
 pub mod transcript;
+pub mod tree;
 pub mod view;
 pub mod workspace;
 

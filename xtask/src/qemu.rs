@@ -241,7 +241,7 @@ impl Boot {
 }
 
 /// QEMU splits option values at commas; a doubled one is a comma.
-fn escaped(value: &str) -> String {
+pub(crate) fn escaped(value: &str) -> String {
     value.replace(',', ",,")
 }
 

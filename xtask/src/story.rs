@@ -18,6 +18,7 @@ use crate::qemu::{Boot, End, Machine, Module};
 use crate::report::{Facts, Report};
 use crate::trace::Place;
 use crate::transcript::Transcript;
+use crate::tree::{self, Reserved};
 use crate::workspace::Workspace;
 
 /// First byte of RAM on QEMU virt.
@@ -55,6 +56,8 @@ pub struct Config {
     /// A flat Image that is entered in bouncer's place and jumps to
     /// [`BOUNCER`].
     pub entered_first: Option<PathBuf>,
+    /// The machine's firmware keeps memory for itself.
+    pub reserves: bool,
 }
 
 impl Config {
@@ -70,6 +73,7 @@ impl Config {
             scenario: "story".into(),
             trace: None,
             entered_first: None,
+            reserves: true,
         }
     }
 }
@@ -109,6 +113,7 @@ pub fn tell(
     let archive = newc(&[("guest.img", &guest), (DISK_NAME, &disk_bytes)]);
     let disk_offset = *archive.offsets.get(1).context("the ramdisk has a disk")?;
     check_memory(config.machine.memory, archive.bytes.len() as u64)?;
+    let behind_ramdisk = (RAMDISK + archive.bytes.len() as u64).next_multiple_of(2 << 20);
     let ramdisk = folder.join("ramdisk.cpio");
     std::fs::write(&ramdisk, &archive.bytes)?;
     drop((guest, disk_bytes, archive));
@@ -120,7 +125,7 @@ pub fn tell(
         Some(program) => (program.clone(), vec![(bouncer, BOUNCER)]),
         None => (bouncer, Vec::new()),
     };
-    let boot = Boot {
+    let mut boot = Boot {
         machine: config.machine.clone(),
         kernel,
         modules: vec![
@@ -131,6 +136,10 @@ pub fn tell(
         gdb: config.gdb,
         timeout: config.timeout,
     };
+    if config.reserves {
+        let reserved = Reserved::of_every_kind(behind_ramdisk);
+        tree::reserve(&mut boot, &reserved, &folder)?;
+    }
     let after = folder.join("disk-after.img");
     if after.exists() {
         std::fs::remove_file(&after)?;

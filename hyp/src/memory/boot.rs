@@ -1,5 +1,6 @@
 //! The first state of memory: all RAM is the host's, but for what bouncer
-//! occupies, and the host's stage 2 is complete before the host runs.
+//! occupies and what firmware keeps, and the host's stage 2 is complete before
+//! the host runs.
 
 use super::HostMemory;
 use super::frame::{FrameEntry, FrameTable};
@@ -16,6 +17,8 @@ pub struct BootMemory<'a> {
     pub ram: &'a [PfnRange],
     /// What of it is bouncer's for ever: image, heap, pool, frame table.
     pub hyp: &'a [PfnRange],
+    /// What of it firmware keeps for ever: nobody's.
+    pub firmware: &'a [PfnRange],
     /// Device frames the host may access directly: an allow-list.
     pub host_mmio: &'a [PfnRange],
     /// Frames for the host's page tables, inside `hyp`; see [`tables_needed`].
@@ -56,7 +59,9 @@ impl BootMemory<'_> {
         let good = disjoint(self.ram)
             && disjoint(self.hyp)
             && disjoint(self.host_mmio)
-            && self.hyp.iter().all(|range| inside(range, self.ram))
+            && disjoint(self.firmware)
+            && self.hyp.iter().chain(self.firmware).all(|range| inside(range, self.ram))
+            && !self.firmware.iter().any(|range| self.hyp.iter().any(|hyp| hyp.overlaps(*range)))
             && inside(&self.pool, self.hyp)
             && self.host_mmio.iter().all(|device| !self.ram.iter().any(|r| r.overlaps(*device)));
         if good { Ok(()) } else { Err(Error::InvalidParameter) }
@@ -64,16 +69,19 @@ impl BootMemory<'_> {
 }
 
 /// What is left of `whole` without `holes`, as the largest runs, in order.
-fn runs_between(whole: PfnRange, holes: &[PfnRange]) -> impl Iterator<Item = PfnRange> {
+fn runs_between<'h, H: Iterator<Item = &'h PfnRange>>(
+    whole: PfnRange,
+    holes: impl Fn() -> H,
+) -> impl Iterator<Item = PfnRange> {
     let mut next = whole.start().number();
     core::iter::from_fn(move || {
         loop {
             let start = Pfn::new(next)?;
-            if let Some(hole) = holes.iter().find(|hole| hole.contains(start)) {
+            if let Some(hole) = holes().find(|hole| hole.contains(start)) {
                 next = hole.end();
                 continue;
             }
-            let hole = holes.iter().map(|hole| hole.start().number()).filter(|h| *h > next).min();
+            let hole = holes().map(|hole| hole.start().number()).filter(|h| *h > next).min();
             let end = hole.unwrap_or(u64::MAX).min(whole.end());
             let run = PfnRange::new(next, end.checked_sub(next)?).ok()?;
             next = end;
@@ -102,14 +110,18 @@ impl<'t> HostMemory<'t> {
         let mut pool = TablePool::fresh(boot.pool);
         let stage2 = Stage2::for_host(m, &mut pool).ok_or(Error::NoMemory)?;
         let mut memory = Self { frames: FrameTable::new(frames, first), stage2, pool };
-        for gap in runs_between(PfnRange::new(first, needed as u64)?, boot.ram) {
+        for gap in runs_between(PfnRange::new(first, needed as u64)?, || boot.ram.iter()) {
             memory.frames.assign(gap, FrameEntry::NO_RAM);
         }
         for hyp in boot.hyp {
             memory.frames.assign(*hyp, FrameEntry::HYP);
         }
+        for range in boot.firmware {
+            memory.frames.assign(*range, FrameEntry::FIRMWARE);
+        }
+        let taken = || boot.hyp.iter().chain(boot.firmware);
         for bank in boot.ram {
-            for run in runs_between(*bank, boot.hyp) {
+            for run in runs_between(*bank, taken) {
                 memory.frames.assign(run, FrameEntry::HOST);
                 memory.map_at_boot(m, run, Attributes::MEMORY)?;
             }

@@ -40,20 +40,27 @@ pub enum Owner {
     Host,
     /// A guest.
     Guest(GuestId),
+    /// Firmware, which keeps it for itself: no call moves it, and nobody but
+    /// firmware reaches it.
+    Firmware,
 }
 
 /// Parties as the frame table and the counters number them.
-const PARTIES: usize = 3 + MAX_VMS;
+const PARTIES: usize = 4 + MAX_VMS;
+
+/// Firmware's number: after the guests'.
+const FIRMWARE: u8 = 3 + MAX_VMS as u8;
 
 impl Owner {
     /// Its number in the frame table and in the event log: 0 nobody, 1 EL2,
-    /// 2 the host, 3 + slot a guest.
+    /// 2 the host, 3 + slot a guest, 3 + [`MAX_VMS`] firmware.
     pub const fn code(self) -> u8 {
         match self {
             Owner::None => 0,
             Owner::Hyp => 1,
             Owner::Host => 2,
             Owner::Guest(id) => 3 + id.0,
+            Owner::Firmware => FIRMWARE,
         }
     }
 
@@ -61,7 +68,8 @@ impl Owner {
         match code {
             1 => Owner::Hyp,
             2 => Owner::Host,
-            guest if guest >= 3 && (guest as usize) < PARTIES => Owner::Guest(GuestId(guest - 3)),
+            FIRMWARE => Owner::Firmware,
+            guest if guest >= 3 && guest < FIRMWARE => Owner::Guest(GuestId(guest - 3)),
             _ => Owner::None,
         }
     }
@@ -99,6 +107,8 @@ impl FrameEntry {
     pub(crate) const HYP: Self = Self::owned(Owner::Hyp);
     /// The host's own, lent to nobody, pinned by nothing.
     pub(crate) const HOST: Self = Self::owned(Owner::Host);
+    /// Firmware's own: no transition begins at this entry or ends in it.
+    pub(crate) const FIRMWARE: Self = Self::owned(Owner::Firmware);
 
     /// `owner`'s alone, unpinned.
     pub(crate) const fn owned(owner: Owner) -> Self {
@@ -369,10 +379,11 @@ mod tests {
     #[test]
     fn a_number_that_no_party_has_is_nobodys() {
         for code in 0..=u8::MAX {
-            let expected = if code < 3 + 8 { code } else { 0 };
+            let expected = if code < 3 + 8 + 1 { code } else { 0 };
             assert_eq!(Owner::from_code(code).code(), expected);
         }
         assert_eq!(Owner::from_code(10), guest(7));
+        assert_eq!(Owner::from_code(11), Owner::Firmware);
     }
 
     #[test]

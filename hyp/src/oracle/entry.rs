@@ -32,11 +32,14 @@ pub(super) struct GuestFrames {
     pub(super) borrowed: FrameSet,
 }
 
+/// Nobody, EL2, the host, every guest, firmware.
+const PARTIES: usize = 4 + MAX_VMS;
+
 /// Everything the frame table says, added up.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    owned: [u64; 3 + MAX_VMS],
-    borrowed: [u64; 3 + MAX_VMS],
+    owned: [u64; PARTIES],
+    borrowed: [u64; PARTIES],
     guests: [GuestFrames; MAX_VMS],
 }
 
@@ -60,7 +63,7 @@ impl Tally {
 
     pub(super) fn compare(&self, counts: &Counts) -> Result<(), Violation> {
         let guests = (0..MAX_VMS).filter_map(GuestId::new).map(Owner::Guest);
-        for party in [Owner::Hyp, Owner::Host].into_iter().chain(guests) {
+        for party in [Owner::Hyp, Owner::Host, Owner::Firmware].into_iter().chain(guests) {
             let index = usize::from(party.code());
             let pairs = [
                 (self.owned[index], counts.owned(party)),
@@ -92,6 +95,8 @@ pub(super) fn check(pfn: Pfn, entry: FrameEntry) -> Result<(), Violation> {
     let (mapped, pinned) = (entry.is_mapped(), entry.pins() != 0);
     let good = match (entry.owner(), entry.borrower()) {
         (Owner::None, _) => entry == FrameEntry::NO_RAM,
+        // Lent to nobody, and no DMA of the host's is in it.
+        (Owner::Firmware, _) => entry == FrameEntry::FIRMWARE,
         (Owner::Hyp, Owner::None) => !mapped && !pinned,
         // A pin is the host's DMA: only into what the host may access.
         (Owner::Host, Owner::None) => !mapped,

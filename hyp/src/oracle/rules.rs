@@ -41,6 +41,7 @@ rules! {
     GuestHasItsFrames: "a guest maps all that it owns and all that is marked as mapped by it, each frame once";
     DyingHasNothing: "a dying guest translates nothing";
     FramesAccounted: "EL2 owns what it had at boot and the tables and memcaches of guests, no frame more or less";
+    FirmwareKeepsItsOwn: "firmware owns what it had at boot, no frame more or less";
     RegimesDiffer: "no two address spaces have the same VMID or the same root";
 }
 

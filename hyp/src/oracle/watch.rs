@@ -45,6 +45,8 @@ pub(crate) struct Watch {
     traps: AtomicU64,
     /// Frames that EL2 owned before there was any guest.
     own: u64,
+    /// Frames that firmware keeps.
+    firmware: u64,
     /// Frames owned and borrowed by each VM when it was last checked after a
     /// run.
     seen: Mutex<[(u64, u64); MAX_VMS]>,
@@ -57,6 +59,7 @@ impl Watch {
             mode: AtomicU8::new(Mode::Changes as u8),
             traps: AtomicU64::new(0),
             own: memory.counts().owned(Owner::Hyp),
+            firmware: memory.counts().owned(Owner::Firmware),
             seen: Mutex::new([(0, 0); MAX_VMS]),
         }
     }
@@ -209,12 +212,12 @@ impl<M: Machine> Hypervisor<M> {
             }
             Ok(())
         })?;
-        let owned = memory.counts().owned(Owner::Hyp);
-        if owned == held {
-            Ok(())
-        } else {
-            Err(Violation::count(Rule::FramesAccounted, owned, held))
-        }
+        let expect = |rule, owner, expected| match memory.counts().owned(owner) {
+            found if found == expected => Ok(()),
+            found => Err(Violation::count(rule, found, expected)),
+        };
+        expect(Rule::FramesAccounted, Owner::Hyp, held)?;
+        expect(Rule::FirmwareKeepsItsOwn, Owner::Firmware, self.oracle.firmware)
     }
 }
 

@@ -26,6 +26,8 @@ const MIB: u64 = 256;
 const RAM_START: u64 = 0x4_0000;
 /// Frames of bouncer's image and heap in the simulated memory map.
 const IMAGE: u64 = 61;
+/// Frames that firmware keeps in the simulated memory map.
+const FIRMWARE: u64 = 3;
 
 /// A memory map, owned.
 pub struct Layout {
@@ -33,6 +35,8 @@ pub struct Layout {
     pub ram: Vec<PfnRange>,
     /// bouncer's part of it.
     pub hyp: Vec<PfnRange>,
+    /// What firmware keeps of it.
+    pub firmware: Vec<PfnRange>,
     /// Devices for the host.
     pub host_mmio: Vec<PfnRange>,
     /// Table frames, inside `hyp`.
@@ -49,7 +53,8 @@ fn frames(start: u64, count: u64) -> PfnRange {
 
 impl Layout {
     /// One bank of `mib` MiB at 1 GiB; bouncer (an odd number of frames, then
-    /// the pool at its worst-case size) at its end; a GIC and a UART.
+    /// the pool at its worst-case size) at its end, a few frames of firmware's
+    /// before it; a GIC and a UART.
     pub fn new(mib: u64) -> Self {
         Self::of_banks(&[frames(RAM_START, mib * MIB)])
     }
@@ -63,13 +68,21 @@ impl Layout {
         let tables = tables_needed(ram, &host_mmio);
         let end = ram.last().expect("at least one bank").end();
         let pool = frames(end - tables, tables);
-        let hyp = vec![frames(end - tables - IMAGE, tables + IMAGE)];
-        Self { ram: ram.to_vec(), hyp, host_mmio, pool }
+        let start = end - tables - IMAGE;
+        let hyp = vec![frames(start, tables + IMAGE)];
+        let firmware = vec![frames(start - FIRMWARE, FIRMWARE)];
+        Self { ram: ram.to_vec(), hyp, firmware, host_mmio, pool }
     }
 
     /// As [`HostMemory::new`] takes it.
     pub fn boot(&self) -> BootMemory<'_> {
-        BootMemory { ram: &self.ram, hyp: &self.hyp, host_mmio: &self.host_mmio, pool: self.pool }
+        BootMemory {
+            ram: &self.ram,
+            hyp: &self.hyp,
+            firmware: &self.firmware,
+            host_mmio: &self.host_mmio,
+            pool: self.pool,
+        }
     }
 
     /// The machine before [`HostMemory::new`].
@@ -146,7 +159,8 @@ impl Fixture {
     /// If RAM is used up.
     pub fn host_frames(&mut self, count: u64) -> PfnRange {
         let range = frames(self.next, count);
-        assert!(!self.layout.hyp.iter().any(|hyp| hyp.overlaps(range)), "RAM is used up");
+        let mut taken = self.layout.hyp.iter().chain(&self.layout.firmware);
+        assert!(!taken.any(|taken| taken.overlaps(range)), "RAM is used up");
         self.next = range.end();
         range
     }

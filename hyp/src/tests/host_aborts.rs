@@ -1,4 +1,4 @@
-//! The host reaches for what is not its own (attack rows C1, C2, M5, M7).
+//! The host reaches for what is not its own (attack rows C1, C2, C15, M5, M7).
 
 use super::rig::{RD_BASE, Rig, abort, sync};
 use crate::abi::host as id;
@@ -71,6 +71,16 @@ fn c2_el2_memory_and_a_vms_page_tables() {
     let memcache = rig.frames(16);
     rig.hvc(id::VM_CREATE, &[memcache, 16, 64, 1, 0]).unwrap();
     expect_refused(&rig, memcache << 12, 1);
+}
+
+/// Reserved memory (Devicetree Specification 3.5 and 5.3) is not for the host
+/// to look at, and the event says whose it is.
+#[test]
+fn c15_memory_that_firmware_keeps() {
+    let rig = Rig::new();
+    for pfn in rig.layout.firmware[0].iter() {
+        expect_refused(&rig, pfn.base() + 0x7f8, 3 + crate::abi::MAX_VMS as u64);
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl Rig {
     pub(super) fn frames(&mut self, count: u64) -> u64 {
         let first = self.next;
         self.next += count;
-        assert!(self.next <= self.layout.hyp[0].start().number(), "RAM is used up");
+        assert!(self.next <= self.layout.firmware[0].start().number(), "RAM is used up");
         first
     }
 

@@ -18,6 +18,7 @@ fn owner(slot: u8) -> Owner {
 fn parties(page: Page) -> (Owner, Owner) {
     match page {
         Page::Hyp | Page::Table(_) => (Owner::Hyp, Owner::None),
+        Page::Firmware => (Owner::Firmware, Owner::None),
         Page::Host => (Owner::Host, Owner::None),
         Page::Lent(slot, _) => (Owner::Host, owner(slot)),
         Page::Guest(slot, _, false) => (owner(slot), Owner::None),

@@ -245,6 +245,7 @@ fn frames_counter(state: &State, index: u64) -> Option<u64> {
         MachineCounter::FramesHyp => Some(count(&|p| matches!(p, Page::Hyp | Page::Table(_)))),
         MachineCounter::FramesHost => Some(count(&|p| matches!(p, Page::Host | Page::Lent(..)))),
         MachineCounter::FramesGuest => Some(count(&|p| matches!(p, Page::Guest(..)))),
+        MachineCounter::FramesFirmware => Some(count(&|p| p == Page::Firmware)),
         MachineCounter::FramesShared => {
             Some(count(&|p| matches!(p, Page::Lent(..) | Page::Guest(_, _, true))))
         }

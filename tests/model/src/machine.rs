@@ -130,7 +130,8 @@ impl Borrowed {
         let layout = &parked.booted.layout;
         let hyp: Vec<_> = layout.hyp.iter().map(range).collect();
         let ram = layout.ram.first().map(range).ok_or("no RAM")?;
-        let mut state = State::new(ram, &hyp, CPUS);
+        let firmware: Vec<_> = layout.firmware.iter().map(range).collect();
+        let mut state = State::new(ram, &hyp, &firmware, CPUS);
         let compared = Compared::everything(&parked.booted, &mut state)?;
         Ok((**parked.first.insert(Box::new((state, compared)))).clone())
     }

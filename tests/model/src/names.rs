@@ -33,8 +33,9 @@ pub fn frame(state: &State, name: FrameName, count: u64) -> u64 {
         FrameName::LentTo(slot, n) => of(slot, |its| &its.lent, n),
         FrameName::TableOf(slot, n) => of(slot, |its| &its.tables, n),
         FrameName::Hyp(n) => {
-            let mut hyps = state.frames().filter(|(_, page)| *page == Page::Hyp);
-            hyps.nth(usize::from(n)).map(|(pfn, _)| pfn)
+            let is_for_ever = |page| matches!(page, Page::Hyp | Page::Firmware);
+            let mut kept = state.frames().filter(|(_, page)| is_for_ever(*page));
+            kept.nth(usize::from(n)).map(|(pfn, _)| pfn)
         }
     };
     found.unwrap_or(NOBODY)

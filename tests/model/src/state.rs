@@ -16,6 +16,8 @@ use std::ops::Range;
 pub enum Page {
     /// bouncer's since boot.
     Hyp,
+    /// Firmware's since before that.
+    Firmware,
     /// EL2's, for the page tables of the VM in this slot.
     Table(u8),
     /// The host's alone.
@@ -178,8 +180,8 @@ pub struct State {
 }
 
 impl State {
-    /// After boot: RAM is the host's but for bouncer's part.
-    pub fn new(ram: Range<u64>, hyp: &[Range<u64>], cpus: usize) -> Self {
+    /// After boot: RAM is the host's but for bouncer's part and firmware's.
+    pub fn new(ram: Range<u64>, hyp: &[Range<u64>], firmware: &[Range<u64>], cpus: usize) -> Self {
         let count = ram.clone().count();
         let none = || FrameSet::new(ram.start, count);
         let frames = || Frames { owned: none(), lent: none(), tables: none(), version: 0 };
@@ -199,8 +201,10 @@ impl State {
             timer: false,
             off: false,
         };
-        let is_hosts = |pfn: &u64| !hyp.iter().any(|range| range.contains(pfn));
-        ram.filter(is_hosts).for_each(|pfn| state.set(pfn, Page::Host));
+        let is_in = |ranges: &[Range<u64>], pfn| ranges.iter().any(|range| range.contains(&pfn));
+        for pfn in ram.filter(|pfn| !is_in(hyp, *pfn)) {
+            state.set(pfn, if is_in(firmware, pfn) { Page::Firmware } else { Page::Host });
+        }
         state
     }
 
@@ -362,6 +366,7 @@ impl State {
             Some(Page::Hyp | Page::Table(_)) => 1,
             Some(Page::Host | Page::Lent(..)) => 2,
             Some(Page::Guest(slot, ..)) => 3 + u64::from(slot),
+            Some(Page::Firmware) => 3 + abi::MAX_VMS as u64,
         }
     }
 }

@@ -47,10 +47,83 @@ fn a_hole_of_bouncers_in_the_middle_of_a_block_is_kept_out() {
     assert!(host_reaches(&fixture, Pfn::new(0x4_0218).unwrap()));
 }
 
+/// C15: neither the host nor a guest reaches what firmware keeps, and no call
+/// takes it, borrows it, pins it or wipes it: alone, or as the last of a run.
+#[test]
+fn what_firmware_keeps_is_nobodys() {
+    let mut fixture = Fixture::new(16);
+    let mut guest = fixture.guest(0, 64);
+    let kept = fixture.layout.firmware[0];
+    for pfn in kept.iter() {
+        assert_eq!(fixture.memory.entry(pfn), FrameEntry::FIRMWARE);
+        assert!(!host_reaches(&fixture, pfn));
+        assert_eq!(fixture.memory.state_for_host(pfn), PageState::NoPage);
+        let fault = fixture.memory.host_fault(&fixture.machine, pfn.identity());
+        assert_eq!(fault, HostFault::Refused(Owner::Firmware));
+        fixture.machine.plant(pfn, 0xf1f1);
+    }
+    let at = gfn(RAM);
+    for frames in [kept, PfnRange::one(kept.start()), pfns(kept.start().number() - 1, 2)] {
+        refused(&mut fixture, Error::Denied, |m, memory| {
+            memory.host_donate_guest(m, &mut guest, frames, at, Contents::Zeroed)
+        });
+        refused(&mut fixture, Error::Denied, |m, memory| {
+            let mut measure = |_, _: &[u8]| unreachable!("nothing of it is measured");
+            let contents = Contents::Measured(&mut measure);
+            memory.host_donate_guest(m, &mut guest, frames, at, contents)
+        });
+        refused(&mut fixture, Error::Denied, |m, memory| {
+            memory.host_donate_hyp(m, frames, guest.memcache())
+        });
+        refused(&mut fixture, Error::Denied, |m, memory| {
+            memory.host_share_guest(m, &guest, frames)
+        });
+        refused(&mut fixture, Error::Denied, |m, memory| {
+            memory.host_unshare_guest(m, &mut guest, frames)
+        });
+        refused(&mut fixture, Error::Denied, |m, memory| {
+            memory.map_borrowed(m, &mut guest, gfn(BAR), frames)
+        });
+        refused(&mut fixture, Error::Denied, |_, memory| memory.pin(frames));
+        refused(&mut fixture, Error::Denied, |_, memory| memory.unpin(frames));
+    }
+    guest.begin_dying(&fixture.machine);
+    refused(&mut fixture, Error::Denied, |m, memory| memory.reclaim(m, &mut guest, kept));
+    fixture.memory.wipe_guests(&fixture.machine);
+    assert!(kept.iter().all(|pfn| fixture.machine.tag(pfn) == Some(0xf1f1)));
+    check(&fixture.machine, &fixture.memory, &[&guest]);
+}
+
+/// Firmware's frames at the ends of banks, between blocks, in several runs.
+#[test]
+fn firmware_may_keep_memory_anywhere() {
+    let mut layout = Layout::of_banks(&[pfns(0x4_0000, 1024), pfns(0x8_0000, 2048)]);
+    layout.firmware.extend([
+        pfns(0x4_0000, 1),
+        pfns(0x4_01ff, 2),
+        pfns(0x4_03ff, 1),
+        pfns(0x8_0000, 512),
+    ]);
+    let kept = layout.firmware.clone();
+    let fixture = Fixture::with_layout(layout);
+    check(&fixture.machine, &fixture.memory, &[]);
+    let counts = fixture.memory.counts();
+    assert_eq!(counts.owned(Owner::Firmware), kept.iter().map(|range| range.count()).sum());
+    for run in &kept {
+        assert!(run.iter().all(|pfn| !host_reaches(&fixture, pfn)), "{run:?}");
+    }
+    for neighbour in [0x4_0001, 0x4_01fe, 0x4_0201, 0x4_03fe, 0x8_0200] {
+        assert!(host_reaches(&fixture, Pfn::new(neighbour).unwrap()), "{neighbour:#x}");
+    }
+}
+
 #[test]
 fn a_memory_map_that_contradicts_itself_is_refused() {
     type Spoil = fn(&mut Layout);
-    let spoils: [Spoil; 5] = [
+    let spoils: [Spoil; 8] = [
+        |l| l.firmware.push(pfns(0x3_ffff, 1)),
+        |l| l.firmware.push(l.hyp[0]),
+        |l| l.firmware.push(l.firmware[0]),
         |l| l.ram.push(pfns(0x4_0100, 1)),
         |l| l.hyp.push(pfns(0x3_ffff, 1)),
         |l| l.host_mmio.push(pfns(0x4_0000, 1)),

@@ -13,7 +13,7 @@ use hyp::sim::walk::Choices;
 use platform::carve::{carve, place};
 use platform::parse::{TREE_HEADER_SIZE, parse, tree_size, validate};
 use platform::qemu_virt::QemuVirt;
-use platform::{BootInfo, ByteRange, Platform, command_line, gicv3, host_tree, image};
+use platform::{BootInfo, ByteRange, Platform, command_line, gicv3, host_tree, image, reserved};
 
 const PAGE: u64 = 4096;
 const BOUNCER: ByteRange = ByteRange::between(0x4020_0000, 0x4026_0000);
@@ -58,7 +58,12 @@ fn boot(choices: &mut Choices<'_>, tree: &[u8], info: &BootInfo) {
     let at = choices.pick(&[0x4700_0000, 0x4020_0000, 0x7fff_f000, u64::MAX - 0x1000]);
     let Some(place_of_tree) = ByteRange::new(at, tree.len() as u64) else { return };
     let kernel_size = choices.pick(&[0, 0x20_0000, 0x1000_0000, u64::MAX]);
-    let placed = match place(info, BOUNCER, place_of_tree, kernel_size) {
+    let firmware = match reserved::firmware(info, BOUNCER, place_of_tree) {
+        Ok(firmware) => firmware,
+        Err(error) => return choices.note(format_args!("refused: {error}")),
+    };
+    reserved_is_kept(info, &firmware, place_of_tree);
+    let placed = match place(info, BOUNCER, place_of_tree, kernel_size, &firmware) {
         Ok(placed) => placed,
         Err(error) => return choices.note(format_args!("refused: {error}")),
     };
@@ -70,7 +75,7 @@ fn boot(choices: &mut Choices<'_>, tree: &[u8], info: &BootInfo) {
     let size = choices.pick(&[PAGE, 0x10_0000, 0x4000_0000, 1 << 40]);
     let align = choices.pick(&[PAGE, 0x20_0000]);
     let limit = choices.pick(&[u64::MAX, 1 << 38, 0x4800_0000, 0]);
-    let own = match carve(info, &placed, size, align, limit) {
+    let own = match carve(info, &placed, &firmware, size, align, limit) {
         Ok(own) => own,
         Err(error) => return choices.note(format_args!("refused: {error}")),
     };
@@ -78,8 +83,35 @@ fn boot(choices: &mut Choices<'_>, tree: &[u8], info: &BootInfo) {
     assert_eq!((own.size(), own.start() % align), (size, 0));
     assert!(own.end() <= limit && info.memory.iter().any(|bank| bank.contains(own)));
     assert!(placed.iter().all(|(range, _)| !range.overlaps(own)));
-    assert!(info.reserved.iter().all(|range| !range.overlaps(own)));
-    host_sees(choices, tree, info, &[BOUNCER, own]);
+    let mut kept = vec![BOUNCER, own];
+    kept.extend_from_slice(&firmware);
+    let apart = |(at, range): (usize, &ByteRange)| {
+        kept.iter().skip(at + 1).all(|other| !range.overlaps(*other))
+    };
+    assert!(kept.iter().enumerate().all(apart), "{kept:x?}");
+    host_sees(choices, tree, info, &kept);
+}
+
+/// Every byte of RAM that the tree reserves is firmware's, but for what an
+/// entry of the block says of the tree and the ramdisk.
+fn reserved_is_kept(info: &BootInfo, firmware: &[ByteRange], tree: ByteRange) {
+    let handed = |range: ByteRange| {
+        let ramdisk = info.ramdisk.as_ref().map(|ramdisk| ramdisk.range);
+        let mut both = [Some(tree), ramdisk].into_iter().flatten();
+        both.any(|thing| thing.start() == range.start())
+    };
+    for reservation in &info.reserved {
+        let range = reservation.range;
+        if reservation.kind == reserved::Kind::Entry && handed(range) {
+            continue;
+        }
+        for bank in info.memory.iter().filter(|bank| bank.overlaps(range)) {
+            let first = range.start().max(bank.start());
+            let last = range.end().min(bank.end()) - 1;
+            let kept = |at| firmware.iter().any(|run| (run.start()..run.end()).contains(&at));
+            assert!(kept(first) && kept(last), "{reservation:x?} is not firmware's");
+        }
+    }
 }
 
 /// The host's tree is one, and names no memory that is not the host's.
@@ -93,7 +125,7 @@ fn host_sees(choices: &mut Choices<'_>, tree: &[u8], info: &BootInfo, kept: &[By
     let _ = parse(hosts);
     for free in memory_nodes(&written) {
         assert!(info.memory.iter().any(|bank| bank.contains(free)), "{free:x?} is no RAM");
-        assert!(kept.iter().chain(&info.reserved).all(|k| !k.overlaps(free)), "{free:x?} is kept");
+        assert!(kept.iter().all(|k| !k.overlaps(free)), "{free:x?} is kept");
     }
 }
 

@@ -222,15 +222,16 @@ impl Model<'_> {
             self.frames.iter().filter(|(_, (_, pins))| *pins > 0).map(|(pfn, _)| *pfn).collect();
         let range = match pinned.first() {
             Some(pfn) if unpin => pfns(*pfn, 1),
-            _ => self.some_frames(|is| is != Is::Hyps).truncate(5),
+            _ => self.some_frames(|is| !matches!(is, Is::Hyps | Is::Firmware)).truncate(5),
         };
         self.choices.note(format_args!("unpin {unpin}: {range:x?}"));
         let effects = self.fixture.machine.effects();
         let (expected, got) = if unpin {
             (self.all(range, |_, pins| pins > 0), self.fixture.memory.unpin(range))
         } else {
-            let allowed =
-                |is: Is, pins| pins < 255 && !matches!(is, Is::Hyps | Is::Guests(_, _, false));
+            let allowed = |is: Is, pins| {
+                pins < 255 && !matches!(is, Is::Hyps | Is::Firmware | Is::Guests(_, _, false))
+            };
             (self.all(range, allowed), self.fixture.memory.pin(range))
         };
         for i in 0..self.judge(effects, expected, got) {

@@ -68,6 +68,8 @@ const BANK: PfnRange = match PfnRange::new(0x4_0100, 2048) {
 enum Is {
     Hosts,
     Hyps,
+    /// Kept by firmware: as it is for ever.
+    Firmware,
     /// The host's, lent to a guest, which sees it at the frame given.
     Lent(usize, Option<u64>),
     /// A guest's, at this frame of its RAM (or its alias); lent to the host
@@ -111,7 +113,12 @@ impl<'a> Model<'a> {
         let fixture = Fixture::with_layout(layout);
         fixture.machine.set_hostile(true);
         let hyp = fixture.layout.hyp[0];
-        let is = |pfn| if hyp.contains(pfn) { Is::Hyps } else { Is::Hosts };
+        let firmware = fixture.layout.firmware[0];
+        let is = |pfn| match pfn {
+            pfn if hyp.contains(pfn) => Is::Hyps,
+            pfn if firmware.contains(pfn) => Is::Firmware,
+            _ => Is::Hosts,
+        };
         let frames = BANK.iter().map(|pfn| (pfn.number(), (is(pfn), 0))).collect();
         let guests = [const { None }; SLOTS];
         let seen = BTreeMap::new();
@@ -267,6 +274,7 @@ impl<'a> Model<'a> {
             let mut expected = match is {
                 Is::Hosts => FrameEntry::HOST,
                 Is::Hyps => FrameEntry::HYP,
+                Is::Firmware => FrameEntry::FIRMWARE,
                 Is::Lent(slot, at) => {
                     FrameEntry::lent(Owner::Host, party(slot)).mapped(at.is_some())
                 }

@@ -1,7 +1,7 @@
 //! Device trees that are nearly QEMU's.
 
 use hyp::sim::walk::Choices;
-use vm_fdt::{Error, FdtWriter};
+use vm_fdt::{Error, FdtReserveEntry, FdtWriter};
 
 /// A tree with some of its numbers chosen and some of its bytes changed.
 pub(super) fn mutated(choices: &mut Choices<'_>) -> Vec<u8> {
@@ -35,7 +35,7 @@ fn range(choices: &mut Choices<'_>, usual: [u64; 2]) -> [u64; 2] {
 }
 
 fn write(choices: &mut Choices<'_>) -> Result<Vec<u8>, Error> {
-    let mut fdt = FdtWriter::new()?;
+    let mut fdt = FdtWriter::new_with_mem_reserv(&entries(choices)?)?;
     let root = fdt.begin_node("")?;
     let cells = choices.pick(&[2, 2, 2, 2, 2, 2, 0, 1, 3, u32::MAX]);
     fdt.property_u32("#address-cells", cells)?;
@@ -55,6 +55,23 @@ fn write(choices: &mut Choices<'_>) -> Result<Vec<u8>, Error> {
     chosen(choices, &mut fdt)?;
     fdt.end_node(root)?;
     fdt.finish()
+}
+
+/// The memory reservation block: mostly empty, or what U-Boot puts there.
+fn entries(choices: &mut Choices<'_>) -> Result<Vec<FdtReserveEntry>, Error> {
+    let mut ranges: Vec<[u64; 2]> = Vec::new();
+    if choices.one_in(4) {
+        for usual in [[0x4700_0000, 0x1000], [0x5000_0000, 0x12_3456], [0x6000_0000, 0x1800]] {
+            let [start, size] = range(choices, usual);
+            // The writer takes no range that is empty, wraps or overlaps
+            // another; those come by changed bytes.
+            let Some(end) = start.checked_add(size).filter(|_| size != 0) else { continue };
+            if ranges.iter().all(|[other, size]| end <= *other || other + size <= start) {
+                ranges.push([start, size]);
+            }
+        }
+    }
+    ranges.into_iter().map(|[start, size]| FdtReserveEntry::new(start, size)).collect()
 }
 
 fn reserved_memory(choices: &mut Choices<'_>, fdt: &mut FdtWriter) -> Result<(), Error> {

@@ -23,6 +23,8 @@ pub(in crate::payload) struct Targets<'a> {
     pub(in crate::payload) foreign: u64,
     /// A frame of bouncer's.
     pub(in crate::payload) bouncer: u64,
+    /// A frame that firmware keeps, if it keeps any.
+    pub(in crate::payload) firmware: Option<u64>,
     /// A frame the host lent to be a bounce BAR.
     pub(in crate::payload) lent: u64,
     /// A free frame of the host's.
@@ -79,7 +81,28 @@ pub(in crate::payload) fn donations(targets: &Targets<'_>) -> Vec<Finding> {
             })
         })
         .chain(partly(targets))
+        .chain(firmwares(targets))
         .collect()
+}
+
+/// C15: what firmware keeps becomes no guest's RAM, bounce memory or table.
+fn firmwares(targets: &Targets<'_>) -> Vec<Finding> {
+    let Some(pfn) = targets.firmware else { return Vec::new() };
+    let vm = targets.building.handle;
+    let spare = (layout::RAM >> 12) + targets.building.ram.count - 1;
+    let mut findings = Vec::new();
+    for (id, what, flags) in [
+        ("C15.donate", "donate a frame that firmware keeps", 0),
+        ("C15.measured", "have a frame measured that firmware keeps", abi::DONATE_MEASURED),
+    ] {
+        findings.push(judge_frame_call(id, what.into(), REFUSED, pfn, || {
+            BOUNCER.frame_donate_raw(vm, pfn, spare, 1, flags)
+        }));
+    }
+    let what = "make a frame that firmware keeps a page table".into();
+    findings
+        .push(judge_frame_call("C15.topup", what, REFUSED, pfn, || BOUNCER.vm_topup(vm, pfn, 1)));
+    findings
 }
 
 /// C6, K4: only the last frame of the range is another guest's. Expected:

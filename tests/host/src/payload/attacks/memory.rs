@@ -1,4 +1,4 @@
-//! C1 and C2: the host's CPU reaches for frames that are not the host's, with
+//! C1, C2 and C15: the host's CPU reaches for frames that are not the host's, with
 //! every instruction that touches memory.
 
 #![allow(unsafe_code)]
@@ -14,7 +14,7 @@ use crate::payload::report::GOOD;
 
 /// An instruction that touches memory at an address.
 struct Tool {
-    id: [&'static str; 2],
+    id: [&'static str; 3],
     name: &'static str,
     apply: fn(u64) -> Result<u64, Fault>,
 }
@@ -25,14 +25,18 @@ const FOOTPRINT: u64 = 0x6861_636b_6564_2121;
 const RET: u64 = 0xd65f_03c0;
 
 const TOOLS: [Tool; 8] = [
-    Tool { id: ["C1.read", "C2.read"], name: "read", apply: attempt::try_read_u64 },
-    Tool { id: ["C1.write", "C2.write"], name: "write", apply: write },
-    Tool { id: ["C1.exec", "C2.exec"], name: "execute", apply: execute },
-    Tool { id: ["C1.atomic", "C2.atomic"], name: "atomically add to", apply: add },
-    Tool { id: ["C1.zva", "C2.zva"], name: "DC ZVA", apply: zva },
-    Tool { id: ["C1.ivac", "C2.ivac"], name: "DC IVAC", apply: ivac },
-    Tool { id: ["C1.civac", "C2.civac"], name: "DC CIVAC", apply: attempt::try_dc_civac },
-    Tool { id: ["C1.ivau", "C2.ivau"], name: "IC IVAU", apply: attempt::try_ic_ivau },
+    Tool { id: ["C1.read", "C2.read", "C15.read"], name: "read", apply: attempt::try_read_u64 },
+    Tool { id: ["C1.write", "C2.write", "C15.write"], name: "write", apply: write },
+    Tool { id: ["C1.exec", "C2.exec", "C15.exec"], name: "execute", apply: execute },
+    Tool { id: ["C1.atomic", "C2.atomic", "C15.atomic"], name: "atomically add to", apply: add },
+    Tool { id: ["C1.zva", "C2.zva", "C15.zva"], name: "DC ZVA", apply: zva },
+    Tool { id: ["C1.ivac", "C2.ivac", "C15.ivac"], name: "DC IVAC", apply: ivac },
+    Tool {
+        id: ["C1.civac", "C2.civac", "C15.civac"],
+        name: "DC CIVAC",
+        apply: attempt::try_dc_civac,
+    },
+    Tool { id: ["C1.ivau", "C2.ivau", "C15.ivau"], name: "IC IVAU", apply: attempt::try_ic_ivau },
 ];
 
 // The addresses these are applied to are frames taken from the free list, or
@@ -88,10 +92,15 @@ pub(in crate::payload) fn broken_tool(scratch: u64) -> Option<&'static str> {
     })
 }
 
-/// C1: a guest's private frame. C2: one of bouncer's. Expected: a synchronous
-/// external abort at the instruction, and an event that names it.
+/// C1: a guest's private frame. C2: one of bouncer's. C15: one that firmware
+/// keeps. Expected: a synchronous external abort at the instruction, and an
+/// event that names it.
 pub(in crate::payload) fn reach(pfn: u64, owner: Owner, place: &str) -> Vec<Finding> {
-    let row = usize::from(owner != Owner::Guest);
+    let row = match owner {
+        Owner::Guest => 0,
+        Owner::Bouncer | Owner::Nobody => 1,
+        Owner::Firmware => 2,
+    };
     let address = (pfn << 12) + 0x40;
     let mut findings = Vec::new();
     for tool in TOOLS.iter().filter(|tool| is_real(tool)) {

@@ -16,6 +16,7 @@ pub(super) mod memory;
 pub(super) mod power;
 pub(super) mod race;
 pub(super) mod registers;
+pub(super) mod reserved;
 pub(super) mod vcpus;
 
 use alloc::format;
@@ -23,6 +24,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use host::bouncer::{Event, Refusal};
+use hyp::abi;
 use hyp::error::Error;
 use hyp::event::EventKind;
 use rt::attempt::Fault;
@@ -52,6 +54,7 @@ pub(super) fn owner_name(owner: u8) -> &'static str {
         0 => "nobody",
         1 => "bouncer",
         2 => "the host",
+        FIRMWARE => "firmware",
         _ => "a guest",
     }
 }
@@ -77,6 +80,9 @@ pub(super) fn judge_access(
     Finding { id, what, outcome, detail }
 }
 
+/// Firmware's number: after the guests'.
+const FIRMWARE: u8 = 3 + abi::MAX_VMS as u8;
+
 /// Whose a frame should turn out to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Owner {
@@ -86,6 +92,8 @@ pub(super) enum Owner {
     Bouncer,
     /// Any guest's.
     Guest,
+    /// What firmware keeps.
+    Firmware,
 }
 
 impl Owner {
@@ -93,7 +101,8 @@ impl Owner {
         match self {
             Owner::Nobody => code == 0,
             Owner::Bouncer => code == 1,
-            Owner::Guest => code >= 3,
+            Owner::Guest => (3..FIRMWARE).contains(&code),
+            Owner::Firmware => code == FIRMWARE,
         }
     }
 }

@@ -38,6 +38,7 @@ impl Stage<'_> {
             let place = format!("bouncer's memory at {:#x}", pfn << 12);
             self.report_all(attacks::memory::reach(pfn, Owner::Bouncer, &place));
         }
+        self.report_all(attacks::reserved::all(&self.firmware));
         let Some(first) = self.bouncer.first().copied() else {
             return self.fail("no memory of bouncer's was found to attack");
         };
@@ -217,6 +218,7 @@ impl Stage<'_> {
                 building: &building,
                 foreign: vm.ram.pfn,
                 bouncer: *bouncer,
+                firmware: self.firmware.first().copied(),
                 lent,
                 own: own.pfn,
             };

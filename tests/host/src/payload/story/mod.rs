@@ -25,7 +25,7 @@ use super::machine::Machine;
 use super::report::{self, Finding, GOOD};
 use super::run::FREE;
 use super::vm::{DevicePlan, Input, Part, Plan, Shown, TREE_ROOM, Vm, end};
-use super::{clock, cpus, run, window};
+use super::{attacks, clock, cpus, run, window};
 
 /// RAM of a guest, in MiB.
 const RAM_MIB: u64 = 16;
@@ -45,6 +45,8 @@ struct Stage<'a> {
     disk: Option<&'static mut [u8]>,
     /// A frame of bouncer's in each piece of RAM that is not the host's.
     bouncer: Vec<u64>,
+    /// Every frame that firmware keeps in the host's RAM.
+    firmware: Vec<u64>,
     passed: bool,
 }
 
@@ -76,6 +78,7 @@ pub(super) fn tell(mut machine: Machine) -> bool {
     };
     let mut stage = Stage {
         bouncer: survey::bouncer_frames(&machine),
+        firmware: attacks::reserved::frames(&machine),
         machine: &machine,
         options,
         image,

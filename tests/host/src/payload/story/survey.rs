@@ -33,7 +33,7 @@ pub(super) fn split_ramdisk(
 }
 
 /// First and last frame of each gap in the host's RAM, and the frames around
-/// its end: what is RAM and not the host's is bouncer's.
+/// its end: what is RAM and not the host's is bouncer's or firmware's.
 pub(super) fn bouncer_frames(machine: &Machine) -> Vec<u64> {
     let mut banks: Vec<_> = machine.ram.iter().collect();
     banks.sort_by_key(|bank| bank.start);
