@@ -2,9 +2,15 @@
 //!
 //! Such a guest (Arm CCA's RSI) has two halves of address space. Its page is
 //! in the lower one while it is private and in the upper one while the host
-//! borrows it, never in both: lending is unmap, invalidate, map. Which half is
-//! not noted anywhere: a page of its RAM is above exactly if its frame is
-//! lent, so the frame table stays the one truth.
+//! borrows it, never in both: lending is unmap, invalidate, wipe, map. Which
+//! half is not noted anywhere: a page of its RAM is above exactly if its frame
+//! is lent, so the frame table stays the one truth.
+//!
+//! Contents go neither way. Where realms are granules of a real RMM, the page
+//! below and the page above are two, and one that leaves a realm is wiped
+//! (RMM 1.0, DEN0137 A2.2.4, RTMGSL). A realm's kernel relies on it: Linux shares a
+//! DMA buffer first and clears it afterwards, and what the buffer's page held
+//! before is whatever its last owner left there.
 //!
 //! The price is tables. A region of 2 MiB that has pages of both kinds needs
 //! one in each half, so both calls may find the memcache too small. They ask
@@ -115,7 +121,8 @@ impl GuestMemory {
 
 impl HostMemory<'_> {
     /// [`Self::guest_share_host`] for a guest with aliases: the pages leave
-    /// the lower half before they are in the upper one.
+    /// the lower half before they are in the upper one, and arrive there as
+    /// zeros.
     pub(super) fn share_at_alias(
         &mut self,
         m: &impl Machine,
@@ -132,6 +139,9 @@ impl HostMemory<'_> {
         guest.stage2.unmap(m, &mut guest.memcache, range.truncate(runs.frames));
         let lent = FrameEntry::lent(guest.party(), Owner::Host);
         for run in runs.iter() {
+            // No vCPU of the guest can write there any more, and the host
+            // cannot look yet.
+            m.zero_frames(run);
             self.frames.change(run, own, lent);
             self.map_to_host(m, run, Attributes::BORROWED);
         }
@@ -141,7 +151,8 @@ impl HostMemory<'_> {
     }
 
     /// [`Self::guest_unshare_host`] for a guest with aliases. The host loses
-    /// its access first, then the alias goes, then the page is back in place.
+    /// its access first, then the alias goes, then the page is back in place, as
+    /// zeros: nothing of the host's comes with it.
     pub(super) fn unshare_from_alias(
         &mut self,
         m: &impl Machine,
@@ -163,7 +174,10 @@ impl HostMemory<'_> {
         self.stage2.invalidate_broken(m, &mut self.pool, broken);
         guest.stage2.unmap(m, &mut guest.memcache, alias.truncate(runs.frames));
         let own = FrameEntry::owned(guest.party());
-        runs.iter().for_each(|run| self.frames.change(run, lent, own));
+        for run in runs.iter() {
+            m.zero_frames(run);
+            self.frames.change(run, lent, own);
+        }
         guest.map_runs(m, &runs, range.start(), Attributes::MEMORY);
         m.publish();
         Ok(runs.frames)

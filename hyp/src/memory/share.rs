@@ -25,9 +25,9 @@ impl HostMemory<'_> {
         Ok(range)
     }
 
-    /// The guest lends frames of its RAM to the host, contents and all. It
-    /// keeps its own access, in place or at the alias
-    /// ([`super::SharedPlace`]). Returns how many frames were done.
+    /// The guest lends frames of its RAM to the host: in place with their
+    /// contents, which is pKVM's contract, or at the alias as zeros, which is
+    /// the RMM's ([`super::SharedPlace`]). It keeps its own access. Returns how many frames were done.
     ///
     /// # Errors
     /// [`Error::BadState`] if the guest is dying;
@@ -57,8 +57,8 @@ impl HostMemory<'_> {
         Ok(range.count())
     }
 
-    /// The guest takes lent frames back. When this returns no CPU of the
-    /// host's can access them. Returns how many frames were done.
+    /// The guest takes lent frames back, with their contents or as zeros like
+    /// the way out. When this returns no CPU of the host's can access them. Returns how many frames were done.
     ///
     /// # Errors
     /// As [`Self::guest_share_host`]; [`Error::Denied`] if a frame is not

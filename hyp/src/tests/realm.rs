@@ -83,7 +83,6 @@ fn the_configuration_is_written_into_the_guests_own_page_and_nowhere_else() {
 fn a_page_is_below_while_private_and_above_while_shared() {
     let mut rig = Rig::new();
     let (handle, ram) = rig.realm(1);
-    rig.hyp.machine().plant(pfn(ram + 1), 0x5ec2e7);
     let before = rig.ownership();
     assert_eq!(get(&rig, handle, ipa(0), ipa(64)), [0, ipa(64), ripas::RAM]);
 
@@ -92,7 +91,6 @@ fn a_page_is_below_while_private_and_above_while_shared() {
     assert_eq!(mapped(&rig, handle, ipa(1)), None);
     assert_eq!(mapped(&rig, handle, ALIAS | ipa(1)), Some(ram + 1));
     assert_eq!([0, 1, 2, 3].map(|page| rig.frame_state(ram + page)), [3, 2, 2, 3]);
-    assert_eq!(rig.hyp.machine().tag(pfn(ram + 1)), Some(0x5ec2e7), "contents are kept");
     assert_eq!(get(&rig, handle, ipa(0), ipa(64)), [0, ipa(1), ripas::RAM]);
     assert_eq!(get(&rig, handle, ipa(1), ipa(64)), [0, ipa(3), ripas::EMPTY]);
     assert_eq!(get(&rig, handle, ipa(2), ipa(3)), [0, ipa(3), ripas::EMPTY]);
@@ -107,8 +105,52 @@ fn a_page_is_below_while_private_and_above_while_shared() {
     assert_eq!(all(ipa(3)), [0, ipa(4), id::ACCEPT, 0]);
     assert_eq!(mapped(&rig, handle, ALIAS | ipa(1)), None);
     assert_eq!(mapped(&rig, handle, ipa(1)), Some(ram + 1));
-    assert_eq!(rig.hyp.machine().tag(pfn(ram + 1)), Some(0x5ec2e7));
     assert_eq!(rig.ownership(), before);
+}
+
+/// Contents of a granule that leaves a realm do not leave with it (RMM 1.0,
+/// DEN0137 A2.2.4, RTMGSL), nor do the host's come in.
+#[test]
+fn c16_a_page_is_zeros_when_it_is_shared_and_when_it_comes_back() {
+    let mut rig = Rig::new();
+    let (handle, ram) = rig.realm(1);
+    let all = || (0..PAGES).map(|page| rig.hyp.machine().tag(pfn(ram + page)));
+    let plant = |value| {
+        (0..PAGES).for_each(|page| rig.hyp.machine().plant(pfn(ram + page), value));
+    };
+    plant(0x5ec2e7);
+    let done = [status::SUCCESS, ipa(PAGES), id::ACCEPT, 0];
+    assert_eq!(set(&rig, handle, ipa(1), ipa(PAGES), ripas::EMPTY), done);
+    let secret = Some(0x5ec2e7);
+    assert!(all().eq([secret, Some(0), Some(0), Some(0)]), "page 0 is not shared");
+
+    // What is shared already is the two's common memory: a second call, and
+    // one that is refused, leave it alone.
+    plant(0xbad);
+    assert_eq!(set(&rig, handle, ipa(1), ipa(PAGES), ripas::EMPTY), done);
+    assert_eq!(set(&rig, handle, ipa(1), ipa(65), ripas::RAM)[0], status::ERROR_INPUT);
+    let pinned = crate::addr::PfnRange::one(pfn(ram + 2));
+    assert_eq!(rig.hyp.with_memory(|memory| memory.pin(pinned)), Ok(1));
+    let rejected = [status::SUCCESS, ipa(1), id::REJECT, 0];
+    assert_eq!(set(&rig, handle, ipa(1), ipa(PAGES), ripas::RAM), rejected);
+    assert_eq!(rig.hyp.with_memory(|memory| memory.unpin(pinned)), Ok(1));
+    assert!(all().all(|tag| tag == Some(0xbad)));
+
+    assert_eq!(set(&rig, handle, ipa(1), ipa(PAGES), ripas::RAM), done);
+    assert!(all().eq([Some(0xbad), Some(0), Some(0), Some(0)]), "nothing of the host's");
+}
+
+/// Whoever can still reach a page at the moment of its wipe writes to it.
+#[test]
+fn c16_nobody_reaches_a_page_while_it_is_wiped() {
+    let mut rig = Rig::new();
+    let (handle, ram) = rig.realm(1);
+    rig.hyp.machine().set_hostile(true);
+    for state in [ripas::EMPTY, ripas::RAM] {
+        let done = [status::SUCCESS, ipa(PAGES), id::ACCEPT, 0];
+        assert_eq!(set(&rig, handle, ipa(0), ipa(PAGES), state), done);
+        assert!((0..PAGES).all(|page| rig.hyp.machine().tag(pfn(ram + page)) == Some(0)));
+    }
 }
 
 #[test]

@@ -105,6 +105,8 @@ fn set(state: &mut State, vm: &Vm, [base, top, wanted, flags]: [u64; 4]) -> Answ
         return Err(first | ALIAS);
     }
     for (gfn, pfn) in (first..).zip(&frames) {
+        // No contents go either way, and nobody reaches it meanwhile.
+        state.fill(*pfn, 0);
         state.set(*pfn, Page::Guest(vm.slot, gfn, shared));
     }
     upto(frames.len() as u64)

@@ -117,8 +117,8 @@ fn other_front_end(attacks: &mut Attacks) {
     attacks.note("G2", "smc-with-an-immediate", immediate[0] == none);
 }
 
-/// A page is in one half; in the other there is nothing. True if its contents
-/// survive the journey.
+/// A page is in one half; in the other there is nothing. True if no contents
+/// make the journey.
 fn halves(machine: &Machine, attacks: &mut Attacks) -> bool {
     let page = machine.spare.end as u64 - PAGE;
     let alias = ALIAS | page;
@@ -135,13 +135,13 @@ fn halves(machine: &Machine, attacks: &mut Attacks) -> bool {
     let executed = map(CODE_VIEW, alias, PAGE, Memory::Code).is_ok()
         && unsafe { attempt::try_exec(CODE_VIEW) }.is_err_and(|fault| fault.class() == 0x21);
     attacks.note("G1", "execute-shared-page", executed);
-    let above = attempt::try_read_u64(alias) == Ok(7);
+    let above = attempt::try_read_u64(alias) == Ok(0);
     // SAFETY: as above.
     let written = unsafe { attempt::try_write_u64(alias + 8, 8) }.is_ok();
     let again = change(page, ripas::EMPTY);
     let (back, _) = unshare(page);
     attacks.note("G1", "page-taken-back-at-its-alias", aborts(attempt::try_read_u64(alias)));
-    let below = [0, 8].map(|offset| attempt::try_read_u64(page + offset)) == [Ok(7), Ok(8)];
+    let below = [0, 8].map(|offset| attempt::try_read_u64(page + offset)) == [Ok(0), Ok(0)];
     for (what, device) in
         [("console-at-its-alias", layout::UART), ("gic-at-its-alias", layout::GICD)]
     {

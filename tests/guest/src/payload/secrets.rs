@@ -126,7 +126,8 @@ fn back_in_place(page: u64) -> (i64, u64) {
 const GREETING: &[u8; 16] = b"lent by a guest.";
 
 /// Lends a page, lets the host answer in it, takes it back: the host must see
-/// it in between and neither before nor after.
+/// it in between and neither before nor after. A realm's page is full of the
+/// marker before, which nobody meant to share, and must be zeros both ways.
 pub(crate) fn lend(machine: &Machine) -> bool {
     let milliseconds =
         machine.argument("lend_ms").and_then(|word| word.parse().ok()).unwrap_or(1000).min(60_000);
@@ -142,14 +143,26 @@ pub(crate) fn lend(machine: &Machine) -> bool {
             (view as *const u8).add(index).read_volatile()
         })
     };
-    // SAFETY: this page is used here alone.
-    unsafe { address.cast::<[u8; 16]>().write_volatile(*GREETING) };
+    if machine.protection.realm {
+        // SAFETY: this page is used here alone.
+        secret::plant(unsafe { &mut *address });
+    } else {
+        // SAFETY: as above. In place, the host sees what is there.
+        unsafe { address.cast::<[u8; 16]>().write_volatile(*GREETING) };
+    }
     println!("@guest lend state=private ipa={address:p}");
     let (shared, view) = share(address as u64);
     println!("@guest lend state=shared ipa={address:p} code={shared}");
-    let answered = interrupts::wait(milliseconds, || read(view) != *GREETING);
+    let lent = if machine.protection.realm { [0; 16] } else { *GREETING };
+    let answered = interrupts::wait(milliseconds, || read(view) != lent);
     let (unshared, view) = unshare(address as u64);
     let kept = read(view);
+    if machine.protection.realm {
+        let words = (0..4096u64).step_by(8);
+        // SAFETY: the page is private again, and used here alone.
+        let mut words = words.map(|at| unsafe { ((view + at) as *const u64).read_volatile() });
+        println!("@guest lend state=back zeros={}", yes(words.all(|word| word == 0)));
+    }
     println!(
         "@guest lend state=returned ipa={address:p} code={unshared} answered={} text={}",
         yes(answered),

@@ -135,6 +135,11 @@ impl Model<'_> {
         for i in 0..self.judge(effects, expected, got) {
             let at = range.start().number() + i;
             let pfn = self.seen_at(slot, at).unwrap();
+            if shared_place(slot) == SharedPlace::Alias {
+                let frame = Pfn::new(pfn).unwrap();
+                assert_eq!(self.fixture.machine.tag(frame), Some(0), "no contents go with it");
+                self.fixture.machine.plant(frame, secret(slot));
+            }
             self.set(pfn, Is::Guests(slot, at, to));
         }
     }

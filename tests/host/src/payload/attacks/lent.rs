@@ -1,4 +1,5 @@
-//! C4: keep using a page after the guest took it back.
+//! C4: keep using a page after the guest took it back. C16: read what a
+//! realm's page held before it was shared.
 
 #![allow(unsafe_code)]
 
@@ -19,6 +20,38 @@ use crate::payload::{cpus, run};
 const PATIENCE: u64 = 2000;
 /// What the host writes into a page it was lent.
 const ANSWER: u64 = u64::from_le_bytes(*b"seen it!");
+
+/// C16: a realm filled a page with its marker and shared it; it has written
+/// nothing since. Expected: zeros, all of it.
+pub(in crate::payload) fn residue(pfn: u64) -> Finding {
+    let words = (pfn << 12..(pfn + 1) << 12).step_by(8);
+    let mut found: Vec<_> =
+        words.map(|address| (address, attempt::try_read_u64(address))).collect();
+    found.retain(|(_, word)| *word != Ok(0));
+    let (outcome, detail) = match found.first() {
+        None => (GOOD, format!("frame {pfn:#x}: 512 words, all zero")),
+        Some((address, Ok(word))) => {
+            ("leaked", format!("{} words are not zero: {word:#x} at {address:#x}", found.len()))
+        }
+        Some((address, Err(fault))) => {
+            ("no-answer", format!("{address:#x} cannot be read: ESR {:#x}", fault.esr))
+        }
+    };
+    let what = "read a page at the moment a realm shares it".into();
+    Finding { id: "C16.shared", what, outcome, detail }
+}
+
+/// C16, the other way: the host has written into the page, and the realm has
+/// looked at all of it when it was private again. Expected: it saw zeros.
+pub(in crate::payload) fn stays_behind(zeros: Option<bool>) -> Finding {
+    let (outcome, detail) = match zeros {
+        Some(true) => (GOOD, "the realm finds 512 words, all zero"),
+        Some(false) => ("arrived", "the realm finds bytes in its page that it did not write"),
+        None => ("no-answer", "the realm did not say what is in its page"),
+    };
+    let what = "leave bytes in a page that a realm takes back".into();
+    Finding { id: "C16.back", what, outcome, detail: detail.into() }
+}
 
 /// Reads the lent page on every CPU, so that every TLB has it, and answers in
 /// it. True if every CPU saw the same.

@@ -125,21 +125,32 @@ impl Stage<'_> {
     /// Act three, second guest: it lends a page and takes it back.
     pub(super) fn lent(&mut self) {
         let Some(vm) = self.raise("lend", "@guest lend state=shared") else { return };
-        self.hold_on_to(&vm);
+        self.hold_on_to(&vm, false);
         run::retire(&vm);
         self.bury(vm);
     }
 
-    fn hold_on_to(&mut self, vm: &Vm) {
+    /// Uses a page while it is lent, and tries to afterwards. One that a realm
+    /// lends has no contents.
+    fn hold_on_to(&mut self, vm: &Vm, realm: bool) {
         let page = vm.said("@guest lend state=shared").and_then(|words| page_in(&words));
         let Some(pfn) = page.and_then(|ipa| vm.frame_of(ipa)) else {
             return self.fail("the guest did not say which page it lent");
         };
+        if realm {
+            self.report(attacks::lent::residue(pfn));
+        }
         if !attacks::lent::warm_up(pfn) {
             self.fail("a page that a guest lent cannot be read on every CPU");
         }
         run::until(PATIENCE, || vm.said("@guest lend state=returned").is_some());
-        let findings = attacks::lent::after_return(pfn);
+        let mut findings = attacks::lent::after_return(pfn);
+        if realm {
+            let heard = || vm.said("@guest lend state=back");
+            run::until(PATIENCE, || heard().is_some() || vm.end() != end::NOT_YET);
+            let zeros = heard().map(|words| words.contains("zeros=yes"));
+            findings.push(attacks::lent::stays_behind(zeros));
+        }
         let checked = || vm.said("@guest lend state=checked").is_some();
         run::until(PATIENCE, || checked() || vm.end() != end::NOT_YET);
         if vm.said("@guest lend state=checked stable=yes").is_none() {
@@ -165,7 +176,7 @@ impl Stage<'_> {
             self.reach_for_secret(&vm);
         }
         if heard("@guest lend state=shared") {
-            self.hold_on_to(&vm);
+            self.hold_on_to(&vm, true);
         }
         if !run::until(LIFE, || vm.end() != end::NOT_YET) || vm.said("@guest result=pass").is_none()
         {
