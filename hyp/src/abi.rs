@@ -116,9 +116,10 @@ pub mod rsi {
     pub const MEASUREMENT_READ: u32 = 0xC400_0192;
     /// (index 1 to 4, bytes up to 64, 64 bytes in x3 to x10).
     pub const MEASUREMENT_EXTEND: u32 = 0xC400_0193;
-    /// Not supported.
+    /// (challenge in x1 to x8) → x1 = most bytes a token has, [`TOKEN_BOUND`].
     pub const ATTESTATION_TOKEN_INIT: u32 = 0xC400_0194;
-    /// Not supported.
+    /// (ipa of a page, offset in it, bytes): never a token, there is no key
+    /// that could sign one.
     pub const ATTESTATION_TOKEN_CONTINUE: u32 = 0xC400_0195;
     /// (ipa of a private page): the page receives the realm's configuration.
     pub const REALM_CONFIG: u32 = 0xC400_0196;
@@ -127,7 +128,7 @@ pub mod rsi {
     pub const IPA_STATE_SET: u32 = 0xC400_0197;
     /// (base, top) → x1 = end of the pages that are alike, x2 = their state.
     pub const IPA_STATE_GET: u32 = 0xC400_0198;
-    /// Not supported.
+    /// (ipa of 256 bytes): refused, the host takes no calls.
     pub const HOST_CALL: u32 = 0xC400_0199;
 
     /// The one version there is, major << 16 | minor.
@@ -135,6 +136,8 @@ pub mod rsi {
     /// Width of a guest's address space: the upper half (bit 38) aliases the
     /// lower, and holds what is shared.
     pub const IPA_BITS: u64 = 39;
+    /// Upper bound of a token's bytes, were there one.
+    pub const TOKEN_BOUND: u64 = 4096;
     /// IPA_STATE_SET: pages that were destroyed may become RAM again. There
     /// are none here, so it changes nothing.
     pub const CHANGE_DESTROYED: u64 = 1;
@@ -159,6 +162,10 @@ pub mod rsi {
         pub const SUCCESS: u64 = 0;
         /// An argument is malformed, or names what the guest has not.
         pub const ERROR_INPUT: u64 = 1;
+        /// Not the call to make in the state that the caller is in.
+        pub const ERROR_STATE: u64 = 2;
+        /// It cannot be done, for a reason that is not the caller's.
+        pub const ERROR_UNKNOWN: u64 = 4;
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod function {
     #![allow(missing_docs)] // The specifications' names.
     pub const SMCCC_VERSION: u32 = 0x8000_0000;
+    pub const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
     pub const PSCI_VERSION: u32 = 0x8400_0000;
     pub const CPU_SUSPEND_32: u32 = 0x8400_0001;
     pub const CPU_SUSPEND_64: u32 = 0xC400_0001;
@@ -39,25 +40,33 @@ pub(crate) const AFFINITY_ON: i64 = 0;
 /// AFFINITY_INFO: the CPU is off.
 pub(crate) const AFFINITY_OFF: i64 = 1;
 
+/// SMCCC_ARCH_FEATURES, which SMCCC 1.1 must have (DEN0028 7.3): of the calls
+/// that can be asked about there are the two that ask. Its argument is 32 bits
+/// wide, whatever is above them (2.7).
+pub(crate) fn arch_features(id: u64) -> i64 {
+    match id as u32 {
+        function::SMCCC_VERSION | function::SMCCC_ARCH_FEATURES => code::SUCCESS,
+        _ => code::NOT_SUPPORTED,
+    }
+}
+
 /// PSCI_FEATURES, for host and guests alike: both front ends serve the same
-/// functions.
+/// functions. Its argument is 32 bits wide, whatever is above them.
 pub(crate) fn features(id: u64) -> i64 {
-    match u32::try_from(id) {
-        Ok(
-            function::SMCCC_VERSION
-            | function::PSCI_VERSION
-            | function::PSCI_FEATURES
-            | function::MIGRATE_INFO_TYPE
-            | function::AFFINITY_INFO_32
-            | function::AFFINITY_INFO_64
-            | function::CPU_ON_32
-            | function::CPU_ON_64
-            | function::CPU_OFF
-            | function::CPU_SUSPEND_32
-            | function::CPU_SUSPEND_64
-            | function::SYSTEM_OFF
-            | function::SYSTEM_RESET,
-        ) => code::SUCCESS,
+    match id as u32 {
+        function::SMCCC_VERSION
+        | function::PSCI_VERSION
+        | function::PSCI_FEATURES
+        | function::MIGRATE_INFO_TYPE
+        | function::AFFINITY_INFO_32
+        | function::AFFINITY_INFO_64
+        | function::CPU_ON_32
+        | function::CPU_ON_64
+        | function::CPU_OFF
+        | function::CPU_SUSPEND_32
+        | function::CPU_SUSPEND_64
+        | function::SYSTEM_OFF
+        | function::SYSTEM_RESET => code::SUCCESS,
         _ => code::NOT_SUPPORTED,
     }
 }
@@ -77,7 +86,7 @@ mod tests {
             for id in base..base + 0x40 {
                 let answer = if served.contains(&id) { 0 } else { -1 };
                 assert_eq!(features(id), answer, "{id:#x}");
-                assert_eq!(features(id | 1 << 32), -1, "dirty upper half");
+                assert_eq!(features(id | 1 << 32), answer, "an argument of 32 bits");
             }
         }
         assert_eq!((VERSION, NO_TRUSTED_OS), (0x1_0001, 2));

@@ -163,7 +163,7 @@ impl<M: Machine> Running<'_, M> {
             Exception::Wait { .. } => self.wait(),
             Exception::Hvc(immediate) => match self.abi {
                 GuestAbi::Pkvm => self.hypercall(immediate),
-                GuestAbi::Rsi => self.no_call(),
+                GuestAbi::Rsi => self.hvc_of_a_realm(),
             },
             Exception::Smc(immediate) => match self.abi {
                 GuestAbi::Rsi => self.rsi_call(immediate),

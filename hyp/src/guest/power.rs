@@ -1,22 +1,34 @@
 //! The guest's PSCI and SMCCC discovery, answered at EL2 (DEN0022, DEN0028).
 
-use crate::machine::Machine;
+use crate::machine::{El1Register, Machine};
 use crate::psci::{self, code, function};
-use crate::vm::Stage;
 use crate::vm::vcpus::{Power, StartError};
+use crate::vm::{GuestAbi, Stage};
 
 use super::exposure::HostExit;
 use super::{Outcome, Running};
+
+/// SCTLR_EL1.EE: data at EL1 is big-endian.
+const SCTLR_EE: u64 = 1 << 25;
 
 impl<M: Machine> Running<'_, M> {
     /// Serves `id` if it is a power or discovery call, or one of the random
     /// number generator's.
     pub(super) fn power_call(&mut self, id: u32, [a1, a2, a3]: [u64; 3]) -> Option<Outcome> {
         let low = |value: u64| value & 0xffff_ffff;
+        let realm = self.abi == GuestAbi::Rsi;
         let value = match id {
             function::SMCCC_VERSION | function::PSCI_VERSION => psci::VERSION,
+            // Not in the table of what a realm has (DEN0137 A4.3.7, A4.3.4).
+            function::MIGRATE_INFO_TYPE | function::SMCCC_ARCH_FEATURES if realm => {
+                code::NOT_SUPPORTED
+            }
+            function::PSCI_FEATURES if realm && a1 as u32 == function::MIGRATE_INFO_TYPE => {
+                code::NOT_SUPPORTED
+            }
             function::MIGRATE_INFO_TYPE => psci::NO_TRUSTED_OS,
             function::PSCI_FEATURES => psci::features(a1),
+            function::SMCCC_ARCH_FEATURES => psci::arch_features(a1),
             function::AFFINITY_INFO_32 => self.affinity_info(low(a1), low(a2)),
             function::AFFINITY_INFO_64 => self.affinity_info(a1, a2),
             function::CPU_ON_32 => return Some(self.cpu_on(low(a1), low(a2), low(a3))),
@@ -43,14 +55,16 @@ impl<M: Machine> Running<'_, M> {
     }
 
     /// CPU_ON: the vCPU is ready at once; the host learns that it should run
-    /// it. A vCPU's MPIDR affinity is its number.
+    /// it. A vCPU's MPIDR affinity is its number. It starts with the caller's
+    /// endianness (DEN0022 6.4.3).
     fn cpu_on(&mut self, mpidr: u64, entry: u64, context: u64) -> Outcome {
+        let endianness = self.hyp.machine.read_el1(El1Register::Sctlr) & SCTLR_EE;
         let started = self.hyp.with_vm(self.handle, |vm| {
             if !vm.is_ram(entry) || !entry.is_multiple_of(4) {
                 return Ok(code::INVALID_ADDRESS);
             }
             let offset = vm.counter_offset;
-            Ok(match vm.vcpus.start(mpidr, entry, context, offset) {
+            Ok(match vm.vcpus.start(mpidr, entry, context, offset, endianness) {
                 Ok(()) => code::SUCCESS,
                 Err(StartError::AlreadyOn) => code::ALREADY_ON,
                 Err(StartError::Unknown) => code::INVALID_PARAMETERS,
@@ -65,9 +79,10 @@ impl<M: Machine> Running<'_, M> {
         }
     }
 
-    /// CPU_SUSPEND: standby is a WFI; power-down states do not exist here.
+    /// CPU_SUSPEND: standby is a WFI; power-down states do not exist here. A
+    /// realm's is standby whatever it asks for (DEN0137 B6.3.4.1.1).
     fn suspend(&mut self, state: u64) -> Outcome {
-        if state & (1 << 16 | 1 << 30) != 0 {
+        if self.abi == GuestAbi::Pkvm && state & (1 << 16 | 1 << 30) != 0 {
             return self.results([code::INVALID_PARAMETERS as u64, 0, 0, 0]);
         }
         self.results([code::SUCCESS as u64, 0, 0, 0]);

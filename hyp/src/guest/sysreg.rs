@@ -6,6 +6,7 @@ use crate::syndrome::{SystemRegister, SystemRegisterAccess};
 use crate::vcpu::id_registers::{World, sanitised};
 use crate::vcpu::timer::TimerRegister;
 use crate::vgic::{VcpuSet, Vgic};
+use crate::vm::GuestAbi;
 
 use super::{Outcome, Running};
 
@@ -31,6 +32,13 @@ const CNTP_CVAL: SystemRegister = SystemRegister::new(3, 3, 14, 2, 2);
 const OSLSR: SystemRegister = SystemRegister::new(2, 0, 1, 1, 4);
 /// OSLSR_EL1 of a CPU whose OS lock is implemented and open.
 const OS_LOCK_OPEN: u64 = 1 << 3;
+
+/// ID_AA64PFR0_EL1.
+const PFR0: IdRegister = IdRegister { crm: 4, op2: 0 };
+/// Its EL3 field: AArch64 only. SMC is UNDEFINED where EL3 is not implemented
+/// (Arm ARM C6.2, SMC), and what a realm reads must be architecturally valid
+/// (DEN0137 A2.1.2.3).
+const EL3: u64 = 1 << 12;
 
 /// What a trapped register is to a guest.
 enum Meaning {
@@ -77,7 +85,10 @@ impl<M: Machine> Running<'_, M> {
         match (meaning(access.register), access.read) {
             (Meaning::Identification(id), true) => {
                 let real = self.hyp.machine.id_register(id);
-                self.read(access.rt, sanitised(World::Guest, id, real))
+                let shown = sanitised(World::Guest, id, real);
+                // A realm calls by SMC, which only a CPU with EL3 has.
+                let smc = if self.abi == GuestAbi::Rsi && id == PFR0 { EL3 } else { 0 };
+                self.read(access.rt, shown | smc)
             }
             (Meaning::Counter, true) => self.read(access.rt, self.guest_time()),
             (Meaning::Timer(register), true) => {

@@ -72,6 +72,7 @@ fn call<M: Machine>(hyp: &Hypervisor<M>, id: u32, [a1, a2, a3]: [u64; 3]) -> Opt
             relay([u64::from(id), 0, 0, 0])
         }
         function::PSCI_FEATURES => psci::features(a1),
+        function::SMCCC_ARCH_FEATURES => psci::arch_features(a1),
         function::AFFINITY_INFO_32 | function::AFFINITY_INFO_64 => {
             relay([u64::from(id), a1, a2, 0])
         }

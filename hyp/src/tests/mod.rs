@@ -1,6 +1,7 @@
 //! The whole policy on the simulated machine: what a host or guest sends as
 //! a trap, and what comes of it. Each test is a promise or an attack.
 
+mod contracts;
 mod guest_calls;
 mod guest_devices;
 mod guest_run;

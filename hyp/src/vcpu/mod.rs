@@ -26,6 +26,8 @@ pub(crate) struct Vcpu {
     pub(crate) state: VcpuState,
     /// The load that waits for the host's MMIO reply.
     pub(crate) pending_load: Option<Transfer>,
+    /// An attestation token was asked for (RSI) and not yet refused.
+    pub(crate) attesting: bool,
 }
 
 impl Vcpu {
@@ -33,7 +35,7 @@ impl Vcpu {
     pub(crate) fn new(machine: &impl Machine, index: usize) -> Self {
         let controls = controls::guest(machine, index);
         let state = VcpuState { controls, ..VcpuState::default() };
-        Self { index, state, pending_load: None }
+        Self { index, state, pending_load: None, attesting: false }
     }
 
     /// Puts it at its first instruction: PC, x0, everything else reset.
@@ -47,6 +49,7 @@ impl Vcpu {
         self.state.frame.set(0, argument);
         self.state.el1.sctlr_el1 = BOOT_SCTLR;
         self.pending_load = None;
+        self.attesting = false;
     }
 
     /// Forgets its registers, for good: it will not run again. They are a
@@ -78,16 +81,20 @@ impl Drop for Vcpu {
 mod tests {
     use super::*;
 
+    fn off() -> Vcpu {
+        Vcpu { index: 0, state: VcpuState::default(), pending_load: None, attesting: false }
+    }
+
     #[test]
     fn a_reply_nobody_waits_for_changes_nothing() {
-        let mut vcpu = Vcpu { index: 0, state: VcpuState::default(), pending_load: None };
+        let mut vcpu = off();
         vcpu.complete_load(u64::MAX);
         assert!(vcpu.state.frame.x.iter().all(|x| *x == 0));
     }
 
     #[test]
     fn a_reply_changes_the_destination_register_alone() {
-        let mut vcpu = Vcpu { index: 0, state: VcpuState::default(), pending_load: None };
+        let mut vcpu = off();
         vcpu.pending_load = Some(Transfer { size: 1, sign_extend: false, register: 5, wide: true });
         vcpu.complete_load(u64::MAX);
         for (index, x) in vcpu.state.frame.x.iter().enumerate() {
@@ -99,7 +106,7 @@ mod tests {
 
     #[test]
     fn reset_leaves_nothing_of_the_former_life() {
-        let mut vcpu = Vcpu { index: 0, state: VcpuState::default(), pending_load: None };
+        let mut vcpu = off();
         vcpu.state.frame.x = [7; 31];
         vcpu.state.fp.v = [7; 32];
         vcpu.state.el1.ttbr0_el1 = 7;

@@ -140,10 +140,10 @@ impl Vcpus {
         argument: u64,
         offset: u64,
     ) -> Result<(), Error> {
-        self.start(0, entry, argument, offset).map_err(|_| Error::BadState)
+        self.start(0, entry, argument, offset, 0).map_err(|_| Error::BadState)
     }
 
-    /// PSCI CPU_ON.
+    /// PSCI CPU_ON; `sctlr` is added to SCTLR_EL1 as it is after a reset.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -153,6 +153,7 @@ impl Vcpus {
         entry: u64,
         argument: u64,
         offset: u64,
+        sctlr: u64,
     ) -> Result<(), StartError> {
         let place = self.place(index).ok_or(StartError::Unknown)?;
         if place.power == Power::On {
@@ -160,6 +161,7 @@ impl Vcpus {
         }
         let vcpu = place.vcpu.as_mut().ok_or(StartError::AlreadyOn)?;
         vcpu[0].reset(entry, argument, offset);
+        vcpu[0].state.el1.sctlr_el1 |= sctlr;
         place.power = Power::On;
         Ok(())
     }

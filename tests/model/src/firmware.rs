@@ -19,6 +19,7 @@ pub fn firmware(
         f::SMCCC_VERSION | f::PSCI_VERSION | f::MIGRATE_INFO_TYPE => 0,
         f::AFFINITY_INFO_32 | f::AFFINITY_INFO_64 => 0,
         f::PSCI_FEATURES => features(a1),
+        f::SMCCC_ARCH_FEATURES => arch_features(a1),
         f::CPU_ON_32 => cpu_on(state, a1 & 0xffff_ffff, a2 & 0xffff_ffff),
         f::CPU_ON_64 => cpu_on(state, a1, a2),
         // The simulated firmware returns, and so the CPU is still on.
@@ -56,7 +57,12 @@ pub fn features(id: u64) -> i64 {
         f::SYSTEM_OFF,
         f::SYSTEM_RESET,
     ];
-    if known.iter().any(|known| u64::from(*known) == id) { 0 } else { -1 }
+    if known.iter().any(|known| *known == id as u32) { 0 } else { -1 }
+}
+
+/// SMCCC_ARCH_FEATURES: there are the two calls that ask.
+pub fn arch_features(id: u64) -> i64 {
+    if matches!(id as u32, 0x8000_0000 | 0x8000_0001) { 0 } else { -1 }
 }
 
 fn cpu_on(state: &mut State, mpidr: u64, entry: u64) -> i64 {

@@ -4,7 +4,7 @@
 use crate::commit::{comes_back, start};
 use crate::expected::{Exit, Expected, Next, gone};
 use crate::fault::{DATA, Place, place};
-use crate::firmware::features;
+use crate::firmware::{arch_features, features};
 use crate::state::{Page, Stage, State, Vcpu, Vm, one_call, range};
 use hyp::abi::{exit, guest as id};
 use hyp::addr::{FRAME_SHIFT, FRAME_SIZE};
@@ -18,13 +18,13 @@ pub fn hvc(state: &mut State, slot: u8, index: usize, immediate: u16) -> Expecte
     let [function, a1, a2, a3] = [0, 1, 2, 3].map(|register: usize| vcpu.x[register]);
     let refuse = |error: Error| Expected::results(vcpu, [error.code() as u64, 0, 0, 0]);
     let value = |value: i64| Expected::results(vcpu, [value as u64, 0, 0, 0]);
+    // Not an instruction of this guest's: it speaks RSI.
+    if vm.realm {
+        return Expected::vector(vcpu);
+    }
     let (Ok(function), 0) = (u32::try_from(function), immediate) else {
         return refuse(Error::NotSupported);
     };
-    // Not of this guest's: it speaks RSI.
-    if vm.realm {
-        return refuse(Error::NotSupported);
-    }
     if let Some(expected) = power(state, &vm, vcpu, function, [a1, a2, a3]) {
         return expected;
     }
@@ -79,15 +79,20 @@ pub fn power(
     let low = |value: u64| value & 0xffff_ffff;
     Some(match function {
         psci::SMCCC_VERSION | psci::PSCI_VERSION => value(0x1_0001),
+        psci::MIGRATE_INFO_TYPE | psci::SMCCC_ARCH_FEATURES if vm.realm => value(-1),
+        psci::PSCI_FEATURES if vm.realm && low(a1) == u64::from(psci::MIGRATE_INFO_TYPE) => {
+            value(-1)
+        }
         psci::MIGRATE_INFO_TYPE => value(2),
         psci::PSCI_FEATURES => value(features(a1)),
+        psci::SMCCC_ARCH_FEATURES => value(arch_features(a1)),
         psci::AFFINITY_INFO_32 => value(affinity(vm, low(a1), low(a2))),
         psci::AFFINITY_INFO_64 => value(affinity(vm, a1, a2)),
         psci::CPU_ON_32 => cpu_on(state, vm, vcpu, [low(a1), low(a2), low(a3)]),
         psci::CPU_ON_64 => cpu_on(state, vm, vcpu, [a1, a2, a3]),
         psci::CPU_OFF => Expected::exit(vcpu, 0, Exit::Exactly([exit::CPU_OFF, 0, 0])),
         psci::CPU_SUSPEND_32 | psci::CPU_SUSPEND_64 => {
-            if a1 & (1 << 16 | 1 << 30) != 0 {
+            if !vm.realm && a1 & (1 << 16 | 1 << 30) != 0 {
                 value(code::INVALID_PARAMETERS)
             } else {
                 value(0).or(Exit::Wait(u64::MAX))

@@ -13,15 +13,32 @@ use std::ops::Range;
 pub fn smc(state: &mut State, slot: u8, index: usize) -> Expected {
     let Some(vm) = state.vm_in(slot).cloned() else { return gone() };
     let Some(vcpu) = vm.vcpus.get(index) else { return gone() };
-    let [function, a1, a2, a3, a4] = [0, 1, 2, 3, 4].map(|register: usize| vcpu.x[register]);
+    let [function, a1, a2, a3] = [0, 1, 2, 3].map(|register: usize| vcpu.x[register]);
     let answer = |values| Ok(Expected::results(vcpu, values));
     let function = u32::try_from(function).ok().filter(|_| vm.realm);
     let expected = match function {
         Some(id::VERSION) => answer([u64::from(a1 != 0x1_0000), 0x1_0000, 0x1_0000, 0]),
         Some(id::FEATURES) => answer([0; 4]),
+        Some(id::ATTESTATION_TOKEN_INIT) => {
+            if let Some(vcpu) = vcpu_mut(state, slot, index) {
+                vcpu.attesting = true;
+            }
+            answer([0, id::TOKEN_BOUND, 0, 0])
+        }
+        Some(id::ATTESTATION_TOKEN_CONTINUE) => {
+            let page = a1.checked_add(FRAME_SIZE).and_then(|top| pages(a1, top));
+            let buffer = a2 < FRAME_SIZE && a2.checked_add(a3).is_some_and(|end| end <= FRAME_SIZE);
+            let attesting = vcpu_mut(state, slot, index).filter(|_| page.is_some() && buffer);
+            let attesting = attesting.map(|vcpu| std::mem::take(&mut vcpu.attesting));
+            answer([attesting.map_or(1, |asked| if asked { 4 } else { 2 }), 0, 0, 0])
+        }
+        Some(id::HOST_CALL) => {
+            let within = a1.is_multiple_of(256) && a1 >> FRAME_SHIFT < ALIAS;
+            answer([if within { 4 } else { 1 }, 0, 0, 0])
+        }
         Some(id::REALM_CONFIG) => realm_config(state, &vm, a1).map(|x| Expected::results(vcpu, x)),
         Some(id::IPA_STATE_SET) => {
-            set(state, &vm, [a1, a2, a3, a4]).map(|x| Expected::results(vcpu, x))
+            set(state, &vm, [a1, a2, a3]).map(|x| Expected::results(vcpu, x))
         }
         Some(id::IPA_STATE_GET) => answer(get(state, &vm, a1, a2)),
         Some(function) => match power(state, &vm, vcpu, function, [a1, a2, a3]) {
@@ -37,6 +54,11 @@ pub fn smc(state: &mut State, slot: u8, index: usize) -> Expected {
         }
         Err(page) => asks_for(vcpu, page),
     }
+}
+
+fn vcpu_mut(state: &mut State, slot: u8, index: usize) -> Option<&mut Vcpu> {
+    let handle = state.vm_in(slot)?.handle;
+    state.vm_mut(handle)?.vcpus.get_mut(index)
 }
 
 const NOT_SUPPORTED: [u64; 4] = [-1i64 as u64, 0, 0, 0];
@@ -78,11 +100,15 @@ fn alike(state: &State, vm: &Vm, range: Range<u64>, shared: bool) -> u64 {
     range.take_while(|gfn| is_shared(state, vm, *gfn) == shared).count() as u64
 }
 
-fn set(state: &mut State, vm: &Vm, [base, top, wanted, flags]: [u64; 4]) -> Answer {
-    let range = pages(base, top).filter(|r| r.start >= vm.ram.start && r.end <= vm.ram.end);
-    let Some(range) = range.filter(|_| wanted <= id::ripas::RAM && flags <= 1) else {
+fn set(state: &mut State, vm: &Vm, [base, top, wanted]: [u64; 3]) -> Answer {
+    // What is above the state, and all flags, change nothing.
+    let wanted = wanted & 0xff;
+    let Some(range) = pages(base, top).filter(|_| wanted <= id::ripas::RAM) else {
         return Ok(ERROR_INPUT);
     };
+    if range.start < vm.ram.start || range.end > vm.ram.end {
+        return Ok([0, base, id::REJECT, 0]);
+    }
     let first = range.start;
     let shared = wanted == id::ripas::EMPTY;
     let upto = |done: u64| Ok([0, (first + done) << FRAME_SHIFT, id::ACCEPT, 0]);

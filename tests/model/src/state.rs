@@ -57,6 +57,8 @@ pub struct Vcpu {
     pub after: Option<crate::expected::Expected>,
     /// Its last trap was an interrupt after which it went on.
     pub explained: bool,
+    /// It asked for a token that was not refused yet.
+    pub attesting: bool,
 }
 
 /// A device, as far as memory goes.

@@ -230,6 +230,37 @@ pub unsafe fn try_atomic_add(address: u64, value: u64) -> Result<u64, Fault> {
     if faulted == 0 { Ok(old) } else { Err(Fault { esr, far, elr }) }
 }
 
+/// HVC #0 with function id and three arguments, where it may be undefined;
+/// gives x0.
+///
+/// # Errors
+/// The exception it took.
+pub fn try_hvc(function: u64, a: [u64; 3]) -> Result<u64, Fault> {
+    let value: u64;
+    let faulted: u64;
+    let (esr, far, elr): (u64, u64, u64);
+    // SAFETY: as `smccc::hvc`, which declares the same registers.
+    unsafe {
+        core::arch::asm!(
+            "78:",
+            "hvc #0",
+            "mov x1, xzr",
+            "79:",
+            ".pushsection .fixups, \"a\"",
+            ".balign 8",
+            ".quad 78b, 79b",
+            ".popsection",
+            inlateout("x0") function => value,
+            inlateout("x1") a[0] => faulted,
+            inlateout("x2") a[1] => esr,
+            inlateout("x3") a[2] => far,
+            lateout("x5") elr,
+            options(nostack)
+        );
+    }
+    if faulted == 0 { Ok(value) } else { Err(Fault { esr, far, elr }) }
+}
+
 /// Jumps to `address` and comes back by the RET that should be there.
 ///
 /// # Errors

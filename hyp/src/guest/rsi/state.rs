@@ -23,36 +23,40 @@ enum Step {
     Were(u64),
     /// So many are now.
     Are(u64),
-    /// Refused: a device of the host's uses the first page.
+    /// Refused: a device of the host's uses the first page, or the range is
+    /// not all RAM.
     Refused,
 }
+
+/// The bits of x3 that are the state; the rest is SBZ (DEN0137 B5.3.6.1.1).
+const RIPAS: u64 = 0xff;
 
 /// A step over a range.
 type Change<M> = fn(&M, &mut HostMemory<'_>, &mut Vm, GfnRange) -> Result<Step, Stop>;
 
 impl<M: Machine> Running<'_, M> {
     /// IPA_STATE_SET(base, top, state, flags) → first byte not done, accepted.
+    /// The one flag there is, bit 0, is about pages that the host destroyed
+    /// ([`rsi::CHANGE_DESTROYED`]): it changes nothing, as there are none.
     pub(super) fn ipa_state_set(
         &mut self,
         base: u64,
         top: u64,
         state: u64,
-        flags: u64,
     ) -> Result<Answer, Stop> {
         let range = pages(base, top)?;
-        let (change, counter): (Change<M>, _) = match state {
+        let (change, counter): (Change<M>, _) = match state & RIPAS {
             ripas::EMPTY => (share, VmCounter::PagesShared),
             ripas::RAM => (unshare, VmCounter::PagesUnshared),
             _ => return Err(Stop::Input),
         };
-        if flags & !rsi::CHANGE_DESTROYED != 0 {
-            return Err(Stop::Input);
-        }
         let machine = &self.hyp.machine;
         let step = self.hyp.with_memory_and_vm(self.handle, |memory, vm| {
             Ok(match vm.memory.is_ram(range) {
                 true => change(machine, memory, vm, range),
-                false => Err(Stop::Input),
+                // The lower half is the guest's to ask about, all of it; that
+                // it is what it is, is the host's refusal in the Host's place.
+                false => Ok(Step::Refused),
             })
         })??;
         let (done, response) = match step {

@@ -10,7 +10,7 @@ use hyp::abi::guest;
 use hyp::abi::rsi::{self as id, ripas, status};
 use hyp::layout;
 use rt::mmu::{Memory, map, map_identity};
-use rt::smccc::{hvc, smc, smc_all, smc_imm1};
+use rt::smccc::{smc, smc_all, smc_imm1};
 use rt::{attempt, println};
 
 const PAGE: u64 = 4096;
@@ -103,18 +103,33 @@ fn other_front_end(attacks: &mut Attacks) {
         ("realm-grants-by-hvc", guest::MMIO_GUARD_MAP),
         ("psci-of-a-realm-by-hvc", 0x8400_0000),
     ] {
-        let refused = hvc(function.into(), [layout::RAM, 1, 0, 0, 0, 0, 0])[0] == none;
-        attacks.note("G2", what, refused);
+        // Not even an instruction (DEN0137 A4.5, RDNBQF).
+        let call = attempt::try_hvc(function.into(), [layout::RAM, 1, 0]);
+        attacks.note("G2", what, call.is_err_and(attempt::Fault::is_undefined));
     }
-    for (what, function) in [
-        ("host-call-of-a-realm", u64::from(id::HOST_CALL)),
-        ("token-of-a-realm", u64::from(id::ATTESTATION_TOKEN_INIT)),
-        ("dirty-upper-half", u64::from(id::IPA_STATE_SET) | 1 << 32),
-    ] {
-        attacks.note("G2", what, smc(function, [0; 7])[0] == none);
-    }
+    let dirty = smc(u64::from(id::IPA_STATE_SET) | 1 << 32, [0; 7]);
+    attacks.note("G2", "dirty-upper-half", dirty[0] == none);
+    refusals(attacks);
     let immediate = smc_imm1(id::VERSION.into(), [id::REVISION, 0, 0, 0, 0, 0, 0]);
     attacks.note("G2", "smc-with-an-immediate", immediate[0] == none);
+}
+
+/// What bouncer has nothing behind fails in the specification's words.
+fn refusals(attacks: &mut Attacks) {
+    let page = layout::RAM;
+    let failed = |code: u64| [code, 0, 0, 0];
+    let host = |ipa: u64| call(id::HOST_CALL, [ipa, 0, 0, 0]);
+    let refused = host(page) == failed(status::ERROR_UNKNOWN)
+        && [page + 8, ALIAS | page].map(host) == [failed(status::ERROR_INPUT); 2];
+    attacks.note("G2", "host-call-of-a-realm", refused);
+    let token = || call(id::ATTESTATION_TOKEN_CONTINUE, [page, 0, PAGE, 0]);
+    let before = token();
+    let begun = call(id::ATTESTATION_TOKEN_INIT, [1, 2, 3, 4]);
+    let refused = before == failed(status::ERROR_STATE)
+        && begun == [status::SUCCESS, id::TOKEN_BOUND, 0, 0]
+        && token() == failed(status::ERROR_UNKNOWN)
+        && token() == failed(status::ERROR_STATE);
+    attacks.note("G2", "token-of-a-realm", refused);
 }
 
 /// A page is in one half; in the other there is nothing. True if no contents
@@ -180,17 +195,18 @@ fn ranges(machine: &Machine, attacks: &mut Attacks) {
         ("share-config-space", layout::ECAM, layout::ECAM + PAGE),
         ("share-bar-window", layout::PCI_MEM64, layout::PCI_MEM64 + PAGE),
     ] {
-        let refused = [ripas::EMPTY, ripas::RAM]
-            .iter()
-            .all(|state| set(base, top, *state) == [status::ERROR_INPUT, 0, 0, 0]);
+        // In the lower half the Host rejects; elsewhere the range is wrong.
+        let within = base % PAGE == 0 && top % PAGE == 0 && base < top && top <= ALIAS;
+        let answer = match within {
+            true => [status::SUCCESS, base, id::REJECT, 0],
+            false => [status::ERROR_INPUT, 0, 0, 0],
+        };
+        let refused =
+            [ripas::EMPTY, ripas::RAM].iter().all(|state| set(base, top, *state) == answer);
         attacks.note("G2", what, refused);
     }
-    for (what, state, flags) in [
-        ("share-as-device", ripas::DEV, 0),
-        ("share-as-destroyed", 2, 0),
-        ("share-with-unknown-flag", ripas::EMPTY, 2),
-    ] {
-        let answer = call(id::IPA_STATE_SET, [page, page + PAGE, state, flags]);
+    for (what, state) in [("share-as-device", ripas::DEV), ("share-as-destroyed", 2)] {
+        let answer = call(id::IPA_STATE_SET, [page, page + PAGE, state, 0]);
         attacks.note("G2", what, answer == [status::ERROR_INPUT, 0, 0, 0]);
     }
     let device = call(id::IPA_STATE_GET, [layout::UART, layout::UART + PAGE, 0, 0]);
