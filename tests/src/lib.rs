@@ -12,8 +12,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::Result;
 use xtask::build::{self, Images};
-use xtask::qemu::{Boot, Ended, Qemu};
+use xtask::qemu::{Boot, Ended, Machine, Qemu};
 use xtask::setup;
+use xtask::test::environment;
 use xtask::transcript::Transcript;
 use xtask::workspace::Workspace;
 
@@ -31,6 +32,26 @@ pub fn ready() -> Result<(Workspace, Images)> {
     };
     let ready = READY.get_or_init(|| build().map_err(|error: anyhow::Error| format!("{error:#}")));
     ready.clone().map_err(anyhow::Error::msg)
+}
+
+/// The machine to test: the default one, or as the environment says
+/// ([`environment`]).
+///
+/// # Errors
+/// When a number there is none.
+pub fn machine() -> Result<Machine> {
+    let mut machine = Machine::default();
+    let value = |name: &str| std::env::var(name).ok();
+    if let Some(cpu) = value(environment::CPU) {
+        machine.cpu = cpu;
+    }
+    if let Some(cpus) = value(environment::CPUS) {
+        machine.cpus = cpus.parse()?;
+    }
+    if let Some(memory) = value(environment::MEMORY) {
+        machine.memory = memory.parse()?;
+    }
+    Ok(machine)
 }
 
 /// Makes sure there is an emulator, once per test binary.

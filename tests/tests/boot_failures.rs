@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tests::tiny::{Program, RAM};
-use tests::{boot, file, ready};
+use tests::{boot, file, machine, ready};
 use xtask::qemu::{Boot, End, Machine, Module};
 
 /// Where QEMU puts a flat Image that asks for no other place, and bouncer.
@@ -27,7 +27,7 @@ mod header {
 fn good() -> Result<Boot> {
     let (_, images) = ready()?;
     Ok(Boot {
-        machine: Machine { cpus: 1, memory: 512, ..Machine::default() },
+        machine: Machine { cpus: 1, memory: 512, ..machine()? },
         kernel: images.bouncer,
         modules: vec![Module { path: images.host, address: HOST, bootargs: Some(String::new()) }],
         blobs: Vec::new(),

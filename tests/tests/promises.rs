@@ -10,7 +10,7 @@
 use std::sync::OnceLock;
 
 use anyhow::{Result, bail, ensure};
-use tests::{one_at_a_time, ready};
+use tests::{machine, one_at_a_time, ready};
 use xtask::qemu::End;
 use xtask::report::EXPECTED_GUESTS;
 use xtask::story::{Config, Run, tell};
@@ -26,16 +26,8 @@ fn run() -> Result<&'static Run> {
 fn boot() -> Result<Run> {
     let (workspace, mut images) = ready()?;
     let mut config = Config::new("promises");
+    config.machine = machine()?;
     let value = |name: &str| std::env::var(name).ok();
-    if let Some(cpu) = value(environment::CPU) {
-        config.machine.cpu = cpu;
-    }
-    if let Some(cpus) = value(environment::CPUS) {
-        config.machine.cpus = cpus.parse()?;
-    }
-    if let Some(memory) = value(environment::MEMORY) {
-        config.machine.memory = memory.parse()?;
-    }
     config.disk = value(environment::DISK).map(Into::into);
     if let Some(oracle) = value(environment::ORACLE) {
         images = xtask::build::images_with_oracle(&workspace)?;

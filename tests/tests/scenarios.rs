@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tests::{boot, file, ready};
+use tests::{boot, file, machine, ready};
 use xtask::cpio::newc;
 use xtask::qemu::{Boot, End, Machine, Module};
 
@@ -18,14 +18,14 @@ const MIB: u64 = 1 << 20;
 const MARKER: [&[u8]; 2] = [b"BOUNCER-", b"SECRET-0"];
 
 /// The usual machine with this command line for the host, and an empty disk.
-fn machine(test: &str, bootargs: &str) -> Result<Boot> {
+fn host(test: &str, bootargs: &str) -> Result<Boot> {
     let (_, images) = ready()?;
     let guest = std::fs::read(&images.guest)?;
     let archive = newc(&[("guest.img", &guest), ("disk.img", &[0; 64 << 10])]);
     let ramdisk = file(test, "ramdisk.cpio", &archive.bytes)?;
     let bootargs = Some(bootargs.to_owned());
     Ok(Boot {
-        machine: Machine { memory: 512, ..Machine::default() },
+        machine: Machine { memory: 512, ..machine()? },
         kernel: images.bouncer,
         modules: vec![
             Module { path: images.host, address: HOST, bootargs },
@@ -43,7 +43,7 @@ fn machine(test: &str, bootargs: &str) -> Result<Boot> {
 #[test]
 fn c9_no_secret_is_in_memory_after_power_off() -> Result<()> {
     let test = "leave-off";
-    let machine = machine(test, "scenario=leave-off")?;
+    let machine = host(test, "scenario=leave-off")?;
     let dump = file(test, "memory.bin", b"")?;
     let size = machine.machine.memory * MIB;
     let (ended, transcript) = boot(&machine, |qemu| qemu.save_memory(RAM, size, &dump))?;
@@ -66,7 +66,7 @@ fn c9_no_secret_is_in_memory_after_power_off() -> Result<()> {
 /// disk; it must end by its own decision, and stay closed.
 #[test]
 fn h_a_disk_that_lies_gets_nothing_out_of_its_guest() -> Result<()> {
-    let machine = machine("lies", "scenario=lies policy=bounce-bar")?;
+    let machine = host("lies", "scenario=lies policy=bounce-bar")?;
     let (ended, transcript) = boot(&machine, |_| Ok(()))?;
     let tail = transcript.tail(20).join("\n");
     assert_eq!(ended.end, End::PoweredOff, "{tail}");

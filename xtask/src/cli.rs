@@ -39,6 +39,12 @@ pub enum Task {
     /// Sets up what is missing and runs every test: unit, simulated machine,
     /// end-to-end on QEMU, lints
     Test(crate::test::TestOptions),
+    /// Makes the attempts of docs/threats.md on the booted machine, by row
+    ///
+    /// One line for each row: how it was refused, that the data is unchanged,
+    /// and that the machine goes on. Exits 1 if an attempt was not refused, or
+    /// not made.
+    Attack(crate::attack::AttackOptions),
     /// Counts instructions: what bouncer's calls, exits and boot cost
     ///
     /// On one cortex-a72 under QEMU's instruction counting, so the figures are

@@ -6,6 +6,7 @@
 //! What the payloads say to it is in [`console`], how QEMU is driven in
 //! [`qemu`].
 
+pub mod attack;
 pub mod bad_entry;
 pub mod bench;
 pub mod build;

@@ -9,8 +9,8 @@ use xtask::cli::{Cli, Task};
 use xtask::term::{BAD, paint};
 use xtask::workspace::Workspace;
 use xtask::{
-    Outcome, Usage, bench, build, check, coverage, fuzz, guest, mutants, qemu, run, setup, test,
-    trace,
+    Outcome, Usage, attack, bench, build, check, coverage, fuzz, guest, mutants, qemu, run, setup,
+    test, trace,
 };
 
 /// Exit status when something could not be set up, built or booted.
@@ -44,6 +44,7 @@ fn act(cli: &Cli) -> Result<Outcome> {
             return guest::run::run(&Workspace::find()?, options);
         }
         Task::Run(options) => return run::run(&Workspace::find()?, options),
+        Task::Attack(options) => return attack::run(&Workspace::find()?, options),
         Task::Bench(options) => return bench::run(&Workspace::find()?, options),
         Task::Build => {
             setup::run()?;

@@ -137,7 +137,7 @@ mod tests {
     fn a_row_is_one_line_of_seven_cells_whatever_its_words() {
         let text = "[[threat]]\nid='C10'\nattempt='a | b'\nasset='x'\nmechanism=['f.rs#g']\n\
             native=['hyp::a::b_c']\nbooted=['C10.x','tests/tests/l.rs#d_e']\ncpus='all'\n";
-        let catalogue = Catalogue::parse(&text).unwrap();
+        let catalogue = Catalogue::parse(text).unwrap();
         let line = line(&catalogue.threats[0]);
         assert_eq!(line.replace("\\|", "").matches('|').count(), 8, "{line}");
         assert!(line.contains("[`g`](../f.rs)") && line.contains("`hyp::a`: b c"), "{line}");

@@ -181,12 +181,15 @@ mod tests {
         }
     }
 
+    /// Puts a wrong word somewhere into a row.
+    type Change = fn(&mut Threat, Vec<String>);
+
     #[test]
     fn each_wrong_word_is_told() {
         let tree = tree();
         assert_eq!(tree.problems_of(&good()), Vec::<String>::new());
         let words = |text: &str| vec![text.to_owned()];
-        let cases: [(fn(&mut Threat, Vec<String>), &str); 10] = [
+        let cases: [(Change, &str); 10] = [
             (|row, word| row.mechanism = word, "xtask/src/threats/page.rs#rene"),
             (|row, word| row.mechanism = word, "xtask/src/threats/none.rs#verify"),
             (|row, word| row.mechanism = word, "xtask/src/threats/verify.rs"),
