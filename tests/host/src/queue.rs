@@ -4,8 +4,14 @@
 //! Two rules make it safe. Every descriptor is copied once, whole, before any
 //! of it is looked at, so that a second vCPU that rewrites it changes nothing
 //! (D7). And every number that came from the ring is checked before it is
-//! used as an index or a length; what fails a check stops the device, it does
-//! not stop the host.
+//! used as an index or a length.
+//!
+//! What fails a check is one of two things. If the ring itself makes no sense
+//! ([`Hostile`]), nothing that stands in it can be answered, and the device
+//! needs a reset (2.1.2). If only a buffer lies where the device may not go,
+//! the chain is [refused](Chain::refused): it is returned like any other, with
+//! whatever error the device's type knows, for a driver waits for an answer to
+//! each of its requests and for ever.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -51,13 +57,13 @@ impl Rings {
     }
 }
 
-/// What the driver did that no driver may do.
+/// What the driver did to a ring that no driver may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hostile {
     /// The queue's size is 0 or no power of two, or an area wraps or is
     /// misaligned.
     Rings,
-    /// An address outside what the backend may touch.
+    /// A ring lies outside of what the backend may touch.
     Address(Fault),
     /// `avail.idx` moved by more than the queue's size (D2).
     IndexJump,
@@ -70,14 +76,8 @@ pub enum Hostile {
     Indirect,
     /// An indirect table of length 0, no multiple of 16, or huge (D4).
     IndirectLength,
-    /// A buffer of length 0, one that wraps, or a chain over 2³² bytes (D3).
-    Length,
     /// A readable buffer after a writable one (2.7.4.2, D10).
     Order,
-    /// A buffer that lies in the queue's own rings (D10).
-    InRings,
-    /// The request is malformed above the ring: too short, wrong direction.
-    Request,
 }
 
 impl fmt::Display for Hostile {
@@ -92,10 +92,7 @@ impl fmt::Display for Hostile {
             Hostile::Loop => "a chain longer than its table",
             Hostile::Indirect => "an indirect table where none may be",
             Hostile::IndirectLength => "an indirect table of a wrong length",
-            Hostile::Length => "an empty, wrapping or oversized buffer",
             Hostile::Order => "a readable buffer after a writable one",
-            Hostile::InRings => "a buffer inside the rings",
-            Hostile::Request => "a request that is none",
         };
         f.write_str(text)
     }
@@ -107,27 +104,54 @@ impl From<Fault> for Hostile {
     }
 }
 
+/// Why a request cannot be served, though the ring it came in is sound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// An address that the backend may not touch.
+    Address(Fault),
+    /// A buffer of length 0, one that wraps, or a chain over 2³² bytes (D3).
+    Length,
+    /// A buffer that lies in the queue's own rings (D10).
+    InRings,
+    /// The request is malformed: too short, wrong direction.
+    Request,
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Refusal::Address(fault)
+    }
+}
+
 /// One buffer of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
     /// Guest address.
     pub address: u64,
-    /// Bytes, at least one; does not wrap.
+    /// Bytes. Of a chain that is not refused at least one, and none wraps.
     pub length: u32,
 }
 
-/// One request: its buffers in order, checked.
+/// One request: its buffers in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Chain {
     head: u16,
     readable: Vec<Segment>,
     writable: Vec<Segment>,
+    refused: Option<Refusal>,
+    /// Where the last writable byte is, if its buffer is sound.
+    last_writable: Option<u64>,
 }
 
 impl Chain {
     /// Number of its first descriptor: its name in the rings.
     pub fn head(&self) -> u16 {
         self.head
+    }
+
+    /// Why none of its buffers may be used, if one of them is unsound.
+    pub fn refused(&self) -> Option<Refusal> {
+        self.refused
     }
 
     /// Bytes the driver wrote for the device.
@@ -144,17 +168,19 @@ impl Chain {
     /// it. Where the buffers' borders are does not matter (2.7.4.1).
     ///
     /// # Errors
-    /// [`Hostile::Request`] if the part is shorter, or the memory's fault.
+    /// Why the chain is refused, [`Refusal::Request`] if the part is shorter,
+    /// or the memory's fault.
     pub fn read<M: Memory + ?Sized>(
         &self,
         memory: &M,
         offset: u64,
         into: &mut [u8],
-    ) -> Result<(), Hostile> {
+    ) -> Result<(), Refusal> {
+        self.sound()?;
         let mut rest = into;
         for (address, length) in pieces(&self.readable, offset, rest.len() as u64)? {
             let (piece, tail) =
-                rest.split_at_mut_checked(length as usize).ok_or(Hostile::Request)?;
+                rest.split_at_mut_checked(length as usize).ok_or(Refusal::Request)?;
             memory.read(address, piece)?;
             rest = tail;
         }
@@ -164,31 +190,52 @@ impl Chain {
     /// Copies `from` into the writable part, from byte `offset` of it.
     ///
     /// # Errors
-    /// [`Hostile::Request`] if the part is shorter, or the memory's fault.
+    /// Why the chain is refused, [`Refusal::Request`] if the part is shorter,
+    /// or the memory's fault.
     pub fn write<M: Memory + ?Sized>(
         &self,
         memory: &M,
         offset: u64,
         from: &[u8],
-    ) -> Result<(), Hostile> {
+    ) -> Result<(), Refusal> {
+        self.sound()?;
         let mut rest = from;
         for (address, length) in pieces(&self.writable, offset, rest.len() as u64)? {
-            let (piece, tail) = rest.split_at_checked(length as usize).ok_or(Hostile::Request)?;
+            let (piece, tail) = rest.split_at_checked(length as usize).ok_or(Refusal::Request)?;
             memory.write(address, piece)?;
             rest = tail;
         }
         Ok(())
     }
+
+    /// Writes its last writable byte, which is a status in some devices, even
+    /// of a chain that is refused for another buffer of it.
+    ///
+    /// # Errors
+    /// When there is no such byte, or it may not be written.
+    pub fn write_last<M: Memory + ?Sized>(&self, memory: &M, byte: u8) -> Result<(), Refusal> {
+        let at = self.last_writable.ok_or(self.refused.unwrap_or(Refusal::Request))?;
+        Ok(memory.write(at, &[byte])?)
+    }
+
+    /// The first reason counts.
+    fn refuse(&mut self, refusal: Refusal) {
+        self.refused.get_or_insert(refusal);
+    }
+
+    fn sound(&self) -> Result<(), Refusal> {
+        self.refused.map_or(Ok(()), Err)
+    }
 }
 
-/// Sum of lengths; a chain's is below 2³² by construction.
+/// Sum of lengths; that of a chain that is not refused is below 2³².
 fn total(segments: &[Segment]) -> u64 {
     segments.iter().map(|segment| u64::from(segment.length)).sum()
 }
 
 /// The (address, length) pieces that hold `length` bytes from `offset` of the
 /// concatenated segments.
-fn pieces(segments: &[Segment], offset: u64, length: u64) -> Result<Vec<(u64, u64)>, Hostile> {
+fn pieces(segments: &[Segment], offset: u64, length: u64) -> Result<Vec<(u64, u64)>, Refusal> {
     let mut skip = offset;
     let mut left = length;
     let mut found = Vec::new();
@@ -206,7 +253,7 @@ fn pieces(segments: &[Segment], offset: u64, length: u64) -> Result<Vec<(u64, u6
         left -= take;
         skip = 0;
     }
-    if left == 0 { Ok(found) } else { Err(Hostile::Request) }
+    if left == 0 { Ok(found) } else { Err(Refusal::Request) }
 }
 
 /// A descriptor, copied out of guest memory.
@@ -221,8 +268,8 @@ struct Descriptor {
 impl Descriptor {
     /// Copies entry `index` of the table at `table`. The one place where a
     /// descriptor is read: nothing looks at guest memory again afterwards.
-    fn fetch<M: Memory + ?Sized>(memory: &M, table: u64, index: u64) -> Result<Self, Hostile> {
-        let at = table.checked_add(index * DESCRIPTOR).ok_or(Hostile::Length)?;
+    fn fetch<M: Memory + ?Sized>(memory: &M, table: u64, index: u64) -> Result<Self, Fault> {
+        let at = table.checked_add(index * DESCRIPTOR).ok_or(Fault { address: table })?;
         let mut bytes = [0u8; 16];
         memory.read(at, &mut bytes)?;
         let raw = u128::from_le_bytes(bytes);
@@ -265,10 +312,11 @@ impl Queue {
     }
 
     /// The next request, or `None` if the driver has made no more available;
-    /// it will then notify for the next one.
+    /// it will then notify for the next one. A request that is refused must be
+    /// returned all the same.
     ///
     /// # Errors
-    /// What is wrong with it. The queue is not usable any more.
+    /// What is wrong with the ring. It is not usable any more.
     pub fn pop<M: Memory + ?Sized>(&mut self, memory: &M) -> Result<Option<Chain>, Hostile> {
         if !self.anything_available(memory)? {
             if !self.event_index {
@@ -357,7 +405,13 @@ impl Queue {
     /// Follows a chain from `head`, copying every descriptor once.
     fn collect<M: Memory + ?Sized>(&self, memory: &M, head: u16) -> Result<Chain, Hostile> {
         let mut walk = Walk::new(self.rings);
-        let mut chain = Chain { head, readable: Vec::new(), writable: Vec::new() };
+        let mut chain = Chain {
+            head,
+            readable: Vec::new(),
+            writable: Vec::new(),
+            refused: None,
+            last_writable: None,
+        };
         let mut index = head;
         for _ in 0..self.rings.size {
             if index >= self.rings.size {
@@ -393,13 +447,22 @@ impl Queue {
         if entries == 0 || !bytes.is_multiple_of(DESCRIPTOR) || entries > MAX_INDIRECT {
             return Err(Hostile::IndirectLength);
         }
-        walk.check_place(table)?;
+        if let Err(refusal) = walk.check_place(table) {
+            chain.refuse(refusal);
+            return Ok(());
+        }
         let mut index = 0;
         for _ in 0..entries {
             if index >= entries {
                 return Err(Hostile::DescriptorIndex);
             }
-            let descriptor = Descriptor::fetch(memory, table.address, index)?;
+            let descriptor = match Descriptor::fetch(memory, table.address, index) {
+                Ok(descriptor) => descriptor,
+                Err(fault) => {
+                    chain.refuse(fault.into());
+                    return Ok(());
+                }
+            };
             if descriptor.flags & INDIRECT != 0 {
                 return Err(Hostile::Indirect);
             }
@@ -424,15 +487,20 @@ impl Walk {
         Self { rings, bytes: 0 }
     }
 
-    /// Checks a buffer and puts it on the chain.
+    /// Puts a buffer on the chain, which is refused if the buffer is unsound.
     fn add(&mut self, descriptor: Descriptor, chain: &mut Chain) -> Result<(), Hostile> {
-        self.check_place(descriptor)?;
+        let place = self.check_place(descriptor);
         self.bytes += u64::from(descriptor.length);
-        if self.bytes > u64::from(u32::MAX) {
-            return Err(Hostile::Length);
+        if let Err(refusal) = place {
+            chain.refuse(refusal);
+        } else if self.bytes > u64::from(u32::MAX) {
+            chain.refuse(Refusal::Length);
         }
         let segment = Segment { address: descriptor.address, length: descriptor.length };
         if descriptor.flags & WRITE != 0 {
+            // Nothing lies at the end of an unsound buffer, and an empty one
+            // has no byte at all.
+            chain.last_writable = place.ok().map(|end| end - 1);
             chain.writable.push(segment);
         } else if chain.writable.is_empty() {
             chain.readable.push(segment);
@@ -442,15 +510,16 @@ impl Walk {
         Ok(())
     }
 
-    /// Checks that a buffer has bytes, does not wrap and is not in the rings.
-    fn check_place(&self, descriptor: Descriptor) -> Result<(), Hostile> {
+    /// Checks that a buffer has bytes, does not wrap and is not in the rings;
+    /// gives its end.
+    fn check_place(&self, descriptor: Descriptor) -> Result<u64, Refusal> {
         let start = descriptor.address;
-        let end = start.checked_add(descriptor.length.into()).ok_or(Hostile::Length)?;
+        let end = start.checked_add(descriptor.length.into()).ok_or(Refusal::Length)?;
         if start == end {
-            return Err(Hostile::Length);
+            return Err(Refusal::Length);
         }
         let in_rings = self.rings.areas().iter().any(|(at, bytes)| start < at + bytes && *at < end);
-        if in_rings { Err(Hostile::InRings) } else { Ok(()) }
+        if in_rings { Err(Refusal::InRings) } else { Ok(end) }
     }
 }
 

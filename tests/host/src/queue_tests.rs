@@ -103,7 +103,7 @@ impl Driver {
         self.memory.store_index(self.rings.driver + 2, index).unwrap();
     }
 
-    fn used_index(&self) -> u16 {
+    pub(crate) fn used_index(&self) -> u16 {
         self.memory.load_index(self.rings.device + 2).unwrap()
     }
 
@@ -203,18 +203,51 @@ fn d2_indices_beyond_the_table_and_jumps_are_refused() {
     }
 }
 
+/// The chain that a driver gets back, and why its request is refused.
+fn refused(driver: &mut Driver) -> Option<Refusal> {
+    driver.offer(0);
+    let mut queue = driver.queue();
+    let chain = queue.pop(&driver.memory).unwrap().unwrap();
+    let nothing = chain.read(&driver.memory, 0, &mut [0; 1]).is_err()
+        && chain.write(&driver.memory, 0, &[0; 1]).is_err();
+    // It goes back like any other, and the queue goes on.
+    queue.push(&driver.memory, &chain, 0).unwrap();
+    assert_eq!((driver.used_index(), queue.pop(&driver.memory)), (1, Ok(None)));
+    assert_eq!(nothing, chain.refused().is_some());
+    chain.refused()
+}
+
 #[test]
 fn d3_empty_wrapping_and_oversized_buffers_are_refused() {
     let cases = [(DATA, 0), (u64::MAX, 1), (u64::MAX - 4, 16)];
     for (address, length) in cases {
         let mut driver = Driver::new(8);
         driver.describe(0, address, length, 0, 0);
-        assert_eq!(driver.outcome(0), Err(Hostile::Length));
+        assert_eq!(refused(&mut driver), Some(Refusal::Length));
     }
     let mut driver = Driver::new(8);
     driver.describe(0, DATA, u32::MAX, NEXT, 1);
     driver.describe(1, DATA, 1, 0, 0);
-    assert_eq!(driver.outcome(0), Err(Hostile::Length));
+    assert_eq!(refused(&mut driver), Some(Refusal::Length));
+}
+
+/// A device may go nowhere but into sound buffers; the last writable byte is
+/// one of those, or none.
+#[test]
+fn the_last_byte_of_a_refused_chain_is_written_only_if_its_own_buffer_is_sound() {
+    let byte = |driver: &Driver, at| {
+        let mut byte = [0xff];
+        driver.memory.read(at, &mut byte).unwrap();
+        byte[0]
+    };
+    for (status, written) in [((DATA, 4), true), ((BASE + 0x1404, 4), false), ((DATA, 0), false)] {
+        let mut driver = Driver::new(8);
+        driver.describe(0, u64::MAX, 16, NEXT, 1);
+        driver.describe(1, status.0, status.1, WRITE, 0);
+        let chain = driver.outcome(0).unwrap().unwrap();
+        assert_eq!(chain.write_last(&driver.memory, 7).is_ok(), written);
+        assert_eq!(byte(&driver, DATA + 3), if written { 7 } else { 0 });
+    }
 }
 
 #[test]
@@ -280,18 +313,31 @@ fn d10_buffers_in_rings_outside_the_window_or_out_of_order_are_refused() {
     for address in [BASE, BASE + 0x1000, BASE + 0x1404, BASE - 8] {
         let mut driver = Driver::new(8);
         driver.describe(0, address, 16, WRITE, 0);
-        assert_eq!(driver.outcome(0), Err(Hostile::InRings));
+        assert_eq!(refused(&mut driver), Some(Refusal::InRings));
     }
     let mut driver = Driver::new(8);
     driver.describe(0, 0x0900_0000, 16, 0, 0);
     let chain = driver.outcome(0).unwrap().unwrap();
     let fault = Fault { address: 0x0900_0000 };
-    assert_eq!(chain.read(&driver.memory, 0, &mut [0; 16]), Err(Hostile::Address(fault)));
+    assert_eq!(chain.read(&driver.memory, 0, &mut [0; 16]), Err(Refusal::Address(fault)));
 
     let mut driver = Driver::new(8);
     driver.describe(0, DATA, 16, NEXT | WRITE, 1);
     driver.describe(1, DATA + 16, 16, 0, 0);
     assert_eq!(driver.outcome(0), Err(Hostile::Order));
+}
+
+#[test]
+fn an_indirect_table_where_the_device_may_not_go_is_a_refused_request() {
+    for (table, refusal) in [
+        (0x4000_0000, Refusal::Address(Fault { address: 0x4000_0000 })),
+        (BASE, Refusal::InRings),
+        (u64::MAX - 15, Refusal::Length),
+    ] {
+        let mut driver = Driver::new(8);
+        driver.describe(0, table, 48, INDIRECT, 0);
+        assert_eq!(refused(&mut driver), Some(refusal));
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ struct Stage {
 }
 
 /// In the order of how much they find for their time.
-const STAGES: [Stage; 5] = [
+const STAGES: [Stage; 6] = [
     Stage { name: "hyp", package: "hyp", folder: "hyp", environment: &[] },
     // As at EL2: a check that lives in a debug assertion is none.
     Stage {
@@ -36,6 +36,7 @@ const STAGES: [Stage; 5] = [
         environment: &[("CARGO_PROFILE_DEV_DEBUG_ASSERTIONS", "false")],
     },
     Stage { name: "platform", package: "platform", folder: "platform", environment: &[] },
+    Stage { name: "host", package: "host", folder: "tests/host", environment: &[] },
     Stage { name: "model", package: "model", folder: "tests/model", environment: &[] },
     // What the fuzzers check, over their seeds.
     Stage {

@@ -34,9 +34,10 @@ pub(super) fn attack(bus: &Bus, functions: &[Function], attacks: &mut Attacks) -
     negotiation(&device, attacks);
     queues(&device, private, attacks);
     kicks(&device, attacks);
-    for (id, what, chain) in chains(&device, private) {
-        one_chain(&device, attacks, id, what, &chain);
+    for (id, what, chain, answer) in chains(&device, private) {
+        one_chain(&device, attacks, (id, what), &chain, answer);
     }
+    goes_on(&device, private, attacks);
     avail(&device, attacks);
     tables(&device, private, attacks);
     let served = works(&device, 0) == Outcome::Served(0);
@@ -66,10 +67,12 @@ fn works(device: &RawDevice, sector: u64) -> Outcome {
     device.outcome(PATIENCE)
 }
 
-/// Was it refused: did the device stop, or at least not serve it?
-fn refused(outcome: Outcome) -> bool {
-    !matches!(outcome, Outcome::Served(0))
-}
+/// VIRTIO_BLK_S_IOERR (virtio 1.4, 5.2.6): the answer to a request with a
+/// buffer where the device may not go.
+const IO_ERROR: Outcome = Outcome::Served(1);
+/// The request came back, and its status is what it was: it could not be
+/// reached.
+const NO_STATUS: Outcome = Outcome::Served(UNWRITTEN);
 
 /// D6: feature sets that the contract does not allow.
 fn negotiation(device: &RawDevice, attacks: &mut Attacks) {
@@ -140,34 +143,50 @@ fn kicks(device: &RawDevice, attacks: &mut Attacks) {
     note(attacks, "D8", "kick-after-reset", device.outcome(QUIET) == Outcome::Silent);
 }
 
-type Chain = (&'static str, &'static str, alloc::vec::Vec<Descriptor>);
+type Chain = (&'static str, &'static str, alloc::vec::Vec<Descriptor>, Outcome);
 
-/// D1, D3, D4, D10: chains of descriptors in the queue's own table.
+/// D1, D3, D4, D10: chains of descriptors in the queue's own table, and what
+/// must become of each. What makes no sense as a ring stops the device; what
+/// only names a wrong place comes back with an error.
 fn chains(device: &RawDevice, private: u64) -> alloc::vec::Vec<Chain> {
     let good = device.good();
     let [header, data, status] = good;
     let with_data = |address, length| [header, (address, length, NEXT | WRITE, 2), status].to_vec();
-    let table = |length| [(device.at(TABLE), length, INDIRECT, 0)].to_vec();
+    let table = |at, length| [(at, length, INDIRECT, 0)].to_vec();
+    let ours = device.at(TABLE);
+    let stop = Outcome::Stopped;
     [
-        ("D1", "loop", [header, (data.0, 512, NEXT | WRITE, 0)].to_vec()),
-        ("D1", "self-loop", [(header.0, 16, NEXT, 0)].to_vec()),
-        ("D1", "indirect-with-next", [(device.at(TABLE), 48, INDIRECT | NEXT, 1), status].to_vec()),
-        ("D2", "next-out-of-range", [(header.0, 16, NEXT, 100)].to_vec()),
-        ("D3", "zero-length", with_data(data.0, 0)),
-        ("D3", "wrapping-buffer", with_data(0u64.wrapping_sub(256), 512)),
-        ("D3", "sum-over-32-bits", with_data(data.0, u32::MAX)),
-        ("D4", "indirect-empty", table(0)),
-        ("D4", "indirect-not-whole", table(24)),
-        ("D4", "indirect-huge", table(0xffff_fff0)),
-        ("D10", "data-in-private-memory", with_data(private, 512)),
-        ("D10", "header-in-private-memory", [(private, 16, NEXT, 1), data, status].to_vec()),
-        ("D10", "status-in-private-memory", [header, data, (private, 1, WRITE, 0)].to_vec()),
-        ("D10", "data-straddles-the-end", with_data(device.window_end - 256, 512)),
-        ("D10", "data-in-its-own-ring", with_data(device.at(USED), 512)),
+        ("D1", "loop", [header, (data.0, 512, NEXT | WRITE, 0)].to_vec(), stop),
+        ("D1", "self-loop", [(header.0, 16, NEXT, 0)].to_vec(), stop),
+        ("D1", "indirect-with-next", [(ours, 48, INDIRECT | NEXT, 1), status].to_vec(), stop),
+        ("D2", "next-out-of-range", [(header.0, 16, NEXT, 100)].to_vec(), stop),
+        ("D3", "zero-length", with_data(data.0, 0), IO_ERROR),
+        ("D3", "wrapping-buffer", with_data(0u64.wrapping_sub(256), 512), IO_ERROR),
+        ("D3", "sum-over-32-bits", with_data(data.0, u32::MAX), IO_ERROR),
+        ("D4", "indirect-empty", table(ours, 0), stop),
+        ("D4", "indirect-not-whole", table(ours, 24), stop),
+        ("D4", "indirect-huge", table(ours, 0xffff_fff0), stop),
+        ("D10", "table-in-private-memory", table(private, 48), NO_STATUS),
+        ("D10", "data-in-private-memory", with_data(private, 512), IO_ERROR),
+        (
+            "D10",
+            "header-in-private-memory",
+            [(private, 16, NEXT, 1), data, status].to_vec(),
+            IO_ERROR,
+        ),
+        (
+            "D10",
+            "status-in-private-memory",
+            [header, data, (private, 1, WRITE, 0)].to_vec(),
+            NO_STATUS,
+        ),
+        ("D10", "data-straddles-the-end", with_data(device.window_end - 256, 512), IO_ERROR),
+        ("D10", "data-in-its-own-ring", with_data(device.at(USED), 512), IO_ERROR),
         (
             "D10",
             "writable-before-readable",
             [(data.0, 512, NEXT | WRITE, 1), (header.0, 16, NEXT, 2), status].to_vec(),
+            stop,
         ),
     ]
     .into()
@@ -176,9 +195,9 @@ fn chains(device: &RawDevice, private: u64) -> alloc::vec::Vec<Chain> {
 fn one_chain(
     device: &RawDevice,
     attacks: &mut Attacks,
-    id: &str,
-    what: &str,
+    (id, what): (&str, &str),
     chain: &[Descriptor],
+    answer: Outcome,
 ) {
     let ready = device.bring_up();
     device.header(0);
@@ -186,10 +205,26 @@ fn one_chain(
     device.describe(DESCRIPTORS, chain);
     device.offer(0, 1);
     let outcome = device.outcome(PATIENCE);
-    note(attacks, id, what, ready && refused(outcome));
-    if outcome == Outcome::Silent {
-        println!("guest: {what}: the device says nothing");
+    note(attacks, id, what, ready && outcome == answer);
+    if outcome != answer {
+        println!("guest: {what}: {outcome:?}, and it should be {answer:?}");
     }
+}
+
+/// A request that cannot be served holds up none that can: no reset between.
+fn goes_on(device: &RawDevice, private: u64, attacks: &mut Attacks) {
+    let [header, data, status] = device.good();
+    let ready = device.bring_up();
+    device.header(0);
+    device.describe(DESCRIPTORS, &[header, (private, 512, NEXT | WRITE, 2), status]);
+    device.offer(0, 1);
+    let bad = device.outcome_of(1, PATIENCE);
+    device.header(0);
+    device.describe(DESCRIPTORS, &[header, data, status]);
+    device.offer(0, 1);
+    let good = device.outcome_of(2, PATIENCE);
+    let served = bad == IO_ERROR && good == Outcome::Served(0);
+    note(attacks, "D10", "wrong-place-then-a-good-request", ready && served);
 }
 
 /// D2: the available ring itself.
@@ -201,7 +236,7 @@ fn avail(device: &RawDevice, attacks: &mut Attacks) {
         device.header(0);
         device.describe(DESCRIPTORS, &device.good());
         device.offer(head, step);
-        note(attacks, "D2", what, ready && refused(device.outcome(PATIENCE)));
+        note(attacks, "D2", what, ready && device.outcome(PATIENCE) == Outcome::Stopped);
     }
 }
 
@@ -209,17 +244,17 @@ fn avail(device: &RawDevice, attacks: &mut Attacks) {
 fn tables(device: &RawDevice, private: u64, attacks: &mut Attacks) {
     let [header, data, status] = device.good();
     let cases = [
-        ("D1", "nested-indirect", [header, (device.at(TABLE), 48, INDIRECT, 0), status]),
-        ("D1", "loop-in-table", [header, (data.0, 512, NEXT | WRITE, 0), status]),
-        ("D2", "next-outside-table", [header, (data.0, 512, NEXT | WRITE, 9), status]),
-        ("D10", "table-names-private-memory", [header, (private, 512, NEXT | WRITE, 2), status]),
+        ("D1", "nested-indirect", (device.at(TABLE), 48, INDIRECT, 0), Outcome::Stopped),
+        ("D1", "loop-in-table", (data.0, 512, NEXT | WRITE, 0), Outcome::Stopped),
+        ("D2", "next-outside-table", (data.0, 512, NEXT | WRITE, 9), Outcome::Stopped),
+        ("D10", "table-names-private-memory", (private, 512, NEXT | WRITE, 2), IO_ERROR),
     ];
-    for (id, what, table) in cases {
+    for (id, what, middle, answer) in cases {
         let ready = device.bring_up();
         device.header(0);
-        device.describe(TABLE, &table);
+        device.describe(TABLE, &[header, middle, status]);
         device.describe(DESCRIPTORS, &[(device.at(TABLE), 48, INDIRECT, 0)]);
         device.offer(0, 1);
-        note(attacks, id, what, ready && refused(device.outcome(PATIENCE)));
+        note(attacks, id, what, ready && device.outcome(PATIENCE) == answer);
     }
 }

@@ -35,6 +35,9 @@ const DRIVER_OK: u8 = 4;
 const FEATURES_OK: u8 = 8;
 const NEEDS_RESET: u8 = 0x40;
 
+/// The status byte of a request that nobody has answered.
+pub(crate) const UNWRITTEN: u8 = 0xee;
+
 /// One descriptor: address, length, flags, next.
 pub(crate) type Descriptor = (u64, u32, u16, u16);
 
@@ -211,7 +214,7 @@ impl RawDevice {
         unsafe {
             (self.at(HEADER) as *mut u64).write_volatile(0);
             (self.at(HEADER + 8) as *mut u64).write_volatile(sector);
-            (self.at(STATUS) as *mut u8).write_volatile(0xee);
+            (self.at(STATUS) as *mut u8).write_volatile(UNWRITTEN);
         }
     }
 
@@ -242,9 +245,14 @@ impl RawDevice {
         unsafe { mmio::write16(self.kick + offset, 0) };
     }
 
-    /// What became of the request, after at most so many milliseconds.
+    /// What became of the first request, after at most so many milliseconds.
     pub(crate) fn outcome(&self, milliseconds: u64) -> Outcome {
-        let used = || self.load16(USED + 2) != 0;
+        self.outcome_of(1, milliseconds)
+    }
+
+    /// What became of request `count` since the reset.
+    pub(crate) fn outcome_of(&self, count: u16, milliseconds: u64) -> Outcome {
+        let used = || self.load16(USED + 2) >= count;
         let stopped = || self.status() & NEEDS_RESET != 0;
         interrupts::wait(milliseconds, || used() || stopped());
         if used() {

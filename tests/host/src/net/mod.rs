@@ -15,7 +15,7 @@ use alloc::vec;
 use spin::Mutex;
 
 use crate::memory::Memory;
-use crate::queue::{Chain, Hostile};
+use crate::queue::{Chain, Refusal};
 
 /// Queue the device fills.
 pub const RECEIVE: u16 = 0;
@@ -37,7 +37,8 @@ pub struct Traffic {
     pub sent: u64,
     /// Frames it was given.
     pub received: u64,
-    /// Frames of an impossible length: dropped.
+    /// Frames of an impossible length, and what lay where the device may not
+    /// go: dropped.
     pub dropped: u64,
 }
 
@@ -80,23 +81,21 @@ impl Net {
         self.segment.lock().has_frame(self.port)
     }
 
-    /// Serves a transmitted frame.
-    ///
-    /// # Errors
-    /// [`Hostile`] if it has writable parts or no header, or an address may
-    /// not be read.
-    pub fn transmit<M: Memory + ?Sized>(
-        &mut self,
-        memory: &M,
-        chain: &Chain,
-    ) -> Result<(), Hostile> {
-        let length = chain.readable_bytes().checked_sub(HEADER as u64).ok_or(Hostile::Request)?;
+    /// Serves a transmitted frame. One that has writable parts or no header,
+    /// or may not be read, is dropped: a card has no status to tell of it.
+    pub fn transmit<M: Memory + ?Sized>(&mut self, memory: &M, chain: &Chain) {
+        if self.send(memory, chain).is_err() {
+            self.traffic.dropped += 1;
+        }
+    }
+
+    fn send<M: Memory + ?Sized>(&mut self, memory: &M, chain: &Chain) -> Result<(), Refusal> {
+        let length = chain.readable_bytes().checked_sub(HEADER as u64).ok_or(Refusal::Request)?;
         if chain.writable_bytes() != 0 {
-            return Err(Hostile::Request);
+            return Err(Refusal::Request);
         }
         if !(SHORTEST_FRAME as u64..=LONGEST_FRAME as u64).contains(&length) {
-            self.traffic.dropped += 1;
-            return Ok(());
+            return Err(Refusal::Request);
         }
         let mut frame = vec![0; length as usize];
         chain.read(memory, HEADER as u64, &mut frame)?;
@@ -109,31 +108,33 @@ impl Net {
 
     /// Fills a receive buffer with the frame that waits longest; returns the
     /// bytes written. A buffer that is too small for it loses the frame, as
-    /// the driver offered less than 5.1.6.3.1 asks for.
-    ///
-    /// # Errors
-    /// [`Hostile`] if it has readable parts, or an address may not be written.
-    pub fn receive<M: Memory + ?Sized>(
-        &mut self,
-        memory: &M,
-        chain: &Chain,
-    ) -> Result<u32, Hostile> {
-        if chain.readable_bytes() != 0 {
-            return Err(Hostile::Request);
+    /// the driver offered less than 5.1.6.3.1 asks for; so does one that has
+    /// readable parts or may not be written.
+    pub fn receive<M: Memory + ?Sized>(&mut self, memory: &M, chain: &Chain) -> u32 {
+        let Some(frame) = self.segment.lock().take_frame(self.port) else { return 0 };
+        match hand_over(&frame, memory, chain) {
+            Ok(length) => {
+                self.traffic.received += 1;
+                length
+            }
+            Err(_) => {
+                self.traffic.dropped += 1;
+                0
+            }
         }
-        let Some(frame) = self.segment.lock().take_frame(self.port) else { return Ok(0) };
-        let length = (HEADER + frame.len()) as u64;
-        if chain.writable_bytes() < length {
-            self.traffic.dropped += 1;
-            return Ok(0);
-        }
-        let mut header = [0; HEADER];
-        header[NUM_BUFFERS] = 1;
-        chain.write(memory, 0, &header)?;
-        chain.write(memory, HEADER as u64, &frame)?;
-        self.traffic.received += 1;
-        Ok(length as u32)
     }
+}
+
+fn hand_over<M: Memory + ?Sized>(frame: &[u8], memory: &M, chain: &Chain) -> Result<u32, Refusal> {
+    let length = (HEADER + frame.len()) as u64;
+    if chain.readable_bytes() != 0 || chain.writable_bytes() < length {
+        return Err(Refusal::Request);
+    }
+    let mut header = [0; HEADER];
+    header[NUM_BUFFERS] = 1;
+    chain.write(memory, 0, &header)?;
+    chain.write(memory, HEADER as u64, frame)?;
+    Ok(length as u32)
 }
 
 #[cfg(test)]

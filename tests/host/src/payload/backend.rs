@@ -8,7 +8,7 @@ use host::console::{self, Console};
 use host::entropy::Entropy;
 use host::memory::Memory;
 use host::net::{self, Net};
-use host::queue::{Chain, Hostile};
+use host::queue::Chain;
 
 /// The program behind a device.
 pub(super) enum Backend {
@@ -57,17 +57,18 @@ impl Backend {
         memory: &M,
         chain: &Chain,
         out: &mut dyn FnMut(&[u8]),
-    ) -> Result<u32, Hostile> {
+    ) -> u32 {
         match self {
-            Backend::Block(block) => block.serve(memory, chain),
-            Backend::Entropy(entropy) => entropy.serve(memory, chain),
+            Backend::Block(block) => return block.serve(memory, chain),
+            Backend::Entropy(entropy) => return entropy.serve(memory, chain),
             Backend::Console(console) if number == console::RECEIVE => {
-                console.receive(memory, chain)
+                return console.receive(memory, chain);
             }
-            Backend::Console(console) => console.transmit(memory, chain, out).map(|()| 0),
-            Backend::Net(net) if number == net::RECEIVE => net.receive(memory, chain),
-            Backend::Net(net) => net.transmit(memory, chain).map(|()| 0),
+            Backend::Net(net) if number == net::RECEIVE => return net.receive(memory, chain),
+            Backend::Console(console) => console.transmit(memory, chain, out),
+            Backend::Net(net) => net.transmit(memory, chain),
         }
+        0
     }
 
     /// Requests that a disk has served.
