@@ -63,6 +63,8 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
     let firmware_tree = parse::validate(host::tree(tree)?)?;
     let info = parse::parse(firmware_tree)?;
     console::set_verbosity(verbosity(&info.command_line));
+    console::use_uart(info.uart)?;
+    let boot_cpu = info.boot_cpu(sysreg::mpidr_el1::read() & AFFINITY)?;
     report(&info);
     if info.conduit != Conduit::Smc {
         return Err(BootError::WrongConduit);
@@ -95,9 +97,9 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
     kept.extend_from_slice(&firmware);
     let random = entropy::gather(&info);
     let host_seed = random.as_ref().map(|(_, seed)| &seed[..]);
-    let host_tree = host_tree::write::<QemuVirt>(firmware_tree, &info, &kept, host_seed)?;
+    let host_tree = host_tree::write::<QemuVirt>(firmware_tree, &info, &kept, &redistributors, host_seed)?;
     let stage1 = build_stage1(&info, &layout, &redistributors)?;
-    describe_cpus(&info, &layout, &redistributors, stage1.root());
+    describe_cpus(&info, boot_cpu, &layout, &redistributors, stage1.root());
     info!(
         "EL2 keeps {} KiB: {} KiB image at {:#x}, {} KiB tables and heap at {:#x}",
         (entry::image().size() + own.size()) / 1024,
@@ -246,12 +248,11 @@ fn frames<const N: usize>(
 /// The RD frame of each CPU, in the order of the CPUs.
 fn find_redistributors(info: &BootInfo) -> Result<ArrayVec<u64, MAX_CPUS>, BootError> {
     // The early map has devices in the first GiB only.
-    if info.redistributors.end() > 1 << 30 {
-        return Err(BootError::BadProperty("GIC reg"));
-    }
+    let regions = || info.redistributors.iter().filter(|region| region.end() <= 1 << 30);
     let mut frames = ArrayVec::new();
     for &mpidr in &info.cpus {
-        let frame = gic::find_redistributor(info.redistributors, mpidr)
+        let frame = regions()
+            .find_map(|&region| gic::find_redistributor(region, info.redistributor_stride, mpidr))
             .ok_or(BootError::Missing("redistributor for one of the CPUs"))?;
         frames.push(frame);
     }
@@ -287,9 +288,13 @@ fn build_stage1(
 }
 
 /// Fills in what each CPU needs to come up. CPU 0 is the one that runs now.
-fn describe_cpus(info: &BootInfo, layout: &Layout, redistributors: &[u64], root: u64) {
-    let own = sysreg::mpidr_el1::read() & AFFINITY;
-    let boot = info.cpus.iter().position(|&mpidr| mpidr == own).unwrap_or(0);
+fn describe_cpus(
+    info: &BootInfo,
+    boot: usize,
+    layout: &Layout,
+    redistributors: &[u64],
+    root: u64,
+) {
     let order = core::iter::once(boot).chain((0..info.cpus.len()).filter(|&cpu| cpu != boot));
     for (index, in_tree) in order.enumerate() {
         let (Some(cpu), Some(&mpidr), Some(&redistributor)) =

@@ -5,17 +5,34 @@
 #![allow(unsafe_code)]
 
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use log::{LevelFilter, Metadata, Record};
 use platform::command_line::Verbosity;
 use platform::pl011::Pl011;
-use platform::{Platform, qemu_virt::QemuVirt};
+use platform::{BootError, ByteRange, Platform, qemu_virt::QemuVirt};
+
+/// Address of the UART: the one that is always there, until the tree is read.
+static UART: AtomicUsize = AtomicUsize::new(QemuVirt::EARLY_UART as usize);
 
 /// The UART of the board.
 pub(crate) fn uart() -> Pl011 {
     // SAFETY: every map bouncer runs on, early and final, maps this page of
     // the board as device memory.
-    unsafe { Pl011::new(QemuVirt::EARLY_UART as usize) }
+    unsafe { Pl011::new(UART.load(Ordering::Relaxed)) }
+}
+
+/// From now on messages go to the UART of the device tree.
+///
+/// # Errors
+/// [`BootError::BadProperty`] if it is where the early map has no devices.
+pub(crate) fn use_uart(uart: ByteRange) -> Result<(), BootError> {
+    if uart.end() > 1 << 30 || !uart.start().is_multiple_of(hyp::addr::FRAME_SIZE) {
+        return Err(BootError::BadProperty("PL011 reg"));
+    }
+    if UART.swap(uart.start() as usize, Ordering::Relaxed) as u64 != uart.start() {
+        self::uart().enable();
+    }
+    Ok(())
 }
 
 struct Console;

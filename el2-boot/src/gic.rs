@@ -51,10 +51,14 @@ fn write_private(register: u64, value: u32) {
 }
 
 /// The RD frame of the CPU with this affinity, in a region that is mapped.
-pub(crate) fn find_redistributor(region: platform::ByteRange, mpidr: u64) -> Option<u64> {
+pub(crate) fn find_redistributor(
+    region: platform::ByteRange,
+    stride: Option<u64>,
+    mpidr: u64,
+) -> Option<u64> {
     // SAFETY: `find_redistributor` stays in the region and reads GICR_TYPER,
     // which has no side effect.
-    gicv3::find_redistributor(region, mpidr, |register| unsafe { read(register, 8) })
+    gicv3::find_redistributor(region, stride, mpidr, |register| unsafe { read(register, 8) })
 }
 
 /// Puts EL2's private interrupts of this CPU in group 1.

@@ -2,7 +2,7 @@
 
 use crate::range::ByteRange;
 use crate::reserved::{MAX_RESERVATIONS, Reservation};
-use crate::{MAX_BANKS, MAX_CPUS};
+use crate::{MAX_BANKS, MAX_CPUS, MAX_GIC_REGIONS};
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt;
 use dtoolkit::error::FdtParseError;
@@ -43,8 +43,10 @@ pub struct BootInfo {
     pub conduit: Conduit,
     /// GICv3 distributor.
     pub distributor: ByteRange,
-    /// GICv3 redistributors, one contiguous region.
-    pub redistributors: ByteRange,
+    /// Regions of GICv3 redistributors.
+    pub redistributors: ArrayVec<ByteRange, MAX_GIC_REGIONS>,
+    /// Bytes from one redistributor to the next, where GICR_TYPER does not say.
+    pub redistributor_stride: Option<u64>,
     /// PL011.
     pub uart: ByteRange,
     /// The host's kernel.
@@ -55,6 +57,20 @@ pub struct BootInfo {
     pub command_line: ArrayString<COMMAND_LINE_SIZE>,
     /// Random bytes from the firmware (`/chosen/rng-seed`), bouncer's alone.
     pub seed: Option<Seed>,
+}
+
+impl BootInfo {
+    /// The position among [`Self::cpus`] of the CPU with this affinity, which
+    /// is the one that runs.
+    ///
+    /// # Errors
+    /// [`BootError::ForeignBootCpu`] if the tree has no such CPU, or has it
+    /// disabled, or behind more CPUs than bouncer drives: it cannot pass for
+    /// another one, whose redistributor it would then use.
+    pub fn boot_cpu(&self, affinity: u64) -> Result<usize, BootError> {
+        let position = self.cpus.iter().position(|&cpu| cpu == affinity);
+        position.ok_or(BootError::ForeignBootCpu(affinity))
+    }
 }
 
 /// Random bytes in the firmware's tree.
@@ -82,6 +98,8 @@ pub enum BootError {
     BadProperty(&'static str),
     /// More of something than bouncer has room for.
     TooMany(&'static str),
+    /// The CPU that runs, by its affinity, is none that the tree lets it drive.
+    ForeignBootCpu(u64),
     /// Firmware is not above bouncer.
     WrongConduit,
     /// The interrupt controller is not a GICv3.
@@ -116,6 +134,11 @@ impl fmt::Display for BootError {
             Self::Missing(what) => write!(f, "the device tree has no {what}"),
             Self::BadProperty(what) => write!(f, "the device tree's {what} makes no sense"),
             Self::TooMany(what) => write!(f, "the device tree has too many {what}"),
+            Self::ForeignBootCpu(affinity) => write!(
+                f,
+                "the CPU that runs bouncer ({affinity:#x}) is none of the first {MAX_CPUS} enabled CPUs of \
+                 the device tree"
+            ),
             Self::WrongConduit => f.write_str(
                 "PSCI's method is not smc: start QEMU with -machine virt,virtualization=on",
             ),

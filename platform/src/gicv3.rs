@@ -1,6 +1,8 @@
 //! Where a CPU's redistributor is (Arm IHI 0069, chapter 12).
 
+use crate::MAX_CPUS;
 use crate::range::ByteRange;
+use arrayvec::ArrayVec;
 
 /// Offset of the SGI frame from the RD frame.
 pub const SGI_FRAME: u64 = 0x1_0000;
@@ -27,9 +29,18 @@ pub mod sgi {
     pub const ICACTIVER0: u64 = 0x0380;
 }
 
+/// The frames of one redistributor that answer the host.
+pub const HOST_FRAMES: u64 = 2 * FRAME_SIZE;
+
 /// Address of the RD frame of the CPU with affinity `mpidr` (Aff3 at bits
-/// 39:32, as MPIDR_EL1 has it) in `region`. `read` reads a 64-bit register.
-pub fn find_redistributor(region: ByteRange, mpidr: u64, read: impl Fn(u64) -> u64) -> Option<u64> {
+/// 39:32, as MPIDR_EL1 has it) in `region`. The next one is `stride` bytes on,
+/// or else as far as GICR_TYPER implies. `read` reads a 64-bit register.
+pub fn find_redistributor(
+    region: ByteRange,
+    stride: Option<u64>,
+    mpidr: u64,
+    read: impl Fn(u64) -> u64,
+) -> Option<u64> {
     let affinity = ((mpidr >> 32) & 0xff) << 24 | mpidr & 0xff_ffff;
     let mut frame = region.start();
     while frame.checked_add(2 * FRAME_SIZE)? <= region.end() {
@@ -40,9 +51,32 @@ pub fn find_redistributor(region: ByteRange, mpidr: u64, read: impl Fn(u64) -> u
         if typer & LAST != 0 {
             return None;
         }
-        frame += if typer & VLPIS != 0 { 4 * FRAME_SIZE } else { 2 * FRAME_SIZE };
+        let implied = if typer & VLPIS != 0 { 4 * FRAME_SIZE } else { 2 * FRAME_SIZE };
+        frame = frame.checked_add(stride.unwrap_or(implied).max(HOST_FRAMES))?;
     }
     None
+}
+
+/// What answers the host of the redistributors with these RD frames: as few
+/// regions as have no gap between two redistributors. The last one of each
+/// says so in its GICR_TYPER (`hyp::host::redistributor`).
+///
+/// Linux walks a region to the redistributor that calls itself the last,
+/// whatever the region's length: one that does not answer must not be in it.
+pub fn host_regions(frames: &[u64]) -> ArrayVec<ByteRange, MAX_CPUS> {
+    let mut frames: ArrayVec<u64, MAX_CPUS> = frames.iter().copied().take(MAX_CPUS).collect();
+    frames.sort_unstable();
+    let mut regions = ArrayVec::<ByteRange, MAX_CPUS>::new();
+    for frame in frames {
+        let Some(range) = ByteRange::new(frame, HOST_FRAMES) else { continue };
+        match regions.last_mut() {
+            Some(last) if last.end() == frame => {
+                *last = ByteRange::between(last.start(), range.end())
+            }
+            _ => regions.push(range),
+        }
+    }
+    regions
 }
 
 #[cfg(test)]
@@ -59,13 +93,33 @@ mod tests {
             let index = (at - 0x80a_0008) / 0x2_0000;
             index << 32 | if index == 3 { LAST } else { 0 }
         };
-        assert_eq!(find_redistributor(region(), 0x8000_0000, read), Some(0x80a_0000));
-        assert_eq!(find_redistributor(region(), 3, read), Some(0x80a_0000 + 3 * 0x2_0000));
-        assert_eq!(find_redistributor(region(), 4, read), None);
+        assert_eq!(find_redistributor(region(), None, 0x8000_0000, read), Some(0x80a_0000));
+        assert_eq!(find_redistributor(region(), None, 3, read), Some(0x80a_0000 + 3 * 0x2_0000));
+        assert_eq!(find_redistributor(region(), None, 4, read), None);
     }
 
     #[test]
     fn a_region_without_a_last_frame_ends_at_its_end() {
-        assert_eq!(find_redistributor(region(), 7, |_| 0), None);
+        assert_eq!(find_redistributor(region(), None, 7, |_| 0), None);
+        assert_eq!(find_redistributor(region(), Some(0), 7, |_| 0), None);
+    }
+
+    #[test]
+    fn a_stride_in_the_tree_counts_more_than_what_the_frames_imply() {
+        let read = |at: u64| ((at - 0x80a_0008) / 0x8_0000) << 32 | VLPIS;
+        assert_eq!(find_redistributor(region(), Some(0x8_0000), 2, read), Some(0x81a_0000));
+    }
+
+    /// IHI 0069 12.10: without VLPIS a redistributor has two frames, so one
+    /// that is further on is not the next of the same region.
+    #[test]
+    fn regions_of_the_host_hold_nothing_that_does_not_answer() {
+        let region = |start, end| ByteRange::between(start, end);
+        let dense = host_regions(&[0x80c_0000, 0x80a_0000]);
+        assert_eq!(dense.as_slice(), [region(0x80a_0000, 0x80e_0000)]);
+        let wide = host_regions(&[0x80a_0000, 0x80e_0000]);
+        let apart = [region(0x80a_0000, 0x80c_0000), region(0x80e_0000, 0x810_0000)];
+        assert_eq!(wide.as_slice(), apart);
+        assert!(host_regions(&[]).is_empty() && host_regions(&[u64::MAX]).is_empty());
     }
 }

@@ -4,13 +4,16 @@
 //! use left out, the memory of bouncer taken out of the memory nodes, and the
 //! command line and ramdisk of the boot modules put into `/chosen`. Leaving a
 //! device out protects nothing (stage 2 does that): it keeps an honest host
-//! from probing what would abort.
+//! from probing what would abort. So the rule is made from what stage 2 maps:
+//! a device is in the tree if all its registers answer the host, and so is a
+//! CPU that bouncer drives, and no other.
 
 use crate::boot_info::{BootError, BootInfo};
-use crate::parse::Tree;
+use crate::gicv3;
+use crate::parse::{self, Tree, is_compatible, is_device_type, is_enabled};
 use crate::range::ByteRange;
 use crate::reserved::MAX_FIRMWARE;
-use crate::{MAX_BANKS, Platform};
+use crate::{MAX_BANKS, Platform, Windows};
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use dtoolkit::fdt::FdtNode;
@@ -21,10 +24,13 @@ use vm_fdt::FdtWriter;
 const MAX_PIECES: usize = MAX_BANKS + MAX_FIRMWARE + 2;
 /// Deepest nesting that is copied; the boards' trees have four levels.
 const MAX_DEPTH: usize = 16;
+/// A page, as stage 2 maps.
+const PAGE: u64 = 4096;
 
 /// Writes the host's tree, from the firmware's `tree` of a board `P`, without
 /// the page-aligned memory in `kept` (bouncer's and firmware's) and with `seed`
-/// instead of the firmware's random bytes.
+/// instead of the firmware's random bytes. `redistributors` has the address of
+/// each CPU's RD frame.
 ///
 /// # Errors
 /// [`BootError::HostTree`], or [`BootError::TooMany`] pieces of memory.
@@ -32,9 +38,12 @@ pub fn write<P: Platform>(
     tree: Tree<'_>,
     info: &BootInfo,
     kept: &[ByteRange],
+    redistributors: &[u64],
     seed: Option<&[u8]>,
 ) -> Result<Vec<u8>, BootError> {
     let tree = tree.fdt();
+    let cells = parse::cells(tree.root())?;
+    let windows = P::host_windows(info, redistributors);
     let mut writer = FdtWriter::new().map_err(BootError::HostTree)?;
     let root = writer.begin_node("").map_err(BootError::HostTree)?;
     copy_properties(&mut writer, tree.root(), &[])?;
@@ -42,14 +51,18 @@ pub fn write<P: Platform>(
         match node.name_without_address() {
             "memory" | "reserved-memory" => {}
             "chosen" => write_chosen(&mut writer, node, info, seed)?,
-            // An interrupt controller's children are its ITS or MSI frames:
-            // DMA masters and doorbells that stay with bouncer.
-            "intc" => copy_node(&mut writer, node, 1)?,
-            name if P::host_may_see(name) => copy_node(&mut writer, node, MAX_DEPTH)?,
+            "cpus" => write_cpus(&mut writer, node, info)?,
+            _ if !is_enabled(node) => {}
+            _ if is_compatible(node, "arm,gic-v3") => {
+                write_gic(&mut writer, node, cells, info, redistributors)?;
+            }
+            name if P::host_may_see(name) && answers(node, cells, &windows) => {
+                copy_node(&mut writer, node, MAX_DEPTH)?;
+            }
             _ => {}
         }
     }
-    write_memory(&mut writer, &host_memory(info, kept)?)?;
+    write_memory(&mut writer, cells, &host_memory(info, kept)?)?;
     writer.end_node(root).and_then(|()| writer.finish()).map_err(BootError::HostTree)
 }
 
@@ -78,13 +91,91 @@ fn host_memory(
     Ok(free)
 }
 
-fn write_memory(writer: &mut FdtWriter, free: &[ByteRange]) -> Result<(), BootError> {
+/// Do all registers of the device answer the host? A node without any is no
+/// device but a service (the firmware, the CPUs' timers).
+fn answers(node: FdtNode<'_>, cells: (usize, usize), windows: &Windows) -> bool {
+    let Some(reg) = node.property("reg") else { return true };
+    parse::ranges(reg.value(), cells).all(|range| {
+        let whole = range.ok().and_then(|range| range.grown_to(PAGE));
+        whole.is_some_and(|whole| windows.iter().any(|window| window.contains(whole)))
+    })
+}
+
+/// The CPUs bouncer drives. What else is under `/cpus` describes them: caches,
+/// idle states, and the topology, which would name CPUs that are not there.
+fn write_cpus(writer: &mut FdtWriter, cpus: FdtNode<'_>, info: &BootInfo) -> Result<(), BootError> {
+    let (address_cells, _) = parse::cells(cpus)?;
+    let is_cpu = |node: FdtNode<'_>| is_device_type(node, "cpu");
+    let all = cpus.children().filter(|&node| is_cpu(node)).count();
+    let copy = writer.begin_node(cpus.name()).map_err(BootError::HostTree)?;
+    copy_properties(writer, cpus, &[])?;
+    for node in cpus.children() {
+        let keep = match node.name_without_address() {
+            "cpu-map" => all == info.cpus.len(),
+            _ if is_cpu(node) => {
+                is_enabled(node) && info.cpus.contains(&parse::affinity(node, address_cells)?)
+            }
+            _ => true,
+        };
+        if keep {
+            copy_node(writer, node, MAX_DEPTH)?;
+        }
+    }
+    writer.end_node(copy).map_err(BootError::HostTree)
+}
+
+/// The interrupt controller, as far as it answers. Its children are its ITS or
+/// MSI frames: DMA masters and doorbells that stay with bouncer.
+fn write_gic(
+    writer: &mut FdtWriter,
+    gic: FdtNode<'_>,
+    cells: (usize, usize),
+    info: &BootInfo,
+    redistributors: &[u64],
+) -> Result<(), BootError> {
+    let regions = gicv3::host_regions(redistributors);
+    let all = core::iter::once(info.distributor).chain(regions.iter().copied());
+    let node = writer.begin_node(gic.name()).map_err(BootError::HostTree)?;
+    copy_properties(writer, gic, &["reg", "#redistributor-regions", "redistributor-stride"])?;
+    let mut result = writer.property("reg", &reg(cells, all)?);
+    if regions.len() > 1 {
+        let count = regions.len() as u32;
+        result = result.and_then(|()| writer.property_u32("#redistributor-regions", count));
+    }
+    result.and_then(|()| writer.end_node(node)).map_err(BootError::HostTree)
+}
+
+/// The value of a `reg` property of the root's children.
+fn reg(
+    (address_cells, size_cells): (usize, usize),
+    ranges: impl Iterator<Item = ByteRange>,
+) -> Result<Vec<u8>, BootError> {
+    let mut value = Vec::new();
+    for range in ranges {
+        for (number, cells) in [(range.start(), address_cells), (range.size(), size_cells)] {
+            let bytes = number.to_be_bytes();
+            let (high, low) = bytes.split_at(8 - (4 * cells).min(8));
+            if high.iter().any(|&byte| byte != 0) {
+                return Err(BootError::BadProperty("#address-cells or #size-cells"));
+            }
+            value.extend_from_slice(low);
+        }
+    }
+    Ok(value)
+}
+
+fn write_memory(
+    writer: &mut FdtWriter,
+    cells: (usize, usize),
+    free: &[ByteRange],
+) -> Result<(), BootError> {
     for piece in free {
+        let reg = reg(cells, core::iter::once(*piece))?;
         let name = alloc::format!("memory@{:x}", piece.start());
         let node = writer.begin_node(&name).map_err(BootError::HostTree)?;
         writer
             .property_string("device_type", "memory")
-            .and_then(|()| writer.property_array_u64("reg", &[piece.start(), piece.size()]))
+            .and_then(|()| writer.property("reg", &reg))
             .and_then(|()| writer.end_node(node))
             .map_err(BootError::HostTree)?;
     }

@@ -36,6 +36,8 @@ use arrayvec::ArrayVec;
 
 /// Most physical CPUs a board may have; further ones stay off.
 pub const MAX_CPUS: usize = 8;
+/// Most regions of redistributors.
+pub const MAX_GIC_REGIONS: usize = 8;
 /// Most banks of RAM.
 pub const MAX_BANKS: usize = 8;
 /// Most runs of MMIO the host may be given: UART, distributor and one
@@ -54,9 +56,8 @@ pub trait Platform {
     const EARLY_UART: u64;
 
     /// May the host's device tree keep the top-level node of this name (unit
-    /// address left off)? Everything that can do DMA around bouncer, and
-    /// everything stage 2 hides from the host, is left out of the tree as
-    /// well, so that an honest host does not trip over it.
+    /// address left off), if all its registers are in [`Self::host_windows`]?
+    /// Memory, CPUs, the interrupt controller and `/chosen` are not asked for.
     fn host_may_see(node: &str) -> bool;
 
     /// The MMIO that is mapped into the host's stage 2. `redistributors` has

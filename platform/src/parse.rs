@@ -8,7 +8,7 @@
 use crate::boot_info::{BootError, BootInfo, COMMAND_LINE_SIZE, Conduit, MAX_SEED, Module, Seed};
 use crate::range::ByteRange;
 use crate::reserved;
-use crate::{MAX_BANKS, MAX_CPUS};
+use crate::{MAX_BANKS, MAX_CPUS, MAX_GIC_REGIONS};
 use arrayvec::{ArrayString, ArrayVec};
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
@@ -66,15 +66,16 @@ pub fn parse(tree: Tree<'_>) -> Result<BootInfo, BootError> {
     let root = tree.root();
     let chosen = root.child("chosen").ok_or(BootError::Missing("/chosen"))?;
     let (cpus, cpus_left_off) = cpus(root)?;
-    let (distributor, redistributors) = interrupt_controller(root)?;
+    let gic = interrupt_controller(root)?;
     Ok(BootInfo {
         memory: memory(root)?,
         reserved: reserved::read(tree)?,
         cpus,
         cpus_left_off,
         conduit: conduit(root)?,
-        distributor,
-        redistributors,
+        distributor: gic.distributor,
+        redistributors: gic.redistributors,
+        redistributor_stride: gic.stride,
         uart: uart(root)?,
         kernel: module(chosen, "multiboot,kernel")?.ok_or(BootError::NoKernel)?,
         ramdisk: module(chosen, "multiboot,ramdisk")?,
@@ -140,10 +141,11 @@ fn seed(tree: Fdt<'_>, chosen: FdtNode<'_>) -> Option<Seed> {
     Some(Seed { bytes, place: start..start + all.len() })
 }
 
-fn is_device_type(node: FdtNode<'_>, kind: &str) -> bool {
+pub(crate) fn is_device_type(node: FdtNode<'_>, kind: &str) -> bool {
     node.property("device_type").is_some_and(|value| value.value_as::<&str>() == Ok(kind))
 }
 
+/// May it be used (DTSpec 2.3.4)?
 pub(crate) fn is_enabled(node: FdtNode<'_>) -> bool {
     match node.property("status") {
         None => true,
@@ -180,14 +182,21 @@ fn cpus(root: FdtNode<'_>) -> Result<(ArrayVec<u64, MAX_CPUS>, usize), BootError
     let (address_cells, _) = cells(node)?;
     let (mut cpus, mut left_off) = (ArrayVec::new(), 0);
     for cpu in node.children().filter(|&cpu| is_device_type(cpu, "cpu") && is_enabled(cpu)) {
-        let reg = cpu.property("reg").ok_or(BootError::Missing("cpu reg"))?;
-        let affinity = take(&mut reg.value(), address_cells.max(1))
-            .ok_or(BootError::BadProperty("cpu reg"))?;
+        let affinity = affinity(cpu, address_cells)?;
+        if cpus.contains(&affinity) {
+            return Err(BootError::BadProperty("cpu reg, which two CPUs have,"));
+        }
         if cpus.try_push(affinity).is_err() {
             left_off += 1;
         }
     }
     if cpus.is_empty() { Err(NO_CPUS) } else { Ok((cpus, left_off)) }
+}
+
+/// A CPU's affinity, which its `reg` is.
+pub(crate) fn affinity(cpu: FdtNode<'_>, address_cells: usize) -> Result<u64, BootError> {
+    let reg = cpu.property("reg").ok_or(BootError::Missing("cpu reg"))?;
+    take(&mut reg.value(), address_cells.max(1)).ok_or(BootError::BadProperty("cpu reg"))
 }
 
 fn conduit(root: FdtNode<'_>) -> Result<Conduit, BootError> {
@@ -200,23 +209,76 @@ fn conduit(root: FdtNode<'_>) -> Result<Conduit, BootError> {
     }
 }
 
-fn find<'a>(root: FdtNode<'a>, compatible: &str) -> Option<FdtNode<'a>> {
-    root.children().find(|&node| {
-        node.compatible().is_some_and(|mut names| names.any(|name| name == compatible))
-            && is_enabled(node)
-    })
+pub(crate) fn is_compatible(node: FdtNode<'_>, compatible: &str) -> bool {
+    node.compatible().is_some_and(|mut names| names.any(|name| name == compatible))
 }
 
-fn interrupt_controller(root: FdtNode<'_>) -> Result<(ByteRange, ByteRange), BootError> {
+fn find<'a>(root: FdtNode<'a>, compatible: &str) -> Option<FdtNode<'a>> {
+    root.children().find(|&node| is_compatible(node, compatible) && is_enabled(node))
+}
+
+/// What the tree says of the GICv3 (Linux's binding arm,gic-v3).
+struct Gic {
+    distributor: ByteRange,
+    redistributors: ArrayVec<ByteRange, MAX_GIC_REGIONS>,
+    stride: Option<u64>,
+}
+
+fn interrupt_controller(root: FdtNode<'_>) -> Result<Gic, BootError> {
+    const BAD_REG: BootError = BootError::BadProperty("GIC reg");
     let gic = find(root, "arm,gic-v3").ok_or(BootError::NoGicV3)?;
     let reg = gic.property("reg").ok_or(BootError::Missing("GIC reg"))?;
-    let mut regions = ranges(reg.value(), cells(root)?);
-    let mut next = || regions.next().unwrap_or(Err(BootError::BadProperty("GIC reg")));
-    Ok((next()?, next()?))
+    let mut all = ranges(reg.value(), cells(root)?);
+    let distributor = all.next().unwrap_or(Err(BAD_REG))?;
+    let count = match gic.property("#redistributor-regions").map(|count| count.value_as::<u32>()) {
+        None => 1,
+        Some(Ok(count @ 1..)) => count as usize,
+        Some(_) => return Err(BootError::BadProperty("GIC #redistributor-regions")),
+    };
+    let mut redistributors = ArrayVec::new();
+    for region in all.by_ref().take(count) {
+        let full = |_| BootError::TooMany("regions of redistributors");
+        redistributors.try_push(region?).map_err(full)?;
+    }
+    if redistributors.len() != count {
+        return Err(BAD_REG);
+    }
+    let stride = match gic.property("redistributor-stride").map(|stride| number(stride.value())) {
+        None => None,
+        Some(Some(stride)) if stride.is_multiple_of(0x1_0000) => Some(stride),
+        Some(_) => return Err(BootError::BadProperty("GIC redistributor-stride")),
+    };
+    Ok(Gic { distributor, redistributors, stride: stride.filter(|&stride| stride != 0) })
 }
 
+/// A number of one or two cells, as long as the property is.
+fn number(mut value: &[u8]) -> Option<u64> {
+    match value.len() {
+        4 => take(&mut value, 1),
+        8 => take(&mut value, 2),
+        _ => None,
+    }
+}
+
+/// The node that `/chosen/stdout-path` names, by path or by alias.
+fn stdout<'a>(root: FdtNode<'a>) -> Option<FdtNode<'a>> {
+    let text = |node: FdtNode<'a>, name: &str| node.property(name)?.value_as::<&str>().ok();
+    let chosen = text(root.child("chosen")?, "stdout-path")?;
+    // What follows a colon is the line's speed and format.
+    let chosen = chosen.split(':').next()?;
+    let path = match chosen.starts_with('/') {
+        true => chosen,
+        false => text(root.child("aliases")?, chosen)?,
+    };
+    let name = path.strip_prefix('/')?;
+    root.children().find(|node| node.name() == name)
+}
+
+/// The board's console: the PL011 that `stdout-path` names, or else the first.
 fn uart(root: FdtNode<'_>) -> Result<ByteRange, BootError> {
-    let uart = find(root, "arm,pl011").ok_or(BootError::Missing("PL011"))?;
+    let usable = |node: &FdtNode<'_>| is_compatible(*node, "arm,pl011") && is_enabled(*node);
+    let named = stdout(root).filter(usable);
+    let uart = named.or_else(|| find(root, "arm,pl011")).ok_or(BootError::Missing("PL011"))?;
     let reg = uart.property("reg").ok_or(BootError::Missing("PL011 reg"))?;
     ranges(reg.value(), cells(root)?).next().unwrap_or(Err(BootError::BadProperty("PL011 reg")))
 }

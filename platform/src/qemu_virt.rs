@@ -21,7 +21,7 @@ impl Platform for QemuVirt {
     const EARLY_UART: u64 = 0x0900_0000;
 
     fn host_may_see(node: &str) -> bool {
-        matches!(node, "psci" | "cpus" | "timer" | "pmu" | "pl011" | "apb-pclk" | "aliases")
+        matches!(node, "psci" | "timer" | "pmu" | "pl011" | "apb-pclk" | "aliases")
     }
 
     fn host_windows(info: &BootInfo, redistributors: &[u64]) -> Windows {

@@ -13,11 +13,16 @@ pub(crate) const SEED: [u8; 32] = [0x5e; 32];
 pub(crate) struct TestTree {
     pub(crate) banks: Vec<ByteRange>,
     pub(crate) cpus: u32,
+    pub(crate) disabled_cpus: Vec<u32>,
+    /// Address and status of each PL011, in the order of the tree.
+    pub(crate) uarts: Vec<(u64, Option<&'static str>)>,
+    pub(crate) stdout: &'static str,
+    /// The root's address and size cells.
+    pub(crate) cells: (u32, u32),
     pub(crate) gic: &'static str,
     pub(crate) conduit: &'static str,
     pub(crate) kernel: Option<ByteRange>,
     pub(crate) ramdisk: Option<ByteRange>,
-    pub(crate) uart: u64,
     /// The memory reservation block.
     pub(crate) entries: Vec<ByteRange>,
     /// `/reserved-memory`.
@@ -38,11 +43,14 @@ pub(crate) fn virt() -> TestTree {
     TestTree {
         banks: std::vec![ByteRange::between(0x4000_0000, 0x8000_0000)],
         cpus: 2,
+        disabled_cpus: Vec::new(),
+        uarts: std::vec![(0x900_0000, None)],
+        stdout: "/pl011@9000000",
+        cells: (2, 2),
         gic: "arm,gic-v3",
         conduit: "smc",
         kernel: Some(ByteRange::between(0x4800_0000, 0x4810_0000)),
         ramdisk: Some(ByteRange::between(0x5000_0000, 0x5123_4567)),
-        uart: 0x900_0000,
         entries: Vec::new(),
         nodes: Vec::new(),
         node_cells: [2, 2],
@@ -65,12 +73,12 @@ impl TestTree {
         let entries: Result<Vec<_>, _> = self.entries.iter().map(entry).collect();
         let mut fdt = FdtWriter::new_with_mem_reserv(&entries?)?;
         let root = fdt.begin_node("")?;
-        fdt.property_u32("#address-cells", 2)?;
-        fdt.property_u32("#size-cells", 2)?;
+        fdt.property_u32("#address-cells", self.cells.0)?;
+        fdt.property_u32("#size-cells", self.cells.1)?;
         for bank in &self.banks {
             let node = fdt.begin_node(&std::format!("memory@{:x}", bank.start()))?;
             fdt.property_string("device_type", "memory")?;
-            fdt.property_array_u64("reg", &[bank.start(), bank.size()])?;
+            self.reg(&mut fdt, &[bank.start(), bank.size()])?;
             fdt.end_node(node)?;
         }
         self.write_reserved(&mut fdt)?;
@@ -109,21 +117,45 @@ impl TestTree {
         fdt.end_node(reserved)
     }
 
+    /// A `reg` of the root's children: address, size, address, …
+    fn reg(&self, fdt: &mut FdtWriter, numbers: &[u64]) -> Result<(), vm_fdt::Error> {
+        let mut value = Vec::new();
+        for (index, number) in numbers.iter().enumerate() {
+            let cells = if index % 2 == 0 { self.cells.0 } else { self.cells.1 };
+            value.extend_from_slice(&number.to_be_bytes()[8 - 4 * cells as usize..]);
+        }
+        fdt.property("reg", &value)
+    }
+
     fn write_devices(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
         for (name, compatible, reg) in [
-            ("pl011@9000000", "arm,pl011", [self.uart, 0x1000].as_slice()),
-            ("fw-cfg@9020000", "qemu,fw-cfg-mmio", &[0x902_0000, 0x18]),
+            ("fw-cfg@9020000", "qemu,fw-cfg-mmio", [0x902_0000, 0x18].as_slice()),
             ("virtio_mmio@a000000", "virtio,mmio", &[0xa00_0000, 0x200]),
-            ("pcie@10000000", "pci-host-ecam-generic", &[0x40_1000_0000, 0x1000_0000]),
+            ("pcie@10000000", "pci-host-ecam-generic", &[0x3f00_0000, 0x100_0000]),
         ] {
             let node = fdt.begin_node(name)?;
             fdt.property_string("compatible", compatible)?;
-            fdt.property_array_u64("reg", reg)?;
+            self.reg(fdt, reg)?;
             fdt.end_node(node)?;
         }
+        for (address, status) in &self.uarts {
+            let node = fdt.begin_node(&std::format!("pl011@{address:x}"))?;
+            fdt.property_string("compatible", "arm,pl011")?;
+            self.reg(fdt, &[*address, 0x1000])?;
+            if let Some(status) = status {
+                fdt.property_string("status", status)?;
+            }
+            fdt.end_node(node)?;
+        }
+        let aliases = fdt.begin_node("aliases")?;
+        fdt.property_string("serial0", "/pl011@9050000")?;
+        fdt.end_node(aliases)?;
         let gic = fdt.begin_node("intc@8000000")?;
         fdt.property_string("compatible", self.gic)?;
-        fdt.property_array_u64("reg", &[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000])?;
+        self.reg(fdt, &[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000])?;
+        if self.disabled_cpus.is_empty() {
+            fdt.property_u32("redistributor-stride", 0x2_0000)?;
+        }
         let its = fdt.begin_node("its@8080000")?;
         fdt.property_string("compatible", "arm,gic-v3-its")?;
         fdt.end_node(its)?;
@@ -145,14 +177,19 @@ impl TestTree {
             let node = fdt.begin_node(&std::format!("cpu@{cpu:x}"))?;
             fdt.property_string("device_type", "cpu")?;
             fdt.property_u32("reg", cpu)?;
+            if self.disabled_cpus.contains(&cpu) {
+                fdt.property_string("status", "disabled")?;
+            }
             fdt.end_node(node)?;
         }
+        let map = fdt.begin_node("cpu-map")?;
+        fdt.end_node(map)?;
         fdt.end_node(cpus)
     }
 
     fn write_chosen(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
         let chosen = fdt.begin_node("chosen")?;
-        fdt.property_string("stdout-path", "/pl011@9000000")?;
+        fdt.property_string("stdout-path", self.stdout)?;
         fdt.property_string("bootargs", "log=debug")?;
         fdt.property("rng-seed", &SEED)?;
         for (range, kind) in

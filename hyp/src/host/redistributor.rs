@@ -5,6 +5,7 @@
 //! registers are withheld (LPIs do not exist for the host); the others are
 //! passed through one by one (IHI0069 12.11).
 
+use crate::addr::PfnRange;
 use crate::event::EventKind;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
@@ -25,6 +26,11 @@ mod offset {
     pub(super) const ID_LAST: u64 = 0xfffc;
 }
 
+/// GICR_TYPER.Last: no redistributor follows in the region.
+const TYPER_LAST: u64 = 1 << 4;
+/// Frames of 4 KiB from one redistributor to the next of its region: without
+/// VLPIS, RD_base and SGI_base (IHI0069 12.10).
+const PITCH: u64 = 2 * 16;
 /// GICR_TYPER.PLPIS, VLPIS and DirectLPI: what would need memory tables.
 const TYPER_LPIS: u64 = 0b1011;
 /// GICR_CTLR bits the host may set: DPG1S, DPG1NS, DPG0. Not EnableLPIs.
@@ -56,17 +62,30 @@ pub(super) fn handle<M: Machine>(
             hyp.record(EventKind::HostRedistributor, 0, trap, fault.ipa, frame.pc);
         }
     } else {
-        let value = read(&hyp.machine, fault.ipa, offset, transfer);
+        let value = match (offset, transfer.size) {
+            (offset::TYPER, 4 | 8) => typer(hyp, *range, fault.ipa, transfer.size),
+            _ => read(&hyp.machine, fault.ipa, offset, transfer),
+        };
         frame.set(transfer.register, transfer.loaded(value));
     }
     frame.advance();
     true
 }
 
+/// GICR_TYPER with Last as it is for the host, to which a redistributor of
+/// another CPU than bouncer drives does not answer: whoever walks a region
+/// ends at the last of them, whatever the region's length (IHI0069 12.11.35).
+fn typer<M: Machine>(hyp: &Hypervisor<M>, frame: PfnRange, address: u64, size: u8) -> u64 {
+    let next = frame.start().number() + PITCH;
+    let mut all = hyp.platform.redistributors.iter().flatten();
+    let follows = all.any(|other| other.start().number() == next);
+    let real = hyp.machine.device_read(address, size) & !(TYPER_LPIS | TYPER_LAST);
+    real | if follows { 0 } else { TYPER_LAST }
+}
+
 fn read(machine: &impl Machine, address: u64, offset: u64, transfer: Transfer) -> u64 {
     match (offset, transfer.size) {
         (offset::CTLR, 4) => machine.device_read(address, 4) & CTLR_READABLE,
-        (offset::TYPER, 4 | 8) => machine.device_read(address, transfer.size) & !TYPER_LPIS,
         (offset::IIDR | offset::TYPER_HIGH | offset::STATUSR | offset::WAKER, 4)
         | (offset::ID_FIRST..=offset::ID_LAST, 4) => machine.device_read(address, 4),
         _ => 0,

@@ -135,6 +135,28 @@ fn of_a_redistributor_the_host_sees_this_much() {
     }
 }
 
+/// Linux walks a region of redistributors to the one that calls itself the
+/// last (IHI 0069 12.11.35, GICR_TYPER.Last), 128 KiB at a time where VLPIS is
+/// hidden: whatever it meets on its way must answer.
+#[test]
+fn the_last_redistributor_that_answers_says_so_and_no_other() {
+    // Two side by side, one of a GICv4's pitch further on.
+    let frames = [RD_BASE, RD_BASE + 0x2_0000, RD_BASE + 0x8_0000];
+    let rig = Rig::with_redistributors(&frames);
+    let typer = |frame: u64, size: u8, real: u64| {
+        let mut regs = Frame { pc: 0x4100_0000, pstate: EL1H, ..Frame::default() };
+        rig.hyp.machine().world().device_values.insert(frame + 8, real);
+        rig.hyp.handle_host_trap(&mut regs, abort(frame + 8, size, 3, false));
+        regs.x[3]
+    };
+    for real in [0, 1 << 4] {
+        for size in [4, 8] {
+            let last = frames.map(|frame| typer(frame, size, real) >> 4 & 1);
+            assert_eq!(last, [0, 1, 1], "{real:#x} {size}");
+        }
+    }
+}
+
 #[test]
 fn into_a_redistributor_the_host_writes_this_much() {
     let rig = Rig::new();

@@ -26,9 +26,16 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new() -> Self {
+        Self::with_redistributors(&[RD_BASE])
+    }
+
+    /// On a machine with RD_base frames there.
+    pub(super) fn with_redistributors(frames: &[u64]) -> Self {
         let layout = Layout::new(64);
         let mut redistributors = [const { None }; MAX_CPUS];
-        redistributors[0] = Some(crate::addr::PfnRange::new(RD_BASE >> FRAME_SHIFT, 16).unwrap());
+        for (slot, frame) in redistributors.iter_mut().zip(frames) {
+            *slot = crate::addr::PfnRange::new(frame >> FRAME_SHIFT, 16).ok();
+        }
         let platform = HostPlatform { redistributors };
         let hyp = Hypervisor::new(layout.machine(), layout.frame_table(), &layout.boot(), platform)
             .unwrap();

@@ -7,9 +7,54 @@ use dtoolkit::fdt::Fdt;
 const OWN: ByteRange = ByteRange::between(0x7fc0_0000, 0x8000_0000);
 const IMAGE: ByteRange = ByteRange::between(0x4020_0000, 0x4026_0000);
 
+/// RD frames as QEMU places them.
+const FRAMES: [u64; 2] = [0x80a_0000, 0x80c_0000];
+
 fn written(firmware: &[u8]) -> Vec<u8> {
+    written_with(firmware, &FRAMES)
+}
+
+fn written_with(firmware: &[u8], frames: &[u64]) -> Vec<u8> {
     let info = test_trees::read(firmware).unwrap();
-    write::<QemuVirt>(validate(firmware).unwrap(), &info, &[OWN, IMAGE], Some(&[7; 32])).unwrap()
+    let tree = validate(firmware).unwrap();
+    let written = write::<QemuVirt>(tree, &info, &[OWN, IMAGE], frames, Some(&[7; 32])).unwrap();
+    every_register_is_the_hosts(&written, &info, frames);
+    written
+}
+
+/// Whatever tree the host is given: each register in it answers the host, by
+/// stage 2 or, an RD frame, by EL2; each CPU in it is one that bouncer drives.
+fn every_register_is_the_hosts(tree: &[u8], info: &BootInfo, frames: &[u64]) {
+    let mut answer = QemuVirt::host_windows(info, frames).to_vec();
+    answer.extend(frames.iter().map(|&frame| ByteRange::between(frame, frame + 0x1_0000)));
+    let answers =
+        |byte: u64| answer.iter().any(|range| (range.start()..range.end()).contains(&byte));
+    let tree = Fdt::new(tree).unwrap();
+    let cells = parse::cells(tree.root()).unwrap();
+    for node in tree.root().children() {
+        match node.name_without_address() {
+            "memory" | "chosen" => continue,
+            "cpus" => {
+                let (address_cells, _) = parse::cells(node).unwrap();
+                let cpus: Vec<u64> = node
+                    .children()
+                    .filter(|&cpu| is_device_type(cpu, "cpu"))
+                    .map(|cpu| parse::affinity(cpu, address_cells).unwrap())
+                    .collect();
+                assert_eq!(cpus, info.cpus.as_slice());
+                continue;
+            }
+            _ => {}
+        }
+        assert!(is_enabled(node), "{}", node.name());
+        let Some(reg) = node.property("reg") else { continue };
+        for range in parse::ranges(reg.value(), cells) {
+            let range = range.unwrap();
+            for page in (range.start()..range.end()).step_by(PAGE as usize) {
+                assert!(answers(page), "{}: {page:#x}", node.name());
+            }
+        }
+    }
 }
 
 #[test]
@@ -47,6 +92,73 @@ fn devices_the_host_may_not_use_are_not_in_its_tree() {
         assert!(names.iter().any(|name| name == kept), "{kept}");
     }
     assert_eq!(tree.find_node("/intc@8000000").unwrap().children().count(), 0, "no ITS");
+}
+
+/// The values of the GIC's `reg`, and how many regions of redistributors.
+fn gic(tree: &[u8]) -> (Vec<ByteRange>, Option<u32>) {
+    let tree = Fdt::new(tree).unwrap();
+    let gic = tree.find_node("/intc@8000000").unwrap();
+    let reg = gic.property("reg").unwrap();
+    let count = gic.property("#redistributor-regions").map(|count| count.value_as().unwrap());
+    assert!(gic.property("redistributor-stride").is_none());
+    (parse::ranges(reg.value(), (2, 2)).map(Result::unwrap).collect(), count)
+}
+
+#[test]
+fn the_host_is_told_of_the_redistributors_that_answer_and_of_no_other() {
+    let distributor = ByteRange::between(0x800_0000, 0x801_0000);
+    let region = |start, end| ByteRange::between(start, end);
+    let firmware = test_trees::virt().build();
+    let dense = gic(&written(&firmware));
+    assert_eq!(dense, (std::vec![distributor, region(0x80a_0000, 0x80e_0000)], None));
+    // GICv4: four frames each, of which two answer.
+    let wide = gic(&written_with(&firmware, &[0x80a_0000, 0x80e_0000]));
+    let apart = [distributor, region(0x80a_0000, 0x80c_0000), region(0x80e_0000, 0x810_0000)];
+    assert_eq!(wide, (apart.to_vec(), Some(2)));
+}
+
+#[test]
+fn cpus_that_bouncer_does_not_drive_are_not_in_the_hosts_tree() {
+    let mut many = test_trees::virt();
+    many.cpus = 11;
+    many.disabled_cpus = std::vec![0, 3];
+    let frames: Vec<u64> = (0..8).map(|cpu| 0x80a_0000 + 0x2_0000 * cpu).collect();
+    let tree = written_with(&many.build(), &frames);
+    let tree = Fdt::new(&tree).unwrap();
+    assert_eq!(tree.find_node("/cpus").unwrap().children().count(), 8);
+    assert!(tree.find_node("/cpus/cpu@0").is_none() && tree.find_node("/cpus/cpu@9").is_some());
+    assert!(tree.find_node("/cpus/cpu-map").is_none(), "it names CPUs that are not there");
+    let tree = written(&test_trees::virt().build());
+    assert!(Fdt::new(&tree).unwrap().find_node("/cpus/cpu-map").is_some());
+}
+
+#[test]
+fn a_second_uart_and_disabled_devices_are_not_in_the_hosts_tree() {
+    let mut board = test_trees::virt();
+    board.uarts = std::vec![(0x904_0000, Some("disabled")), (0x900_0000, None), (0x905_0000, None)];
+    let tree = written(&board.build());
+    let tree = Fdt::new(&tree).unwrap();
+    let uarts: Vec<_> = tree
+        .root()
+        .children()
+        .filter(|node| node.name_without_address() == "pl011")
+        .map(|node| std::string::String::from(node.name()))
+        .collect();
+    assert_eq!(uarts, ["pl011@9000000"]);
+}
+
+#[test]
+fn a_tree_with_short_cells_gets_short_cells() {
+    let mut board = test_trees::virt();
+    board.cells = (1, 1);
+    let tree = written(&board.build());
+    let tree = Fdt::new(&tree).unwrap();
+    let memory = tree.root().children().find(|node| node.name_without_address() == "memory");
+    assert_eq!(memory.unwrap().property("reg").unwrap().value().len(), 8);
+    assert_eq!(
+        reg((1, 1), core::iter::once(ByteRange::between(1 << 32, 2 << 32))).err(),
+        Some(BootError::BadProperty("#address-cells or #size-cells"))
+    );
 }
 
 #[test]

@@ -11,7 +11,8 @@ fn a_virt_machine_is_understood() {
     assert_eq!(info.cpus.as_slice(), [0, 1]);
     assert_eq!(info.conduit, Conduit::Smc);
     assert_eq!(info.distributor, ByteRange::between(0x800_0000, 0x801_0000));
-    assert_eq!(info.redistributors, ByteRange::between(0x80a_0000, 0x900_0000));
+    assert_eq!(info.redistributors.as_slice(), [ByteRange::between(0x80a_0000, 0x900_0000)]);
+    assert_eq!(info.redistributor_stride, Some(0x2_0000));
     assert_eq!(info.uart.start(), 0x900_0000);
     assert_eq!(info.kernel.range, ByteRange::between(0x4800_0000, 0x4810_0000));
     assert_eq!(&info.kernel.command_line, "console=ttyAMA0 quiet");
@@ -41,6 +42,33 @@ fn a_machine_bouncer_cannot_run_on_is_refused_by_name() {
 fn cpus_beyond_the_limit_stay_off_and_are_counted() {
     let info = read(&TestTree { cpus: 11, ..virt() }.build()).unwrap();
     assert_eq!((info.cpus.len(), info.cpus_left_off), (MAX_CPUS, 11 - MAX_CPUS));
+}
+
+/// DTSpec 3.8.1: a CPU that is not "okay" does not run, so bouncer drives none.
+#[test]
+fn a_boot_cpu_that_the_tree_does_not_let_run_is_refused() {
+    let info = read(&TestTree { cpus: 3, disabled_cpus: std::vec![1], ..virt() }.build()).unwrap();
+    assert_eq!(info.cpus.as_slice(), [0, 2]);
+    assert_eq!((info.boot_cpu(0), info.boot_cpu(2)), (Ok(0), Ok(1)));
+    assert_eq!(info.boot_cpu(1), Err(BootError::ForeignBootCpu(1)));
+    let crowd = read(&TestTree { cpus: 11, ..virt() }.build()).unwrap();
+    assert_eq!(crowd.boot_cpu(9), Err(BootError::ForeignBootCpu(9)));
+}
+
+#[test]
+fn the_console_is_where_the_tree_says() {
+    let uart = |uarts: &[(u64, Option<&'static str>)], stdout| {
+        let tree = TestTree { uarts: uarts.to_vec(), stdout, ..virt() };
+        read(&tree.build()).map(|info| info.uart.start())
+    };
+    let two = [(0x904_0000, None), (0x900_0000, None)];
+    assert_eq!(uart(&two, "/pl011@9000000"), Ok(0x900_0000));
+    assert_eq!(uart(&two, "/pl011@9040000:115200n8"), Ok(0x904_0000));
+    assert_eq!(uart(&[two[0], (0x905_0000, None)], "serial0:9600"), Ok(0x905_0000));
+    assert_eq!(uart(&two, "/nowhere"), Ok(0x904_0000));
+    let disabled = [(0x904_0000, Some("disabled")), (0x900_0000, Some("okay"))];
+    assert_eq!(uart(&disabled, "/pl011@9040000"), Ok(0x900_0000));
+    assert_eq!(uart(&disabled[..1], ""), Err(BootError::Missing("PL011")));
 }
 
 #[test]
@@ -73,7 +101,7 @@ fn mutated_trees_never_panic() {
                 // What is accepted must also survive being rewritten.
                 Ok(info) => {
                     let tree = validate(&mutant).unwrap();
-                    let _ = host_tree::write::<QemuVirt>(tree, &info, &[], None);
+                    let _ = host_tree::write::<QemuVirt>(tree, &info, &[], &[], None);
                 }
             }
         }

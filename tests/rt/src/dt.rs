@@ -23,16 +23,33 @@ pub fn reg(node: &FdtNode, index: usize) -> Option<(usize, usize)> {
     Some((entry.starting_address as usize, entry.size?))
 }
 
-/// Start and size of `reg` entry `index` of the first node compatible with
-/// `compatible`.
+/// The first node compatible with `compatible` that may be used (DTSpec 2.3.4).
+fn enabled<'b, 'a: 'b>(tree: &'b Fdt<'a>, compatible: &str) -> Option<FdtNode<'b, 'a>> {
+    tree.all_nodes().find(|node| {
+        let status = node.property("status").and_then(|status| status.as_str());
+        node.compatible().is_some_and(|names| names.all().any(|name| name == compatible))
+            && matches!(status, None | Some("okay" | "ok"))
+    })
+}
+
+/// Start and size of `reg` entry `index` of the first enabled node compatible
+/// with `compatible`.
 pub fn device(tree: &Fdt, compatible: &str, index: usize) -> Option<(usize, usize)> {
-    reg(&tree.find_compatible(&[compatible])?, index)
+    reg(&enabled(tree, compatible)?, index)
+}
+
+/// Starts of the GICv3's regions of redistributors (Linux's binding
+/// arm,gic-v3).
+pub fn redistributors<'a>(tree: &'a Fdt<'a>) -> impl Iterator<Item = usize> + 'a {
+    let gic = enabled(tree, "arm,gic-v3");
+    let count = gic.and_then(|gic| gic.property("#redistributor-regions")?.as_usize()).unwrap_or(1);
+    (1..=count).map_while(move |index| Some(reg(&gic?, index)?.0))
 }
 
 /// Interrupt id of the first interrupt of the first node compatible with
 /// `compatible`, whose controller is a GIC.
 pub fn interrupt(tree: &Fdt, compatible: &str) -> Option<u32> {
-    let value = tree.find_compatible(&[compatible])?.property("interrupts")?.value;
+    let value = enabled(tree, compatible)?.property("interrupts")?.value;
     let cell = |index: usize| {
         let bytes = value.get(4 * index..4 * index + 4)?;
         Some(u32::from_be_bytes(bytes.try_into().ok()?))

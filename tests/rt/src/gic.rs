@@ -25,7 +25,8 @@ const STRIDE: usize = 0x2_0000;
 const PRIORITY: u32 = 0xa0a0_a0a0;
 
 static GICD: AtomicUsize = AtomicUsize::new(0);
-static GICR: AtomicUsize = AtomicUsize::new(0);
+/// First redistributor of each region; zero for none.
+static GICR: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
 static MY_GICR: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
 
 fn read(address: usize) -> u32 {
@@ -39,11 +40,13 @@ fn write(address: usize, value: u32) {
 }
 
 /// Initialises the distributor, this CPU's redistributor and its interface.
-/// `gicr` is the first redistributor. Call on the boot CPU; the others call
-/// [`init_cpu`].
-pub fn init(gicd: usize, gicr: usize) {
+/// `regions` are the first redistributors of the regions. Call on the boot
+/// CPU; the others call [`init_cpu`].
+pub fn init(gicd: usize, regions: impl Iterator<Item = usize>) {
     GICD.store(gicd, Ordering::Release);
-    GICR.store(gicr, Ordering::Release);
+    for (slot, gicr) in GICR.iter().zip(regions) {
+        slot.store(gicr, Ordering::Release);
+    }
     write(gicd + GICD_CTLR, 0);
     let words = (read(gicd + GICD_TYPER) as usize & 31) + 1;
     for word in 1..words {
@@ -63,17 +66,7 @@ pub fn init(gicd: usize, gicr: usize) {
 pub fn init_cpu() -> bool {
     let mpidr = cpu::mpidr();
     let affinity = (mpidr >> 8 & 0xff00_0000) | (mpidr & 0xff_ffff);
-    let mut gicr = GICR.load(Ordering::Acquire);
-    loop {
-        let last = read(gicr + GICR_TYPER) & 1 << 4 != 0;
-        if u64::from(read(gicr + GICR_TYPER + 4)) == affinity {
-            break;
-        }
-        if last {
-            return false;
-        }
-        gicr += STRIDE;
-    }
+    let Some(gicr) = find(affinity) else { return false };
     MY_GICR[cpu::index()].store(gicr, Ordering::Release);
     // Wake it: clear ProcessorSleep, wait for ChildrenAsleep to follow.
     write(gicr + GICR_WAKER, read(gicr + GICR_WAKER) & !2);
@@ -104,6 +97,26 @@ pub fn init_cpu() -> bool {
         );
     }
     true
+}
+
+/// The redistributor with this affinity. Like Linux this looks at each one of
+/// each region, as far as the one that calls itself the last: none of them may
+/// fail to answer.
+fn find(affinity: u64) -> Option<usize> {
+    let mut found = None;
+    for region in &GICR {
+        let mut gicr = region.load(Ordering::Acquire);
+        while gicr != 0 {
+            let typer = read(gicr + GICR_TYPER);
+            if u64::from(read(gicr + GICR_TYPER + 4)) == affinity {
+                found = Some(gicr);
+            }
+            // With VLPIS (bit 1) there are two frames more.
+            let pitch = if typer & 2 != 0 { 2 * STRIDE } else { STRIDE };
+            gicr = if typer & 1 << 4 != 0 { 0 } else { gicr + pitch };
+        }
+    }
+    found
 }
 
 /// Frame and word of an interrupt's bit in a register bank.

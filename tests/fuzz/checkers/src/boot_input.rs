@@ -51,7 +51,15 @@ fn plausible(info: &BootInfo) {
     }
     assert!(!info.kernel.range.is_empty());
     let _ = command_line::verbosity(&info.command_line);
-    let _ = QemuVirt::host_windows(info, &[info.redistributors.start()]);
+    let _ = QemuVirt::host_windows(info, &frames(info));
+}
+
+/// RD frames as they may be found: one per CPU from the first region on.
+fn frames(info: &BootInfo) -> Vec<u64> {
+    let first = info.redistributors.first().map_or(0, |region| region.start());
+    let stride = info.redistributor_stride.unwrap_or(0x2_0000);
+    let frame = |cpu: u64| first.checked_add(stride.checked_mul(cpu)?);
+    (0..info.cpus.len() as u64).filter_map(frame).collect()
 }
 
 fn boot(choices: &mut Choices<'_>, tree: &[u8], info: &BootInfo) {
@@ -117,7 +125,7 @@ fn reserved_is_kept(info: &BootInfo, firmware: &[ByteRange], tree: ByteRange) {
 /// The host's tree is one, and names no memory that is not the host's.
 fn host_sees(choices: &mut Choices<'_>, tree: &[u8], info: &BootInfo, kept: &[ByteRange]) {
     let firmware = validate(tree).expect("it was valid before");
-    let written = match host_tree::write::<QemuVirt>(firmware, info, kept, None) {
+    let written = match host_tree::write::<QemuVirt>(firmware, info, kept, &frames(info), None) {
         Ok(written) => written,
         Err(error) => return choices.note(format_args!("refused: {error}")),
     };
@@ -151,7 +159,8 @@ fn modules(choices: &mut Choices<'_>) {
     let start = choices.pick(&[0x80a_0000, 0, u64::MAX - 0x4_0000]);
     let Some(region) = ByteRange::new(start, choices.below(1 << 24)) else { return };
     let (typer, mpidr) = (choices.bits(), choices.bits());
-    let found = gicv3::find_redistributor(region, mpidr, |register| {
+    let stride = choices.one_in(2).then(|| choices.bits());
+    let found = gicv3::find_redistributor(region, stride, mpidr, |register| {
         assert!(region.contains(ByteRange::between(register, register + 8)), "reads outside");
         typer ^ (register >> 16 & 3) << 32
     });

@@ -84,13 +84,11 @@ fn main(dtb: usize) -> ! {
     let Some(protection) = protection else {
         fail("no protection", "neither pKVM nor RSI answers; start this guest with bouncer")
     };
-    let (Some((gicd, _)), Some((gicr, _))) =
-        (dt::device(&tree, "arm,gic-v3", 0), dt::device(&tree, "arm,gic-v3", 1))
-    else {
+    let Some((gicd, _)) = dt::device(&tree, "arm,gic-v3", 0) else {
         fail("no GICv3", "the device tree must describe one")
     };
     irq::set_handler(interrupts::handle);
-    gic::init(gicd, gicr);
+    gic::init(gicd, dt::redistributors(&tree));
     gic::enable(rt::timer::INTID);
     cpu::unmask_interrupts();
 

@@ -45,7 +45,10 @@ pub(super) struct Machine {
     /// Random bytes of the firmware's.
     pub(super) seed: &'static [u8],
     pub(super) gicd: usize,
+    /// Its first redistributor.
     pub(super) gicr: usize,
+    /// The first redistributor of each region; zeros beyond the last.
+    pub(super) redistributors: [usize; rt::MAX_CPUS],
     pub(super) conduit: Conduit,
     /// Affinities of the CPUs, the boot CPU among them.
     pub(super) cpus: [u64; rt::MAX_CPUS],
@@ -84,6 +87,7 @@ impl Machine {
             uart_interrupt: dt::interrupt(&tree, "arm,pl011"),
             gicd,
             gicr,
+            redistributors: [0; rt::MAX_CPUS],
             conduit,
             cpus: [0; rt::MAX_CPUS],
             cpu_count: 0,
@@ -94,6 +98,9 @@ impl Machine {
             heap: 0..0,
             ramdisk_taken: false,
         };
+        for (slot, gicr) in machine.redistributors.iter_mut().zip(dt::redistributors(&tree)) {
+            *slot = gicr;
+        }
         for (slot, mpidr) in machine.cpus.iter_mut().zip(dt::cpus(&tree)) {
             *slot = mpidr;
             machine.cpu_count += 1;

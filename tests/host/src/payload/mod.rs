@@ -42,7 +42,7 @@ pub(crate) fn main(dtb: usize) -> ! {
     console::init(machine.uart);
     machine::give_heap(&machine);
     psci::set_conduit(machine.conduit);
-    gic::init(machine.gicd, machine.gicr);
+    gic::init(machine.gicd, machine.redistributors.into_iter());
     irq::set_handler(cpus::on_interrupt);
     cpus::prepare();
     let started = cpus::start_all(&machine);
