@@ -34,6 +34,33 @@ pub(crate) fn has_fine_grained_traps() -> bool {
     field(sysreg::id_aa64mmfr0_el1::read(), 56) >= 1
 }
 
+/// FEAT_FGT2.
+pub(crate) fn has_more_fine_grained_traps() -> bool {
+    field(sysreg::id_aa64mmfr0_el1::read(), 56) >= 2
+}
+
+/// FEAT_VHE.
+pub(crate) fn has_host_extensions() -> bool {
+    field(sysreg::id_aa64mmfr1_el1::read(), 8) >= 1
+}
+
+/// FEAT_RAS.
+#[inline(always)]
+pub(crate) fn has_ras() -> bool {
+    field(sysreg::id_aa64pfr0_el1::read(), 28) >= 1
+}
+
+/// FEAT_MPAM, major or minor version.
+pub(crate) fn has_memory_partitioning() -> bool {
+    field(sysreg::id_aa64pfr0_el1::read(), 40) >= 1
+        || field(sysreg::id_aa64pfr1_el1::read(), 16) >= 1
+}
+
+/// FEAT_TRF.
+pub(crate) fn has_trace_filter() -> bool {
+    field(sysreg::id_aa64dfr0_el1::read(), 40) >= 1
+}
+
 /// FEAT_AMUv1, whose traps HAFGRTR_EL2 holds.
 pub(crate) fn has_activity_monitors() -> bool {
     field(sysreg::id_aa64pfr0_el1::read(), 44) >= 1

@@ -79,6 +79,28 @@ registers! {
     vttbr_el2 = "vttbr_el2";
     vtcr_el2 = "vtcr_el2";
     icc_sre_el2 = "s3_4_c12_c9_5";
+    actlr_el2 = "actlr_el2";
+    hacr_el2 = "hacr_el2";
+    /// DISR_EL1 of a world with HCR_EL2.AMO, and the syndrome of a virtual
+    /// SError (FEAT_RAS).
+    vdisr_el2 = "s3_4_c12_c1_1";
+    vsesr_el2 = "s3_4_c5_c2_3";
+    /// EL2's virtual timer (FEAT_VHE).
+    cnthv_ctl_el2 = "s3_4_c14_c3_1";
+    /// PMSCR_EL2 (FEAT_SPE).
+    pmscr_el2 = "s3_4_c9_c9_0";
+    /// TRFCR_EL2 (FEAT_TRF).
+    trfcr_el2 = "s3_4_c1_c2_1";
+    /// Memory partitioning (FEAT_MPAM).
+    mpam2_el2 = "s3_4_c10_c5_0";
+    mpamhcr_el2 = "s3_4_c10_c4_0";
+    mpamidr_el1 = "s3_0_c10_c4_4";
+    /// Fine-grained traps (FEAT_FGT2).
+    hfgrtr2_el2 = "s3_4_c3_c1_2";
+    hfgwtr2_el2 = "s3_4_c3_c1_3";
+    hfgitr2_el2 = "s3_4_c3_c1_7";
+    hdfgrtr2_el2 = "s3_4_c3_c1_0";
+    hdfgwtr2_el2 = "s3_4_c3_c1_1";
     /// Fine-grained traps (FEAT_FGT).
     hfgrtr_el2 = "s3_4_c1_c1_4";
     hfgwtr_el2 = "s3_4_c1_c1_5";

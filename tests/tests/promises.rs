@@ -165,6 +165,16 @@ fn c10_registers_after_an_exit_tell_nothing() -> Result<()> {
 }
 
 #[test]
+fn c10_no_system_register_tells_of_a_guest_by_any_encoding() -> Result<()> {
+    refused(&["C10.scan", "C10.guests", "C10.first", "C10.unlisted"])
+}
+
+#[test]
+fn c11_no_system_register_of_a_guest_is_the_hosts_to_change() -> Result<()> {
+    refused(&["C11.scan"])
+}
+
+#[test]
 fn c11_only_a_live_vcpu_runs_and_only_once() -> Result<()> {
     refused(&["C11.index", "C11.huge", "C11.early", "C11.gone", "C11.dying"])?;
     if_two_cpus(&["C11.twice"])

@@ -80,6 +80,7 @@ pub(crate) fn load(vcpu: &mut VcpuState, regime: Regime) {
         fp::save(&mut host.fp);
         host.icc_sre_el1 = sysreg::icc_sre_el1::read();
 
+        el1::close_walks();
         controls::apply(&vcpu.controls);
         sysreg::vttbr_el2::write(tlb::vttbr(regime));
         sysreg::isb();
@@ -129,6 +130,7 @@ pub(crate) fn unload(vcpu: &mut VcpuState) {
         fp::save(&mut vcpu.fp);
         el1::stop_timer();
 
+        el1::close_walks();
         controls::apply(&host.controls);
         sysreg::vttbr_el2::write(host.vttbr_el2);
         sysreg::icc_sre_el1::write(host.icc_sre_el1);

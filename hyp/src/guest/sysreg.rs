@@ -17,6 +17,11 @@ const ICC_ASGI1R: SystemRegister = SystemRegister::new(3, 0, 12, 11, 6);
 const ICC_SGI0R: SystemRegister = SystemRegister::new(3, 0, 12, 11, 7);
 /// ICC_DIR_EL1: traps while more interrupts are active than list registers.
 const ICC_DIR: SystemRegister = SystemRegister::new(3, 0, 12, 11, 1);
+/// ICC_SRE_EL1: system registers, no bypass, and nothing else to choose (SRE
+/// is RAO/WI where EL2 has no other interface to offer; IHI 0069, 12.2.8).
+const ICC_SRE: SystemRegister = SystemRegister::new(3, 0, 12, 12, 5);
+/// Its value: SRE, DFB, DIB.
+const SYSTEM_REGISTERS: u64 = 7;
 /// INTID in ICC_DIR_EL1.
 const INTID: u32 = 0xff_ffff;
 /// ACTLR_EL1: implementation defined.
@@ -70,6 +75,7 @@ fn meaning(register: SystemRegister) -> Meaning {
         CNTP_TVAL => Meaning::Timer(TimerRegister::TimerValue),
         CNTP_CTL => Meaning::Timer(TimerRegister::Control),
         CNTP_CVAL => Meaning::Timer(TimerRegister::CompareValue),
+        ICC_SRE => Meaning::Constant(SYSTEM_REGISTERS),
         OSLSR => Meaning::Constant(OS_LOCK_OPEN),
         // Debug registers: kernels clear them at boot. A guest has none.
         SystemRegister { op0: 2, op1: 0, crn: 0 | 1, .. } => Meaning::Constant(0),
@@ -173,6 +179,7 @@ mod tests {
                 (2, 0, 0 | 1, _, _) => Some(0),
                 (3, 3, 14, 0, 1 | 5) | (3, 3, 14, 2, 0..=2) => None,
                 (3, 0, 12, 11, 6 | 7) | (3, 0, 1, 0, 1) => Some(0),
+                (3, 0, 12, 12, 5) => Some(7),
                 (1, 0, 7, 6 | 10 | 14, 2) => Some(0),
                 _ => Some(u64::MAX),
             };

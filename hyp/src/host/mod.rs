@@ -15,10 +15,14 @@ use crate::exception::inject_undefined;
 use crate::hypervisor::Hypervisor;
 use crate::machine::{IdRegister, Machine};
 use crate::stats::MachineCounter;
-use crate::syndrome::{Exception, SystemRegisterAccess, decode};
+use crate::syndrome::{Exception, SystemRegister, SystemRegisterAccess, decode};
 use crate::trap::{Trap, TrapKind};
 use crate::vcpu::id_registers::{World, sanitised};
 use crate::vcpu::state::Frame;
+
+/// ACTLR_EL1: implementation defined. Kernels may read it or clear it, so it is
+/// there and does nothing.
+const ACTLR: SystemRegister = SystemRegister::new(3, 0, 1, 0, 1);
 
 /// Handles one trap of the host.
 pub(crate) fn handle<M: Machine>(hyp: &Hypervisor<M>, frame: &mut Frame, trap: Trap) {
@@ -39,8 +43,8 @@ pub(crate) fn handle<M: Machine>(hyp: &Hypervisor<M>, frame: &mut Frame, trap: T
     }
 }
 
-/// Identification registers read as `id_registers` says; what else traps is
-/// withheld.
+/// Identification registers read as `id_registers` says and ACTLR_EL1 as zero;
+/// what else traps is withheld.
 fn system_register<M: Machine>(
     hyp: &Hypervisor<M>,
     frame: &mut Frame,
@@ -53,6 +57,12 @@ fn system_register<M: Machine>(
         && register.crn == 0
         && (1..=7).contains(&register.crm)
         && access.read;
+    if register == ACTLR {
+        if access.read {
+            frame.set(access.rt, 0);
+        }
+        return frame.advance();
+    }
     if !identification {
         return undefined(hyp, frame, trap, trap.esr & 0x1ff_ffff);
     }

@@ -63,6 +63,26 @@ fn nothing_beside_the_identification_registers_is_readable_and_none_is_writable(
     }
 }
 
+/// Arm ARM D24.2.53, HCR_EL2.TIDCP and TACR: ACTLR_EL1 is there and does
+/// nothing; the other implementation-defined registers (CRn 11 and 15) are not.
+#[test]
+fn c19_implementation_defined_registers_are_not_the_hosts() {
+    let rig = Rig::new();
+    let read = access(&rig, [3, 0, 1, 0, 1], true);
+    let written = access(&rig, [3, 0, 1, 0, 1], false);
+    assert_eq!((read.x[3], read.pc), (0, 0x4100_0004));
+    assert_eq!((written.x[3], written.pc), (0xe1, 0x4100_0004));
+    assert!(rig.hvc(id::EVENT_NEXT, &[]).is_err(), "nothing was refused");
+    // CPUECTLR_EL1 and L2CTLR_EL1 of Cortex-A72, CPUECTLR_EL1 of Neoverse N1.
+    for register in [[3, 1, 15, 2, 1], [3, 1, 11, 0, 2], [3, 0, 15, 1, 4]] {
+        for read in [true, false] {
+            assert_eq!(access(&rig, register, read).pc, VBAR + 0x200, "{register:?}");
+            let [what, ..] = rig.hvc(id::EVENT_NEXT, &[]).unwrap();
+            assert_eq!(what & 0xff, EventKind::HostUndefined as u64);
+        }
+    }
+}
+
 #[test]
 fn an_event_says_what_who_where_and_on_which_cpu() {
     let mut rig = Rig::new();

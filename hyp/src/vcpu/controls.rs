@@ -48,6 +48,12 @@ mod mdcr {
 /// monitors. FP and SIMD do not trap: they are switched.
 const CPTR: u64 = 0x32ff | 1 << 8 /* TZ */ | 1 << 12 /* TSM */ | 1 << 20 /* TTA */ | 1 << 30 /* TAM */;
 
+/// ICC_SRE_EL2: system registers for the GIC (SRE), also at EL1, and no bypass
+/// (DFB, DIB).
+const ICC_SRE: u64 = 0b0111;
+/// ICC_SRE_EL2.Enable: EL1 may choose for itself (IHI 0069, 12.2.9).
+const ICC_SRE_ENABLE: u64 = 1 << 3;
+
 /// CNTHCTL_EL2: EL1 may read the physical counter / program its timer.
 const EL1PCTEN: u64 = 1 << 0;
 const EL1PCEN: u64 = 1 << 1;
@@ -98,6 +104,9 @@ pub(crate) fn guest(machine: &impl Machine, index: usize) -> Controls {
         // Bit 31 is RES1; the vCPU is Aff0 of cluster 0.
         vmpidr_el2: 1 << 31 | index as u64,
         vpidr_el2: machine.id_register(MIDR),
+        // The other interface, by memory, belongs to no guest: ICC_SRE_EL1
+        // traps.
+        icc_sre_el2: ICC_SRE,
     }
 }
 
@@ -105,7 +114,10 @@ pub(crate) fn guest(machine: &impl Machine, index: usize) -> Controls {
 /// be kept out of EL2) the PMU; SMCs
 /// trap (PSCI is relayed), and so do the features nobody switches (SVE, SME)
 /// and the buffers that write to memory by themselves (SPE, TRBE, trace).
-/// `mpidr` is this physical CPU's own.
+/// Implementation-defined registers trap, too (TIDCP, TACR; Arm ARM D24.2.53):
+/// with one of them a Cortex CPU leaves the coherency domain (CPUECTLR.SMPEN),
+/// and from then on takes no TLBI from other CPUs, so that what was unmapped
+/// from the host could still be used there. `mpidr` is this physical CPU's own.
 pub fn host(machine: &impl Machine, mpidr: u64) -> Controls {
     // MDCR_EL2.HPMD keeps the host's counters from EL2's events, but it is
     // there from FEAT_PMUv3p1 on only (Arm ARM D24.2.87: RES0 before). Without
@@ -119,6 +131,8 @@ pub fn host(machine: &impl Machine, mpidr: u64) -> Controls {
             | hcr::BSU_INNER
             | hcr::TID3
             | hcr::TSC
+            | hcr::TIDCP
+            | hcr::TACR
             | hcr::RW
             | hcr::TLOR
             | hcr::APK
@@ -131,6 +145,7 @@ pub fn host(machine: &impl Machine, mpidr: u64) -> Controls {
         cntvoff_el2: 0,
         vmpidr_el2: mpidr,
         vpidr_el2: machine.id_register(MIDR),
+        icc_sre_el2: ICC_SRE | ICC_SRE_ENABLE,
     }
 }
 
@@ -157,6 +172,7 @@ mod tests {
         assert_eq!(bits(controls.cptr_el2), CPTR_BITS);
         assert_eq!(bits(controls.cnthctl_el2), [0; 0], "physical counter and timer trap");
         assert_eq!((controls.vmpidr_el2, controls.cntvoff_el2), (0x8000_0003, 0));
+        assert_eq!(bits(controls.icc_sre_el2), [0, 1, 2], "ICC_SRE_EL1 traps");
     }
 
     #[test]
@@ -181,11 +197,13 @@ mod tests {
     #[test]
     fn the_host_runs_behind_stage_2_and_keeps_interrupts_timers_and_debug() {
         let controls = host(&SimMachine::new(&[]), 0x8000_0100);
-        assert_eq!(bits(controls.hcr_el2), [0, 1, 2, 9, 10, 18, 19, 31, 35, 40, 41, 53]);
+        let hcr = [0, 1, 2, 9, 10, 18, 19, 20, 21, 31, 35, 40, 41, 53];
+        assert_eq!(bits(controls.hcr_el2), hcr);
         // A Cortex-A72's PMU (PMUVer 1) cannot be kept from counting EL2.
         assert_eq!(bits(controls.mdcr_el2), [5, 6, 14, 17, 19, 23]);
         assert_eq!(bits(controls.cptr_el2), CPTR_BITS);
         assert_eq!(bits(controls.cnthctl_el2), [0, 1]);
         assert_eq!((controls.vmpidr_el2, controls.cntvoff_el2), (0x8000_0100, 0));
+        assert_eq!(bits(controls.icc_sre_el2), [0, 1, 2, 3], "the host owns the interface");
     }
 }

@@ -79,6 +79,8 @@ pub struct El1State {
     pub csselr_el1: u64,
     pub cntv_ctl_el0: u64,
     pub cntv_cval_el0: u64,
+    /// DISR_EL1 of a world whose SErrors go to EL2 (FEAT_RAS).
+    pub vdisr_el2: u64,
 }
 
 /// FP/SIMD registers.
@@ -126,6 +128,7 @@ pub struct Controls {
     pub cntvoff_el2: u64,
     pub vmpidr_el2: u64,
     pub vpidr_el2: u64,
+    pub icc_sre_el2: u64,
 }
 
 /// Everything a vCPU is, architecturally.

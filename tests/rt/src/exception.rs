@@ -5,6 +5,8 @@
 
 use crate::{cpu, gic, irq};
 use core::arch::global_asm;
+use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 global_asm!(include_str!("vectors.S"));
 
@@ -24,6 +26,20 @@ struct Frame {
 struct Fixup {
     instruction: u64,
     resume: u64,
+}
+
+/// Where the functions of [`crate::scan`] are; empty if there are none.
+static PROBES: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// From now on a refused instruction in this range is stepped over.
+pub(crate) fn set_probes(range: Range<usize>) {
+    PROBES[0].store(range.start, Ordering::Release);
+    PROBES[1].store(range.end, Ordering::Release);
+}
+
+fn is_probe(address: u64) -> bool {
+    let [start, end] = [0, 1].map(|index| PROBES[index].load(Ordering::Acquire));
+    (start..end).contains(&(address as usize))
 }
 
 /// ESR_EL1.EC of an instruction abort taken without a change of level.
@@ -46,6 +62,11 @@ extern "C" fn rt_sync(frame: &mut Frame) {
     // A jump to forbidden memory faults at its target: the link register
     // names the instruction after the attempt.
     let key = if frame.esr >> 26 == EC_INSTRUCTION_ABORT { frame.x[30] } else { frame.elr };
+    if is_probe(frame.elr) {
+        frame.x[1] = 1;
+        frame.elr += 4;
+        return;
+    }
     if let Some(fixup) = fixups().iter().find(|fixup| fixup.instruction == key) {
         // The contract with `attempt!`.
         frame.x[1] = 1;

@@ -19,11 +19,14 @@
 
 #![no_std]
 
+#[cfg(target_os = "none")]
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
 pub mod cpio;
 pub mod dt;
+pub mod scan;
 
 #[cfg(target_os = "none")]
 #[macro_use]

@@ -34,6 +34,9 @@ pub(super) struct Mutant {
     pub(super) title: String,
     /// What becomes of it.
     pub(super) fate: Fate,
+    /// CPU model of the machine that is booted, if not the usual one: the
+    /// fault is in what only some models have.
+    pub(super) cpu: Option<String>,
     /// The change.
     pub(super) patch: Patch,
 }
@@ -63,7 +66,8 @@ impl Mutant {
                  \"Hidden: <why>\", \"Impossible: <what the compiler says>\""
             ),
         };
-        Ok(Self { id, bug, title, fate, patch })
+        let cpu = field("Cpu");
+        Ok(Self { id, bug, title, fate, cpu, patch })
     }
 
     /// Does the user mean this one by `word`: K5, k05, K05b?
@@ -131,6 +135,8 @@ mod tests {
         assert_eq!(mutant(&format!("{head}\nSeen-by: boot")).unwrap().fate, Fate::Boot);
         let hidden = mutant(&format!("{head}\nHidden: no caches")).unwrap();
         assert_eq!(hidden.fate, Fate::Hidden("no caches".into()));
+        let on_max = mutant(&format!("{head}\nSeen-by: boot\nCpu: max")).unwrap();
+        assert_eq!((on_max.fate, on_max.cpu.as_deref()), (Fate::Boot, Some("max")));
         assert!(mutant(head).is_err(), "no fate");
         assert!(mutant(&format!("{head}\nSeen-by: nobody")).is_err());
         assert!(mutant("Bug: K06\nTitle: t\nSource: s\nSeen-by: boot").is_err(), "other bug");

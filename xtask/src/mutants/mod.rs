@@ -103,7 +103,7 @@ fn baseline(scratch: &Scratch, mutants: &[Mutant], limit: Duration, boots: bool)
     }
     if boots && mutants.iter().any(boots_for) {
         setup::run()?;
-        if let Some(by) = boot(scratch, &step)? {
+        if let Some(by) = boot(scratch, None, &step)? {
             bail!("the machine does not hold without a mutant in it: {by}");
         }
     }
@@ -137,11 +137,13 @@ fn put_to_the_test(
             }
             Verdict::Passed | Verdict::Caught(_) => What::Possible,
         },
-        (Fate::Boot | Fate::Hidden(_), true) => match (boot(scratch, &step)?, &mutant.fate) {
-            (Some(by), _) => What::Caught(by),
-            (None, Fate::Hidden(why)) => What::Hidden(why.clone()),
-            (None, _) => What::Survived,
-        },
+        (Fate::Boot | Fate::Hidden(_), true) => {
+            match (boot(scratch, mutant.cpu.as_deref(), &step)?, &mutant.fate) {
+                (Some(by), _) => What::Caught(by),
+                (None, Fate::Hidden(why)) => What::Hidden(why.clone()),
+                (None, _) => What::Survived,
+            }
+        }
         (Fate::Boot, false) => What::NotTried,
         (Fate::Hidden(why), false) => What::Hidden(why.clone()),
     };
@@ -158,7 +160,7 @@ fn put_to_the_test(
 
 /// Boots the copy, entered in a bad state, with the whole story and every
 /// attack; the first promise it breaks.
-fn boot(scratch: &Scratch, step: &Step) -> Result<Option<String>> {
+fn boot(scratch: &Scratch, cpu: Option<&str>, step: &Step) -> Result<Option<String>> {
     step.note("building what boots");
     let images = match build::images(scratch.workspace()) {
         Ok(images) => images,
@@ -169,6 +171,9 @@ fn boot(scratch: &Scratch, step: &Step) -> Result<Option<String>> {
     let loader = scratch.workspace().folder("runs/mutant")?.join("bad-entry.img");
     std::fs::write(&loader, bad_entry::image(Interrupts::Pending))?;
     config.entered_first = Some(loader);
+    if let Some(cpu) = cpu {
+        cpu.clone_into(&mut config.machine.cpu);
+    }
     let run = story::tell(scratch.workspace(), &images, &config, &mut |_| ())?;
     let failures = &run.report.failures;
     // An attack or a check says more than "the host's result is fail".

@@ -15,6 +15,7 @@ mod pci;
 mod pkvm;
 mod raw_device;
 mod realm;
+mod registers;
 mod secrets;
 mod share_hal;
 mod smp;
@@ -121,11 +122,13 @@ fn play(machine: &Machine) -> ! {
         "idle" => secrets::hold_for_ever(true),
         "spin" => secrets::hold_for_ever(false),
         "smp" => smp::start_all(machine),
+        "registers" => registers::keep(machine),
         "bench" => bench::measure(machine),
         "fault" => checks::die(machine),
         _ => fail(
             "unknown scenario",
-            "use story, hostile, driver, secrets, lend, realm, idle, spin, smp, bench or fault",
+            "use story, hostile, driver, secrets, lend, realm, registers, idle, spin, smp, bench or \
+             fault",
         ),
     };
     println!("@guest result={}", if passed { "pass" } else { "fail" });

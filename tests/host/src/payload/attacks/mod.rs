@@ -17,6 +17,7 @@ pub(super) mod power;
 pub(super) mod race;
 pub(super) mod registers;
 pub(super) mod reserved;
+pub(super) mod scan;
 pub(super) mod vcpus;
 
 use alloc::format;

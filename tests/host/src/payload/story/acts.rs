@@ -210,6 +210,20 @@ impl Stage<'_> {
         self.bury(vm);
     }
 
+    /// C10, C11: two guests and the host with patterns in all their registers,
+    /// in turns on one CPU.
+    pub(super) fn registers(&mut self) {
+        let mut build =
+            |who: u64| self.build("bounce-bar", &format!("registers who={who}"), 1, Vec::new());
+        let (Some(one), Some(other)) = (build(0), build(1)) else { return };
+        let findings = attacks::scan::all([&one, &other]);
+        self.report_all(findings);
+        for vm in [one, other] {
+            run::retire(&vm);
+            self.bury(vm);
+        }
+    }
+
     /// The attacks that need a guest that is still being built.
     fn with_building(&mut self, vm: &Arc<Vm>, findings: &mut Vec<Finding>) {
         let plan = Plan {

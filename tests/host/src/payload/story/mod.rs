@@ -3,7 +3,7 @@
 //! Act one: the host alone attacks what it can reach without a guest. Act two:
 //! a guest uses its disk through the bounce BAR, then another through shared
 //! pages. Act three: guests that keep a secret, lend a page and spin, while
-//! the host attacks them. Act four: a hostile guest. Act five: a realm, which
+//! the host attacks them; guests that keep patterns in all their registers. Act four: a hostile guest. Act five: a realm, which
 //! does all three. After each guest its memory must come back wiped.
 
 mod acts;
@@ -101,6 +101,9 @@ impl Stage<'_> {
         if self.options.scenario == "lies" {
             return self.lies();
         }
+        if self.options.scenario == "registers" {
+            return self.registers();
+        }
         if self.options.scenario != "story" {
             let policy = if self.options.bounce { "bounce-bar" } else { "shared-pages" };
             self.guest(policy, self.options.scenario);
@@ -117,6 +120,7 @@ impl Stage<'_> {
             self.secrets();
             self.lent();
             self.spinning();
+            self.registers();
             self.hostile();
             self.realm();
         }
