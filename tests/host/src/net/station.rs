@@ -1,6 +1,7 @@
-//! A station on the guests' network that is no guest: it answers ARP and pings, and
-//! has two TCP services. The protocols are smoltcp's.
+//! A station on the guests' network that is no guest: it answers ARP and pings
+//! (of several fragments, too), and has two TCP services. The protocols are smoltcp's.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -38,7 +39,8 @@ struct Wire {
 
 /// The station.
 pub struct Station {
-    interface: Interface,
+    // On the heap: it holds a packet of 8 KiB while that goes out in fragments.
+    interface: Box<Interface>,
     sockets: SocketSet<'static>,
     services: Services,
     wire: Wire,
@@ -59,7 +61,7 @@ impl Station {
         });
         let mut sockets = SocketSet::new(vec![]);
         let services = Services::open(&mut sockets);
-        Self { interface, sockets, services, wire }
+        Self { interface: Box::new(interface), sockets, services, wire }
     }
 
     /// A frame of the guest's arrives; [`Self::poll`] looks at it.
@@ -75,6 +77,19 @@ impl Station {
         self.interface.poll(now, &mut self.wire, &mut self.sockets);
         if self.services.serve(&mut self.sockets) {
             self.interface.poll(now, &mut self.wire, &mut self.sockets);
+        }
+        self.send_fragments(now);
+    }
+
+    /// One poll sends one fragment of an answer that no frame holds; the next
+    /// packet must not come before the last, or what is left is forgotten.
+    fn send_fragments(&mut self, now: Instant) {
+        loop {
+            let before = self.wire.to_guest.len();
+            self.interface.poll(now, &mut self.wire, &mut self.sockets);
+            if self.wire.to_guest.len() == before {
+                return;
+            }
         }
     }
 

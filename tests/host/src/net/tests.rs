@@ -44,6 +44,24 @@ fn ping(data: &[u8]) -> Vec<u8> {
     [&[0x02, 0, 0, 0, 0, 0x02][..], &GUEST_MAC, &[0x08, 0], &ip, &icmp].concat()
 }
 
+/// A ping in fragments of `piece` bytes, a multiple of 8 (RFC 791, 3.2).
+fn fragments(data: &[u8], piece: usize) -> Vec<Vec<u8>> {
+    let whole = ping(data);
+    let (head, packet) = whole.split_at(34);
+    let count = packet.chunks(piece).count();
+    let fragment = |(index, part): (usize, &[u8])| {
+        let mut ip = head[14..].to_vec();
+        let more = if index + 1 < count { 0x2000 } else { 0 };
+        ip[2..4].copy_from_slice(&(20 + part.len() as u16).to_be_bytes());
+        ip[6..8].copy_from_slice(&(more | (index * piece / 8) as u16).to_be_bytes());
+        ip[10..12].fill(0);
+        let checksum = sum(&ip);
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        [&head[..14], &ip, part].concat()
+    };
+    packet.chunks(piece).enumerate().map(fragment).collect()
+}
+
 /// What the station answers to frames.
 fn answers(station: &mut Station, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
     frames.iter().for_each(|frame| station.hear(frame.clone()));
@@ -59,6 +77,44 @@ fn the_station_answers_arp_and_pings() {
     assert_eq!(reply[28..32], [10, 0, 2, 2]);
     let reply = answers(&mut station, &[ping(b"sixteen bytes...")]).pop().unwrap();
     assert_eq!((reply[34], &reply[42..58]), (0, &b"sixteen bytes..."[..]));
+}
+
+#[test]
+fn a_ping_of_several_fragments_is_answered_in_fragments() {
+    let mut station = Station::new(1);
+    answers(&mut station, &[arp_request()]);
+    let data: Vec<u8> = (0..8000u32).map(|n| (n * 7 >> 2) as u8).collect();
+    for length in [1473, 4000, 8000] {
+        let reply = answers(&mut station, &fragments(&data[..length], 1480));
+        assert_eq!(reply.len(), (8 + length).div_ceil(1480), "{length}");
+        let heard: Vec<u8> = reply.iter().flat_map(|frame| frame[34..].iter().copied()).collect();
+        assert_eq!((heard[0], &heard[8..8 + length]), (0, &data[..length]));
+    }
+}
+
+/// RFC 791 leaves it to a host how large a datagram it takes beyond 576 bytes.
+/// What is too large, never ends or ends beyond 64 KiB must cost no more than
+/// the largest datagram, and nobody else's answers.
+#[test]
+fn fragments_without_end_or_beyond_the_largest_packet_are_forgotten() {
+    let mut station = Station::new(1);
+    answers(&mut station, &[arp_request()]);
+    assert!(answers(&mut station, &fragments(&[1; 9000], 1480)).is_empty());
+    let mut last = fragments(&[1; 60], 8).pop().unwrap();
+    last[20..22].copy_from_slice(&0x1fff_u16.to_be_bytes());
+    last[24..26].fill(0);
+    let checksum = sum(&last[14..34]);
+    last[24..26].copy_from_slice(&checksum.to_be_bytes());
+    assert!(answers(&mut station, &[last]).is_empty());
+    for round in 0..100 {
+        let mut first = fragments(&[1; 2000], 1480).swap_remove(0);
+        first[18..20].copy_from_slice(&(100 + round as u16).to_be_bytes());
+        first[24..26].fill(0);
+        let checksum = sum(&first[14..34]);
+        first[24..26].copy_from_slice(&checksum.to_be_bytes());
+        assert!(answers(&mut station, &[first]).is_empty());
+    }
+    assert_eq!(answers(&mut station, &[ping(b"still there")]).len(), 1);
 }
 
 #[test]
