@@ -27,6 +27,9 @@ const TIMEOUT: u64 = 1 << 6;
 const CR_RESET: u64 = 0x300;
 /// Depth of the receive FIFO.
 const DEPTH: usize = 16;
+/// So many looks at the receiver, beyond those that come before a byte is
+/// sent, are those of a driver that polls.
+const LOOKS: u32 = 8;
 /// PeriphID0..3 and PCellID0..3: a PL011 of Arm, revision 1.
 const IDS: [u8; 8] = [0x11, 0x10, 0x14, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
 
@@ -38,17 +41,23 @@ pub struct Uart {
     control: u64,
     /// IMSC: interrupts that reach the line.
     mask: u64,
+    /// Looks at FR and DR since the UART was set up last, less those that
+    /// came with a byte to send.
+    looks: u32,
 }
 
 impl Default for Uart {
     fn default() -> Self {
-        Self { received: VecDeque::new(), control: CR_RESET, mask: 0 }
+        Self { received: VecDeque::new(), control: CR_RESET, mask: 0, looks: 0 }
     }
 }
 
 impl Uart {
     /// Reads the register at `offset`; registers without a meaning here are 0.
     pub fn read(&mut self, offset: u64) -> u64 {
+        if matches!(offset, register::DR | register::FR) {
+            self.looks = self.looks.saturating_add(1);
+        }
         match offset {
             register::DR => self.received.pop_front().unwrap_or(0).into(),
             register::FR if self.received.is_empty() => FR_TXFE | FR_RXFE,
@@ -68,19 +77,24 @@ impl Uart {
     /// Writes one; returns a byte that was transmitted.
     pub fn write(&mut self, offset: u64, value: u64) -> Option<u8> {
         match offset {
-            register::DR => return Some(value as u8),
+            register::DR => {
+                self.looks = self.looks.saturating_sub(1);
+                return Some(value as u8);
+            }
             register::CR => self.control = value & 0xffff,
             register::IMSC => self.mask = value & 0x7ff,
             // ICR among them: each interrupt lasts as long as its cause.
             _ => {}
         }
+        self.looks = 0;
         None
     }
 
-    /// How many bytes it takes now. None before a driver listens: it empties
-    /// the FIFO when it starts, and what came early would be lost.
+    /// How many bytes it takes now. None before a driver listens, by
+    /// interrupts or by looking again and again: Linux empties the FIFO when
+    /// it starts, and what came early would be lost.
     pub fn room(&self) -> usize {
-        let listening = self.mask & (RECEIVE | TIMEOUT) != 0;
+        let listening = self.mask & (RECEIVE | TIMEOUT) != 0 || self.looks >= LOOKS;
         if listening { DEPTH.saturating_sub(self.received.len()) } else { 0 }
     }
 
@@ -144,6 +158,49 @@ mod tests {
         }
         assert!(!uart.interrupts());
         assert_eq!(uart.read(register::FR) & FR_RXFE, FR_RXFE);
+    }
+
+    /// As U-Boot, firmware and small programs do, with no interrupt unmasked.
+    #[test]
+    fn a_driver_that_polls_is_heard() {
+        let mut uart = Uart::default();
+        for byte in *b"prompt> " {
+            uart.read(register::FR);
+            uart.write(register::DR, byte.into());
+        }
+        assert_eq!(uart.room(), 0, "it has looked for room to send only");
+        (0..LOOKS).for_each(|_| _ = uart.read(register::FR));
+        assert_eq!(uart.room(), DEPTH);
+        uart.receive(b'x');
+        assert_eq!(uart.read(register::FR) & FR_RXFE, 0);
+        assert_eq!(uart.read(register::DR), b'x'.into());
+        // One that echoes, and one that looks at the data register only.
+        uart.write(register::DR, b'x'.into());
+        assert_ne!(uart.room(), 0);
+        let mut uart = Uart::default();
+        (0..LOOKS).for_each(|_| _ = uart.read(register::DR));
+        assert_ne!(uart.room(), 0);
+    }
+
+    /// Linux's start: a console that has printed, then the driver, which
+    /// empties the FIFO before it unmasks.
+    #[test]
+    fn a_driver_that_only_prints_and_sets_up_loses_nothing_that_was_typed() {
+        let mut uart = Uart::default();
+        for _ in 0..100 {
+            uart.write(register::CR, 0x101);
+            for byte in *b"a line of the kernel's\r\n" {
+                uart.read(register::FR);
+                uart.write(register::DR, byte.into());
+            }
+            uart.read(register::FR);
+            uart.write(register::CR, 0x300);
+            assert_eq!(uart.room(), 0);
+        }
+        uart.read(register::FR);
+        assert_eq!(uart.room(), 0);
+        uart.write(register::IMSC, RECEIVE);
+        assert_eq!(uart.room(), DEPTH);
     }
 
     #[test]
