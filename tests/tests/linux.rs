@@ -293,6 +293,7 @@ fn two_realms_at_once_talk_with_each_other() -> Result<()> {
     }
     let commands = "until ping -c 1 -W 1 10.0.2.16 >/dev/null; do :; done\n\
         ping -c 3 10.0.2.16 | grep -c 'bytes from 10.0.2.16'\n\
+        ping -c 2 -s 4000 10.0.2.2 | grep -c '4008 bytes from'\n\
         head -c 300000 /dev/urandom >/tmp/file\n\
         for address in 10.0.2.16 10.0.2.2; do\n\
             heard=$(nc $address 9000 </tmp/file)\n\
@@ -301,7 +302,7 @@ fn two_realms_at_once_talk_with_each_other() -> Result<()> {
         exit 8\n";
     let output = script("linux-two", commands, &["--neighbours", "1", "--verbose"])?;
     assert_eq!(output.status.code(), Some(8), "{}", said(&output));
-    assert_eq!(output.stdout, b"3\n10.0.2.16\n10.0.2.2\n", "{}", said(&output));
+    assert_eq!(output.stdout, b"3\n2\n10.0.2.16\n10.0.2.2\n", "{}", said(&output));
     // The second one is our own guest, in Rust and with pKVM's calls.
     for number in [1, 2] {
         let wanted = format!("of neighbour {number} came back, all zero");
@@ -459,21 +460,41 @@ fn sit_down(words: &[&str]) -> Result<(Person, File)> {
 }
 
 #[test]
-fn a_realm_boots_to_a_shell_with_job_control_and_ctrl_bracket_leaves_it() -> Result<()> {
-    if left_out("a_realm_boots_to_a_shell_with_job_control_and_ctrl_bracket_leaves_it") {
+fn a_realm_boots_to_a_shell_with_job_control_reboots_and_powers_off() -> Result<()> {
+    if left_out("a_realm_boots_to_a_shell_with_job_control_reboots_and_powers_off") {
         return Ok(());
     }
     let _turn = two_at_a_time();
     let (mut person, terminal) = sit_down(&["run", "--guest", "debian"])?;
-    let before = tcgetattr(&terminal)?;
     person.sees(b"a realm (RSI)")?;
     person.sees(b"guest:~# ")?;
-    ensure!(!tcgetattr(&terminal)?.local_modes.contains(LocalModes::ISIG), "Ctrl-C is ours");
     person.types(b"tty; echo $TERM\r", b"/dev/ttyAMA0\r\nvt100\r\n")?;
     // Ctrl-C ends what runs in the guest, not the guest.
     // (The shell itself, as long as it has not started a command, minds it not.)
     person.types(b"sh -c 'echo going; sleep 1000'\r", b"\ngoing\r\n")?;
     person.types(b"\x03", b"guest:~# ")?;
+    // What a person types to be done with it does what it says: the shell has
+    // these built in, and asks for an init that is not there.
+    person.types(b"reboot\r", b"a realm (RSI)")?;
+    person.sees(b"guest:~# ")?;
+    ensure!(!tcgetattr(&terminal)?.local_modes.contains(LocalModes::ISIG), "Ctrl-C is ours");
+    person.types(b"ls /run/end; echo $((40 + 2))\r", b"\r\n42\r\n")?;
+    person.keys.write_all(b"poweroff\r")?;
+    assert_eq!(person.child.wait()?.code(), Some(0));
+    ensure!(tcgetattr(&terminal)?.local_modes.contains(LocalModes::ISIG), "the terminal is ours");
+    Ok(())
+}
+
+#[test]
+fn ctrl_bracket_leaves_a_guest_and_the_terminal_as_it_was() -> Result<()> {
+    if left_out("ctrl_bracket_leaves_a_guest_and_the_terminal_as_it_was") {
+        return Ok(());
+    }
+    let _turn = two_at_a_time();
+    let (mut person, terminal) = sit_down(&["run", "--guest", "debian", "--no-bouncer"])?;
+    let before = tcgetattr(&terminal)?;
+    person.sees(b"guest:~# ")?;
+    ensure!(!tcgetattr(&terminal)?.local_modes.contains(LocalModes::ISIG), "Ctrl-C is ours");
     person.keys.write_all(b"\x1d")?;
     assert_eq!(person.child.wait()?.code(), Some(130));
     let after = tcgetattr(&terminal)?;

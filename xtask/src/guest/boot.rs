@@ -76,6 +76,8 @@ pub struct Finished {
     pub end: End,
     /// The status it told.
     pub status: Option<u8>,
+    /// Whether it had said that it reboots.
+    pub reboots: bool,
     /// What the host told of its attempts.
     pub told: Told,
     /// The console's last lines.
@@ -223,7 +225,8 @@ impl Guest {
         };
         let marks = self.marks(Marks::None);
         let finished = self.attend(&boot, marks, folder, ways.verbose)?;
-        if let (End::PoweredOff, Some(disk)) = (finished.end, &self.disk) {
+        let ended = finished.end == End::PoweredOff || finished.reboots;
+        if let (true, Some(disk)) = (ended, &self.disk) {
             disk.save(&read(&finished.folder.join("disk.img"))?)?;
         }
         Ok(finished)
@@ -244,7 +247,7 @@ impl Guest {
         if verbose {
             screen.show_lines();
         }
-        // A Debian guest resets only when its kernel panics.
+        // A Debian guest that says nothing resets when its kernel panics.
         screen.reset_is_end = self.word.is_some();
         let place = Rc::clone(&screen.disk);
         let mut failed = None;
@@ -274,7 +277,8 @@ impl Guest {
 fn finished(ended: &Ended, screen: &Screen, folder: PathBuf) -> Finished {
     let end = if screen.reset && screen.reset_is_end { End::Reset } else { ended.end };
     let tail = screen.tail().map(str::to_owned).collect();
-    Finished { end, status: screen.status, told: screen.told.clone(), tail, folder }
+    let reboots = screen.reboots;
+    Finished { end, status: screen.status, reboots, told: screen.told.clone(), tail, folder }
 }
 
 /// Takes the guest's disk out of the stopped machine's memory, from where the

@@ -57,21 +57,34 @@ fi
 dmesg -n 1
 word=$(cat /etc/bouncer/word)
 finish() {
-    printf '\n@%s status %s\n' "$word" "$1"
+    end=$(cat /run/end 2>/dev/null || echo "$1")
+    printf '\n@%s status %s\n' "$word" "$end"
     sync
+    [ "$end" = reboot ] && exec busybox reboot -f
     exec busybox poweroff -f
 }
-# busybox's own would ask an init that is not here.
-for name in poweroff halt reboot; do
-    rm -f /bin/$name
-    cat >/bin/$name <<END
+# busybox's halt, poweroff and reboot (the shell has them built in) send
+# SIGUSR1, SIGUSR2 and SIGTERM to a process of this name, and only if there is
+# none to process 1, which waits for the user's commands and cannot hear. So
+# this one ends the commands, and what comes then, as always, is finish. What
+# has been printed still goes out: cat minds no signal but the last.
+cat >/run/linuxrc <<'END'
 #!/bin/sh
-printf '\n@$word status 0\n' >/dev/console
-sync
-exec busybox poweroff -f
+leave() {
+    echo "$1" >/run/end
+    kill -HUP -1
+    kill -TERM -1
+    sleep 10
+    kill -KILL -1
+}
+trap 'leave 0' USR1 USR2
+trap 'leave reboot' TERM
+mkfifo /run/nothing
+exec 3<>/run/nothing
+while :; do read -r nothing <&3; done
 END
-    chmod +x /bin/$name
-done
+chmod +x /run/linuxrc
+/run/linuxrc &
 
 # A list of commands, byte by byte as they print. Through a pipe: nobody looks
 # at a terminal, so nothing shall be laid out for one, nor prompt.
@@ -79,8 +92,11 @@ commands() {
     stty -opost -echo </dev/console
     printf '\n@%s begin\n' "$word"
     cd /root
-    { "$@"; echo $? >/run/status; } 2>&1 | cat
-    finish "$(cat /run/status)"
+    { "$@" 2>&1; echo $? >/run/status; } 2>/dev/null | (
+        trap '' HUP TERM
+        exec cat
+    )
+    finish "$(cat /run/status 2>/dev/null)"
 }
 case $(cat /etc/bouncer/how) in
 script) commands sh /etc/bouncer/script </dev/null ;;
@@ -102,7 +118,7 @@ echo "Linux $(uname -r), $(nproc) CPUs, $(free -m | sed -n 's/^Mem: *\([0-9]*\).
 disk=
 [ -e /dev/vda ] && disk="disk /dev/vda $(($(cat /sys/class/block/vda/size) / 2)) KiB"
 echo "${disk:-no disk}; ${network:-no network}"
-echo "\`exit\` ends it, Ctrl-] leaves at once"
+echo "\`exit\` or \`poweroff\` ends it, Ctrl-] leaves at once"
 cd /root
 PS1='guest:\w# ' setsid cttyhack sh
 finish 0

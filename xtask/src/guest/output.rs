@@ -11,6 +11,8 @@
 //! @WORD status 3
 //! ```
 //!
+//! A guest that is about to reboot says `reboot` instead of a status.
+//!
 //! A guest of the user's own marks nothing: there the host's lines before and
 //! after it are the frame.
 
@@ -25,6 +27,8 @@ pub enum Piece {
     Bytes(Vec<u8>),
     /// The guest's own output has ended, with a status if it told one.
     End(Option<u8>),
+    /// It has ended for now: the guest reboots.
+    Reboots,
 }
 
 /// What the guest's own output lies between.
@@ -152,8 +156,11 @@ impl Sorter {
         let Some(end) = rest.iter().position(|&byte| byte == b'\n') else { return false };
         let digits = String::from_utf8_lossy(rest.get(..end).unwrap_or_default()).into_owned();
         self.held.drain(..self.end.len() + end + 1);
-        // init prints what the shell says, which is a number below 256.
-        pieces.push(Piece::End(Some(digits.trim().parse().unwrap_or(u8::MAX))));
+        pieces.push(match digits.trim() {
+            "reboot" => Piece::Reboots,
+            // init prints what the shell says, which is a number below 256.
+            number => Piece::End(Some(number.parse().unwrap_or(u8::MAX))),
+        });
         self.inside = false;
         true
     }
@@ -190,6 +197,7 @@ mod tests {
                 Piece::End(number) => status = number,
                 Piece::Line(line) => lines.push(String::from_utf8_lossy(&line).into_owned()),
                 Piece::Begin => assert!(own.is_empty() && status.is_none()),
+                Piece::Reboots => panic!("nobody has said so"),
             }
         }
         (own, status, lines)
@@ -249,6 +257,19 @@ mod tests {
             }
             assert!(pieces.ends_with(&[Piece::Line(b"linux: guest powered off".into())]));
         }
+    }
+
+    #[test]
+    fn a_guest_that_reboots_is_heard_again() {
+        let mut sorter = Sorter::new(Marks::Word("word-1".into()));
+        let pieces = sorter.push(
+            b"@word-1 begin\n1\n@word-1 status reboot\nlinux: the guest resets\n\
+            @word-1 begin\n2\n@word-1 status 3\n",
+        );
+        let bytes = |text: &str| Piece::Bytes(text.into());
+        let line = Piece::Line(b"linux: the guest resets".into());
+        let wanted = [Piece::Begin, bytes("1"), Piece::Reboots, line, Piece::Begin, bytes("2")];
+        assert_eq!(pieces, [wanted.as_slice(), &[Piece::End(Some(3))]].concat());
     }
 
     #[test]

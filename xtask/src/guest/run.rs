@@ -205,6 +205,11 @@ fn judge(finished: &Finished, has_status: bool, log: &Path) -> Outcome {
         (End::Interrupted, _) => return Outcome::Interrupted,
         (End::PoweredOff, Some(status)) if has_status => return Outcome::Status(status),
         (End::PoweredOff, _) if !has_status => return Outcome::Pass,
+        // QEMU alone does not start it again.
+        (End::Reset, _) if finished.reboots => {
+            anstream::eprintln!("  the guest wants to reboot; with --no-bouncer that ends the run");
+            return Outcome::Pass;
+        }
         _ => {}
     }
     anstream::eprintln!("\n  {}", paint(BAD, "the end of the console:"));
@@ -233,6 +238,7 @@ mod tests {
         let finished = Finished {
             end,
             status,
+            reboots: false,
             told: Told::default(),
             tail: Vec::new(),
             folder: PathBuf::from("x"),

@@ -20,6 +20,8 @@ use crate::term::{DIM, paint};
 const TAIL: usize = 30;
 /// The host's line about a guest that resets.
 const RESETS: &str = "linux: the guest resets";
+/// A kernel's last words.
+const PANICS: &str = "Kernel panic - not syncing";
 /// Longest line looked at.
 const LONGEST: usize = 4096;
 
@@ -59,6 +61,10 @@ pub struct Screen {
     pub reset: bool,
     /// Whether that is the end: a kernel that panics would do so for ever.
     pub reset_is_end: bool,
+    /// Whether the guest has said that it is about to reboot.
+    pub reboots: bool,
+    /// Whether its kernel has panicked.
+    panicked: bool,
 }
 
 impl Screen {
@@ -80,6 +86,8 @@ impl Screen {
             told: Told::default(),
             reset: false,
             reset_is_end: false,
+            reboots: false,
+            panicked: false,
         }
     }
 
@@ -147,6 +155,10 @@ impl Screen {
                 // Lines come again, and keys go nowhere.
                 self.raw = None;
             }
+            Piece::Reboots => {
+                self.reboots = true;
+                self.raw = None;
+            }
         }
         Ok(())
     }
@@ -161,6 +173,12 @@ impl Screen {
             terminal::pass_on(input, self.keyboard == Keyboard::Keys);
         }
         Ok(())
+    }
+
+    /// Whether a reset is a reboot that somebody wants: the guest's init said
+    /// so, or a person sits there and its kernel has not panicked.
+    fn goes_on(&self) -> bool {
+        self.reboots || self.keyboard == Keyboard::Keys && !self.panicked
     }
 
     /// Keeps the tail; whether one of the lines tells of bouncer's or the
@@ -178,7 +196,11 @@ impl Screen {
             } else {
                 tells_of_panic(&line)
             };
-            self.reset |= line == RESETS;
+            self.panicked |= line.contains(PANICS);
+            if line == RESETS {
+                self.reset |= !self.goes_on();
+                self.reboots = false;
+            }
             panics |= self.reset && self.reset_is_end;
             if self.tail.len() == TAIL {
                 self.tail.pop_front();
