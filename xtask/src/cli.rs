@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cpu;
 use crate::guest::options::{GuestOptions, GuestTask};
 use crate::qemu::Machine;
 use crate::story::Config;
@@ -83,29 +84,6 @@ pub enum Task {
     Mutants(crate::mutants::MutantsOptions),
 }
 
-/// CPU models that QEMU emulates well enough.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Cpu {
-    /// Armv8.0
-    CortexA72,
-    /// Armv8.2
-    NeoverseN1,
-    /// Everything QEMU knows
-    Max,
-}
-
-impl Cpu {
-    /// QEMU's name for it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::CortexA72 => "cortex-a72",
-            Self::NeoverseN1 => "neoverse-n1",
-            Self::Max => "max",
-        }
-    }
-}
-
 /// `run`'s options.
 #[derive(Debug, Clone, Args)]
 pub struct RunOptions {
@@ -116,9 +94,10 @@ pub struct RunOptions {
     /// needs]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub memory: Option<u64>,
-    /// CPU model
-    #[arg(long, value_name = "MODEL", value_enum, default_value_t = Cpu::CortexA72)]
-    pub cpu: Cpu,
+    /// CPU model, any that QEMU has [tested: cortex-a53, cortex-a72, cortex-a76,
+    /// neoverse-n1, neoverse-v1, neoverse-n2, a64fx, cortex-a710, max]
+    #[arg(long, value_name = "MODEL", value_parser = cpu::parse, default_value = cpu::DEFAULT)]
+    pub cpu: String,
     /// Any file of yours as the guest's disk
     ///
     /// A raw FAT image is listed and its largest file hashed; anything else is
@@ -200,7 +179,7 @@ impl RunOptions {
         Config {
             name: "run".into(),
             machine: Machine {
-                cpu: self.cpu.name().into(),
+                cpu: self.cpu.clone(),
                 cpus: self.cpus,
                 memory: self.memory.unwrap_or(1024),
                 command_line: if self.oracle { ORACLE.into() } else { String::new() },
@@ -256,6 +235,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_the_tested_models() {
+        let mut command = Cli::command();
+        let run = command.find_subcommand_mut("run").unwrap();
+        let help = run.render_long_help().to_string();
+        let help: Vec<&str> = help.split([' ', ',', '\n', ']']).collect();
+        assert!(cpu::TESTED.iter().all(|model| help.contains(model)));
     }
 
     #[test]
@@ -325,6 +313,7 @@ mod tests {
             ["--memory", "ü"],
             ["--memory", "99999999999999999999G"],
             ["--cpu", "host"],
+            ["--cpu", "cortex-a15"],
             ["--timeout", "0"],
         ] {
             assert!(run(&words).is_err(), "{words:?}");

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod console;
 pub mod coverage;
 pub mod cpio;
+pub mod cpu;
 pub mod disk;
 pub mod fuzz;
 pub mod guest;

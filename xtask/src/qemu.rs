@@ -85,7 +85,7 @@ pub struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         Self {
-            cpu: "cortex-a72".into(),
+            cpu: crate::cpu::DEFAULT.into(),
             cpus: 2,
             memory: 1024,
             virtualization: true,

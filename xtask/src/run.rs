@@ -11,7 +11,7 @@ use crate::story;
 use crate::term::{BAD, paint};
 use crate::view::{self, Live};
 use crate::workspace::{Workspace, shown};
-use crate::{Outcome, setup, trace};
+use crate::{Outcome, cpu, setup, trace};
 
 /// Console lines shown when a boot failed.
 pub const TAIL: usize = 30;
@@ -22,6 +22,7 @@ pub const TAIL: usize = 30;
 /// When it could not be set up, built or booted at all.
 pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     setup::run()?;
+    cpu::check(&options.cpu)?;
     let images = match (options.oracle, &options.trace) {
         (true, Some(_)) => build::images_of(workspace, Variant::Traced)?,
         (true, None) => build::images_with_oracle(workspace)?,

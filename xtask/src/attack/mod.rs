@@ -20,7 +20,7 @@ use crate::story::{self, Config};
 use crate::term::{BAD, DIM, GOOD, HEAD, Step, paint};
 use crate::threats::{Catalogue, MODELS, Threat};
 use crate::workspace::Workspace;
-use crate::{Outcome, Usage, build, qemu, setup};
+use crate::{Outcome, Usage, build, cpu, qemu, setup};
 use judge::{Seen, Verdict};
 use plan::Plan;
 
@@ -81,6 +81,7 @@ pub fn run(workspace: &Workspace, options: &AttackOptions) -> Result<Outcome> {
         return Ok(Outcome::Pass);
     }
     setup::run()?;
+    models(&options.cpu).iter().try_for_each(|model| cpu::check(model))?;
     let mut machines = Vec::new();
     let mut on_simulated = None;
     for model in models(&options.cpu) {
@@ -132,7 +133,7 @@ fn models(words: &[String]) -> Vec<String> {
         }
     }
     if models.is_empty() {
-        models.push(qemu::Machine::default().cpu);
+        models.push(cpu::DEFAULT.to_owned());
     }
     models
 }

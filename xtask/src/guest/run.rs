@@ -50,6 +50,7 @@ pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
 
 fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     setup::run()?;
+    crate::cpu::check(&options.cpu)?;
     let guest = prepare(workspace, options)?;
     let _scratch = Scratch(workspace.folder(&format!("runs/{}", guest.name))?);
     let has_status = guest.keyboard != Keyboard::Keys && guest.word.is_some();
