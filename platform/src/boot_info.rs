@@ -90,6 +90,8 @@ pub const MAX_SEED: usize = 64;
 pub enum BootError {
     /// x0 does not point at a device tree.
     NoTree,
+    /// The tree has this many bytes, more than the boot protocol allows.
+    TreeTooLong(u32),
     /// The tree is malformed.
     BrokenTree(FdtParseError),
     /// A node or property bouncer needs is missing.
@@ -106,6 +108,10 @@ pub enum BootError {
     NoGicV3,
     /// The loader handed over no kernel for the host.
     NoKernel,
+    /// A second boot module of the same kind, and its address.
+    SecondModule(&'static str, u64),
+    /// A boot module of a kind that bouncer has no use for.
+    UnknownModule(ArrayString<48>),
     /// The host's kernel has no arm64 Image header.
     NotAnImage,
     /// Two things that must be apart share memory.
@@ -128,6 +134,10 @@ impl fmt::Display for BootError {
             Self::NoTree => f.write_str(
                 "no device tree in x0: boot bouncer as a flat Image (-kernel bouncer.img), not as ELF",
             ),
+            Self::TreeTooLong(size) => write!(
+                f,
+                "the device tree has {size} bytes; the boot protocol allows 2 MiB: pad it less"
+            ),
             Self::BrokenTree(error) => {
                 write!(f, "the device tree is malformed ({error}): rebuild it with dtc")
             }
@@ -146,8 +156,15 @@ impl fmt::Display for BootError {
                 f.write_str("no GICv3: start QEMU with -machine virt,gic-version=3")
             }
             Self::NoKernel => f.write_str(
-                "no host kernel: add -device guest-loader,addr=0x50000000,kernel=host.img",
+                "no host kernel: add -device guest-loader,addr=0x50000000,kernel=host.img, or a \
+                 multiboot,kernel node under /chosen",
             ),
+            Self::SecondModule(kind, address) => {
+                write!(f, "a second {kind} at {address:#x}: load only one for the host")
+            }
+            Self::UnknownModule(kind) => {
+                write!(f, "a boot module of kind {kind}: bouncer takes a kernel and a ramdisk only")
+            }
             Self::NotAnImage => f.write_str(
                 "the host kernel is no arm64 Image: give guest-loader a flat Image, not an ELF \
                  or a compressed one",

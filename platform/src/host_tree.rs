@@ -191,11 +191,15 @@ fn write_chosen(
     seed: Option<&[u8]>,
 ) -> Result<(), BootError> {
     let node = writer.begin_node("chosen").map_err(BootError::HostTree)?;
-    copy_properties(
-        writer,
-        chosen,
-        &["bootargs", "linux,initrd-start", "linux,initrd-end", "rng-seed"],
-    )?;
+    for property in chosen.properties() {
+        let name = property.name();
+        // The firmware's UEFI and its memory map are not the host's, nor what a
+        // loader tells a hypervisor.
+        let ours = ["bootargs", "linux,initrd-start", "linux,initrd-end", "rng-seed"];
+        if !ours.contains(&name) && !name.starts_with("linux,uefi-") && !name.starts_with("xen,") {
+            writer.property(name, property.value()).map_err(BootError::HostTree)?;
+        }
+    }
     let mut result = writer.property_string("bootargs", &info.kernel.command_line);
     if let Some(ramdisk) = &info.ramdisk {
         result = result

@@ -5,7 +5,9 @@
 //! are then taken apart here with bounds checked, so that no tree ends in a
 //! panic.
 
-use crate::boot_info::{BootError, BootInfo, COMMAND_LINE_SIZE, Conduit, MAX_SEED, Module, Seed};
+mod modules;
+
+use crate::boot_info::{BootError, BootInfo, COMMAND_LINE_SIZE, Conduit, MAX_SEED, Seed};
 use crate::range::ByteRange;
 use crate::reserved;
 use crate::{MAX_BANKS, MAX_CPUS, MAX_GIC_REGIONS};
@@ -24,12 +26,15 @@ const PAGE: u64 = 4096;
 /// Size of the tree that starts with `header`.
 ///
 /// # Errors
-/// [`BootError::NoTree`] if it is none.
+/// [`BootError::NoTree`] if it is none, [`BootError::TreeTooLong`].
 pub fn tree_size(header: [u8; TREE_HEADER_SIZE]) -> Result<u32, BootError> {
     let [a, b, c, d, size @ ..] = header;
     let size = u32::from_be_bytes(size);
-    if [a, b, c, d] != TREE_MAGIC || size > MAX_TREE_SIZE {
+    if [a, b, c, d] != TREE_MAGIC {
         return Err(BootError::NoTree);
+    }
+    if size > MAX_TREE_SIZE {
+        return Err(BootError::TreeTooLong(size));
     }
     Ok(size)
 }
@@ -67,6 +72,7 @@ pub fn parse(tree: Tree<'_>) -> Result<BootInfo, BootError> {
     let chosen = root.child("chosen").ok_or(BootError::Missing("/chosen"))?;
     let (cpus, cpus_left_off) = cpus(root)?;
     let gic = interrupt_controller(root)?;
+    let modules = modules::read(chosen)?;
     Ok(BootInfo {
         memory: memory(root)?,
         reserved: reserved::read(tree)?,
@@ -77,9 +83,9 @@ pub fn parse(tree: Tree<'_>) -> Result<BootInfo, BootError> {
         redistributors: gic.redistributors,
         redistributor_stride: gic.stride,
         uart: uart(root)?,
-        kernel: module(chosen, "multiboot,kernel")?.ok_or(BootError::NoKernel)?,
-        ramdisk: module(chosen, "multiboot,ramdisk")?,
-        command_line: text(chosen, "bootargs")?,
+        kernel: modules.kernel.ok_or(BootError::NoKernel)?,
+        ramdisk: modules.ramdisk,
+        command_line: command_line(chosen)?,
         seed: seed(tree, chosen),
     })
 }
@@ -130,6 +136,13 @@ fn text(
     ArrayString::from(text).map_err(|_| BootError::TooMany("characters in a command line"))
 }
 
+/// bouncer's own words: those for the hypervisor if Xen's convention keeps them
+/// apart.
+fn command_line(chosen: FdtNode<'_>) -> Result<ArrayString<COMMAND_LINE_SIZE>, BootError> {
+    const XENS: &str = "xen,xen-bootargs";
+    text(chosen, if chosen.property(XENS).is_some() { XENS } else { "bootargs" })
+}
+
 /// The firmware's random bytes. None, or too few to be of use, is no error.
 fn seed(tree: Fdt<'_>, chosen: FdtNode<'_>) -> Option<Seed> {
     const LEAST: usize = 16;
@@ -161,7 +174,7 @@ fn memory(root: FdtNode<'_>) -> Result<ArrayVec<ByteRange, MAX_BANKS>, BootError
         for bank in ranges(reg.value(), cells) {
             let bank = bank?.shrunk_to(PAGE);
             if !bank.is_empty() {
-                banks.try_push(bank).map_err(|_| BootError::TooMany("memory banks"))?;
+                add_bank(&mut banks, bank)?;
             }
         }
     }
@@ -169,11 +182,21 @@ fn memory(root: FdtNode<'_>) -> Result<ArrayVec<ByteRange, MAX_BANKS>, BootError
     if banks.is_empty() {
         return Err(BootError::Missing("memory"));
     }
-    let pairs = banks.iter().zip(banks.iter().skip(1));
-    if pairs.into_iter().any(|(a, b)| a.overlaps(*b)) {
-        return Err(BootError::Overlap("two memory banks", "each other"));
-    }
     Ok(banks)
+}
+
+/// Adds a bank and merges it with all that it touches: firmware and loaders
+/// tell of the same memory more than once, whole and in parts.
+fn add_bank(
+    banks: &mut ArrayVec<ByteRange, MAX_BANKS>,
+    mut bank: ByteRange,
+) -> Result<(), BootError> {
+    let touches = |a: ByteRange, b: ByteRange| a.start() <= b.end() && b.start() <= a.end();
+    while let Some(index) = banks.iter().position(|&other| touches(other, bank)) {
+        let other = banks.swap_remove(index);
+        bank = ByteRange::between(bank.start().min(other.start()), bank.end().max(other.end()));
+    }
+    banks.try_push(bank).map_err(|_| BootError::TooMany("memory banks"))
 }
 
 fn cpus(root: FdtNode<'_>) -> Result<(ArrayVec<u64, MAX_CPUS>, usize), BootError> {
@@ -281,21 +304,6 @@ fn uart(root: FdtNode<'_>) -> Result<ByteRange, BootError> {
     let uart = named.or_else(|| find(root, "arm,pl011")).ok_or(BootError::Missing("PL011"))?;
     let reg = uart.property("reg").ok_or(BootError::Missing("PL011 reg"))?;
     ranges(reg.value(), cells(root)?).next().unwrap_or(Err(BootError::BadProperty("PL011 reg")))
-}
-
-/// The module the loader has marked `kind`. Its `reg` is a 64-bit address and
-/// a 64-bit size, whatever `/chosen` says about cells: that is what loaders
-/// write (QEMU's guest-loader, U-Boot for Xen).
-fn module(chosen: FdtNode<'_>, kind: &str) -> Result<Option<Module>, BootError> {
-    let Some(node) = find(chosen, kind) else { return Ok(None) };
-    let reg = node.property("reg").ok_or(BootError::Missing("boot module's reg"))?;
-    let range = ranges(reg.value(), (2, 2))
-        .next()
-        .unwrap_or(Err(BootError::BadProperty("boot module's reg")))?;
-    if range.is_empty() {
-        return Err(BootError::BadProperty("boot module's reg"));
-    }
-    Ok(Some(Module { range, command_line: text(node, "bootargs")? }))
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub(crate) struct TestTree {
     pub(crate) nodes: Vec<ReservedNode>,
     /// `#address-cells` and `#size-cells` of `/reserved-memory`.
     pub(crate) node_cells: [u32; 2],
+    pub(crate) chosen: Chosen,
 }
 
 /// A child of `/reserved-memory`: its `reg`, empty for none, and one more
@@ -54,6 +55,7 @@ pub(crate) fn virt() -> TestTree {
         entries: Vec::new(),
         nodes: Vec::new(),
         node_cells: [2, 2],
+        chosen: Chosen::default(),
     }
 }
 
@@ -192,6 +194,7 @@ impl TestTree {
         fdt.property_string("stdout-path", self.stdout)?;
         fdt.property_string("bootargs", "log=debug")?;
         fdt.property("rng-seed", &SEED)?;
+        self.chosen.write(fdt)?;
         for (range, kind) in
             [(self.kernel, "multiboot,kernel"), (self.ramdisk, "multiboot,ramdisk")]
         {
@@ -208,5 +211,65 @@ impl TestTree {
             fdt.end_node(node)?;
         }
         fdt.end_node(chosen)
+    }
+}
+
+/// More of `/chosen`, as one loader or another writes it.
+#[derive(Clone, Default)]
+pub(crate) struct Chosen {
+    /// The first name in `compatible`, and the address.
+    pub(crate) modules: Vec<(&'static str, u64)>,
+    /// Cells of their `reg`, 2 and 2 if zero; and whether the tree says so.
+    pub(crate) cells: (u32, u32),
+    pub(crate) told: bool,
+    /// Are they in `/chosen/modules`?
+    pub(crate) folder: bool,
+    /// Addresses of 32 or (true) 64 bits.
+    pub(crate) initrd: Vec<(&'static str, u64, bool)>,
+    pub(crate) texts: Vec<(&'static str, &'static str)>,
+}
+
+impl Chosen {
+    fn write(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
+        for &(name, address, wide) in &self.initrd {
+            match wide {
+                true => fdt.property_u64(name, address)?,
+                false => fdt.property_u32(name, address as u32)?,
+            }
+        }
+        for (name, text) in &self.texts {
+            fdt.property_string(name, text)?;
+        }
+        let (address_cells, size_cells) = if self.cells == (0, 0) { (2, 2) } else { self.cells };
+        let cells = |fdt: &mut FdtWriter| -> Result<(), vm_fdt::Error> {
+            if self.told {
+                fdt.property_u32("#address-cells", address_cells)?;
+                fdt.property_u32("#size-cells", size_cells)?;
+            }
+            Ok(())
+        };
+        let folder = match self.folder {
+            true => Some(fdt.begin_node("modules")?),
+            false => None,
+        };
+        cells(fdt)?;
+        for &(name, address) in &self.modules {
+            let node = fdt.begin_node(&std::format!("module@{address:x}"))?;
+            let generic = "multiboot,module";
+            match name == generic || name.starts_with("xen,multiboot") || name == "xen,domain" {
+                true => fdt.property_string("compatible", name)?,
+                false => {
+                    let names = std::vec![name.into(), generic.into()];
+                    fdt.property_string_list("compatible", names)?;
+                }
+            }
+            let mut reg = Vec::new();
+            for (number, cells) in [(address, address_cells), (0x1000, size_cells)] {
+                reg.extend_from_slice(&u64::to_be_bytes(number)[8 - 4 * cells as usize..]);
+            }
+            fdt.property("reg", &reg)?;
+            fdt.end_node(node)?;
+        }
+        folder.map_or(Ok(()), |folder| fdt.end_node(folder))
     }
 }
