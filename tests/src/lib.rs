@@ -13,6 +13,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use anyhow::Result;
 use xtask::build::{self, Images};
 use xtask::qemu::{Boot, Ended, Machine, Qemu};
+use xtask::runs::RunFolder;
 use xtask::setup;
 use xtask::test::environment;
 use xtask::transcript::Transcript;
@@ -116,7 +117,15 @@ pub fn boot(
 /// # Errors
 /// When it cannot be written.
 pub fn file(test: &str, name: &str, contents: &[u8]) -> Result<PathBuf> {
-    let path = Workspace::find()?.folder(&format!("runs/{test}"))?.join(name);
+    let path = folder()?.join(format!("{test}-{name}"));
     std::fs::write(&path, contents)?;
     Ok(path)
+}
+
+/// The folder of this test binary's files: two may run in one tree.
+fn folder() -> Result<&'static RunFolder> {
+    static FOLDER: OnceLock<Result<RunFolder, String>> = OnceLock::new();
+    let make = || RunFolder::new(&Workspace::find()?, "files-of-tests");
+    let folder = FOLDER.get_or_init(|| make().map_err(|error: anyhow::Error| format!("{error:#}")));
+    folder.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
 }

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tests::{boot, file, machine, ready};
+use tests::{boot, file, machine, one_at_a_time, ready};
 use xtask::cpio::newc;
 use xtask::qemu::{Boot, End, Machine, Module};
+use xtask::story::{Config, Run, tell};
 
 /// First byte of RAM on QEMU virt, and where the modules are put, clear of
 /// bouncer (at 2 MiB) and of QEMU's device tree (at 128 MiB).
@@ -77,6 +78,42 @@ fn h_a_disk_that_lies_gets_nothing_out_of_its_guest() -> Result<()> {
         for lie in lies {
             assert_eq!(lie.outcome, "refused", "{}: {}: {}", lie.id, lie.what, lie.detail);
         }
+    }
+    Ok(())
+}
+
+/// Two runs in one tree and of one name, with disks of their own: neither sees
+/// the other's disk or hears its console.
+#[test]
+fn two_runs_at_once_do_not_meet() -> Result<()> {
+    let (workspace, images) = ready()?;
+    let _turn = one_at_a_time();
+    let run = |byte: u8| -> Result<Run> {
+        let mut config = Config::new("twins");
+        config.disk = Some(file("twins", &format!("{byte}.img"), &vec![byte; 100_000])?);
+        config.machine = Machine { cpus: 1, memory: 512, ..Machine::default() };
+        config.scenario = "leave-off".into();
+        tell(&workspace, &images, &config, &mut |_| {})
+    };
+    let runs = std::thread::scope(|scope| {
+        let twins = [b'1', b'2'].map(|byte| {
+            scope.spawn({
+                let run = &run;
+                move || (byte, run(byte))
+            })
+        });
+        twins.map(|twin| twin.join().expect("a thread has panicked"))
+    });
+    for (byte, run) in runs {
+        let run = run?;
+        let said = run.transcript.tail(20).join("\n");
+        assert_eq!(run.end, End::PoweredOff, "{said}");
+        for name in ["disk.img", "disk-after.img"] {
+            let disk = std::fs::read(run.folder.join(name))?;
+            assert!(disk[..100_000].iter().all(|is| *is == byte), "{name}: {said}");
+        }
+        let console = std::fs::read_to_string(run.folder.join("console.log"))?;
+        assert_eq!(console.matches("@host leaves").count(), 1, "{console}");
     }
     Ok(())
 }

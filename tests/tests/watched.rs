@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hyp::trace::Event;
-use tests::{one_at_a_time, ready};
+use tests::{file, one_at_a_time, ready};
 use xtask::build::{self, Variant};
 use xtask::on_target::{self, Mix, Options};
 use xtask::story::{Config, tell};
@@ -17,7 +17,7 @@ fn the_storys_tlbs_are_told_of_every_change() -> Result<()> {
     let (workspace, _) = ready()?;
     let images = build::images_of(&workspace, Variant::Traced)?;
     let mut config = Config::new("watched");
-    let file = workspace.folder("runs/watched")?.join("trace.bin");
+    let file = file("watched", "trace.bin", b"")?;
     config.trace = Some(file.clone());
     let run = {
         let _turn = one_at_a_time();

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::cpu;
 use crate::guest::options::{GuestOptions, GuestTask};
 use crate::qemu::Machine;
+use crate::status;
 use crate::story::Config;
 
 /// bouncer's front door: set up, build, boot, show, test.
@@ -20,8 +21,7 @@ use crate::story::Config;
 /// apt if they are missing.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
-#[command(after_help = "Exit status: 0 all held; 1 a promise or a test failed; 2 wrong usage;\n\
-    3 something could not be set up, built or booted; 130 stopped by Ctrl-C.")]
+#[command(after_help = status::text("Exit status:", &status::COMMANDS, 80))]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -36,6 +36,7 @@ pub enum Task {
     /// bouncer boots, the host comes up deprivileged, a protected guest starts
     /// and works on its disk, and the host's attempts to look inside are
     /// refused and shown, one by one. Exits 0 only if all of it held.
+    #[command(after_help = status::text("Exit status with --guest:", &status::GUESTS, 80))]
     Run(RunOptions),
     /// Sets up what is missing and runs every test: unit, simulated machine,
     /// end-to-end on QEMU, lints

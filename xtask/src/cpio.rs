@@ -5,6 +5,10 @@
 const PAGE: usize = 4096;
 /// Bytes of a newc header.
 const HEADER: usize = 110;
+/// The name that ends an archive.
+const TRAILER: &str = "TRAILER!!!";
+/// Most bytes of a file: newc writes its size with eight hexadecimal digits.
+pub const LARGEST: u64 = u32::MAX as u64;
 
 /// An archive and where its files' contents begin.
 #[derive(Debug)]
@@ -19,17 +23,50 @@ pub struct Archive {
 #[must_use]
 pub fn newc(files: &[(&str, &[u8])]) -> Archive {
     let mut bytes = Vec::new();
-    let mut offsets = Vec::new();
-    for (name, contents) in files {
-        pad_before(&mut bytes, name);
-        entry(&mut bytes, name, 0o100_644, contents.len());
-        offsets.push(bytes.len());
-        bytes.extend_from_slice(contents);
-        align(&mut bytes, 4);
-    }
-    entry(&mut bytes, "TRAILER!!!", 0, 0);
+    let offsets = add(&mut bytes, files);
+    entry(&mut bytes, TRAILER, 0, 0);
     align(&mut bytes, PAGE);
     Archive { bytes, offsets }
+}
+
+/// An archive whose last file is too large to be in memory: what comes before
+/// its contents, and what after them.
+#[derive(Debug)]
+pub struct Frame {
+    /// The archive up to the last file's first byte.
+    pub head: Vec<u8>,
+    /// The archive behind its last.
+    pub tail: Vec<u8>,
+}
+
+/// Packs files, and behind them one that the caller writes: name and bytes.
+#[must_use]
+pub fn newc_around(files: &[(&str, &[u8])], name: &str, size: usize) -> Frame {
+    let mut head = Vec::new();
+    add(&mut head, files);
+    pad_before(&mut head, name);
+    entry(&mut head, name, 0o100_644, size);
+    let begin = (head.len() + size).next_multiple_of(4) - size;
+    let mut tail = vec![0; begin - head.len()];
+    let mut end = Vec::new();
+    entry(&mut end, TRAILER, 0, 0);
+    tail.extend(end);
+    let all = head.len() + size + tail.len();
+    tail.resize(tail.len() + all.next_multiple_of(PAGE) - all, 0);
+    Frame { head, tail }
+}
+
+/// Adds files; returns where the contents of each begin.
+fn add(bytes: &mut Vec<u8>, files: &[(&str, &[u8])]) -> Vec<usize> {
+    let mut offsets = Vec::new();
+    for (name, contents) in files {
+        pad_before(bytes, name);
+        entry(bytes, name, 0o100_644, contents.len());
+        offsets.push(bytes.len());
+        bytes.extend_from_slice(contents);
+        align(bytes, 4);
+    }
+    offsets
 }
 
 /// Something in a folder tree.
@@ -59,7 +96,7 @@ pub fn tree(nodes: &[(String, Node)]) -> Vec<u8> {
             Node::Device(major, minor) => device(&mut bytes, path, *major, *minor),
         }
     }
-    entry(&mut bytes, "TRAILER!!!", 0, 0);
+    entry(&mut bytes, TRAILER, 0, 0);
     align(&mut bytes, PAGE);
     bytes
 }
@@ -120,6 +157,18 @@ mod tests {
         assert_eq!(&archive.bytes[archive.offsets[0]..][..5000], image.as_slice());
         assert_eq!(&archive.bytes[archive.offsets[1]..][..6], b"blocks");
         assert_eq!(archive.bytes.len() % PAGE, 0);
+    }
+
+    #[test]
+    fn an_archive_around_a_large_file_is_the_same_archive() {
+        for size in [0, 1, 3, 512, 4096, 5000] {
+            let last = vec![7u8; size];
+            let files: [(&str, &[u8]); 2] = [("kernel", b"Image"), ("cmdline", &[b'x'; 300])];
+            let around = newc_around(&files, "disk.img", size);
+            let whole = newc(&[files[0], files[1], ("disk.img", &last)]);
+            assert_eq!([around.head.clone(), last, around.tail].concat(), whole.bytes);
+            assert_eq!(around.head.len(), whole.offsets[2]);
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use crate::cpio::LARGEST;
+use crate::files;
 use crate::workspace::Workspace;
 
 /// Bytes of a virtio-blk sector.
@@ -77,11 +79,10 @@ impl Disk {
     /// When the file cannot be read or is empty, or the copy not written.
     pub fn copy_of(original: &Path, folder: &Path) -> Result<Self> {
         let path = folder.join("disk.img");
-        let mut from = File::open(original)
-            .with_context(|| format!("cannot read the disk {}", original.display()))?;
+        let (from, size) = files::open(original, "disk", LARGEST - 2 * SECTOR)?;
         let mut to = create(&path)?;
-        let size = std::io::copy(&mut from, &mut to)
-            .with_context(|| format!("cannot copy {}", original.display()))?;
+        let name = format!("disk {}", original.display());
+        let size = files::copy(from.take(size), &mut to, size, &name)?;
         if size == 0 {
             bail!("{} is empty: a disk needs at least one byte", original.display());
         }
@@ -105,14 +106,14 @@ impl Disk {
         };
         file.seek(SeekFrom::Start(0))?;
         let (hash_name, sha256) = match kind {
-            Kind::Raw => (WHOLE_DISK.to_owned(), sha256_of(&mut file)?),
+            Kind::Raw => (WHOLE_DISK.to_owned(), sha256_of(&mut file, size)?),
             Kind::Fat => {
                 let name = hashable(&files).context(
                     "the disk's file system has no file in its root directory to hash: put one \
                      there, or give a disk without a file system",
                 )?;
                 let volume = fatfs::FileSystem::new(&mut file, fatfs::FsOptions::new())?;
-                let sha256 = sha256_of(&mut volume.root_dir().open_file(&name)?)?;
+                let sha256 = sha256_of(&mut volume.root_dir().open_file(&name)?, size)?;
                 (name, sha256)
             }
         };
@@ -130,7 +131,7 @@ impl Disk {
         let mut sector = note.as_bytes().to_vec();
         sector.resize(SECTOR as usize, 0);
         let before = File::open(&self.path)?.take(self.size - SECTOR);
-        sha256_of(&mut before.chain(sector.as_slice()))
+        sha256_of(&mut before.chain(sector.as_slice()), self.size)
     }
 
     /// Looks for the guest's note in the disk as it was after the run.
@@ -195,20 +196,24 @@ fn hashable(files: &[(String, u64)]) -> Option<String> {
         .map(|(name, _)| name.clone())
 }
 
-/// SHA-256 of all that can be read, in hex.
+/// SHA-256 of all that can be read, in hex; `about` are the bytes to expect.
 ///
 /// # Errors
-/// When reading fails.
-pub fn sha256_of(reader: &mut impl Read) -> Result<String> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let count = reader.read(&mut buffer)?;
-        if count == 0 {
-            break;
+/// When reading fails, or Ctrl-C was pressed.
+pub fn sha256_of(reader: &mut impl Read, about: u64) -> Result<String> {
+    struct Hashing(Sha256);
+    impl Write for Hashing {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
         }
-        hash.update(buffer.get(..count).unwrap_or_default());
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
+    let mut hashing = Hashing(Sha256::new());
+    files::copy(reader, &mut hashing, about, "disk, for its SHA-256")?;
+    let hash = hashing.0;
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -248,7 +253,7 @@ mod tests {
         assert_eq!(disk.kind, Kind::Fat);
         assert!(disk.files.iter().any(|(name, bytes)| name == "HELLO.TXT" && *bytes > 0));
         assert_eq!(disk.hash_name, "RANDOM.BIN");
-        assert_eq!(disk.sha256, sha256_of(&mut noise(200 << 10).as_slice()).unwrap());
+        assert_eq!(disk.sha256, sha256_of(&mut noise(200 << 10).as_slice(), 0).unwrap());
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -276,11 +281,11 @@ mod tests {
         let disk = Disk::copy_of(&original, &folder).unwrap();
         assert_eq!((disk.kind, disk.size), (Kind::Raw, 1536));
         let copy = std::fs::read(&disk.path).unwrap();
-        assert_eq!(disk.sha256, sha256_of(&mut copy.as_slice()).unwrap());
+        assert_eq!(disk.sha256, sha256_of(&mut copy.as_slice(), 0).unwrap());
         let mut after = copy;
         after[1024..1031].copy_from_slice(b"note-17");
         let predicted = disk.sha256_with("note-17").unwrap();
-        assert_eq!(predicted, sha256_of(&mut after.as_slice()).unwrap());
+        assert_eq!(predicted, sha256_of(&mut after.as_slice(), 0).unwrap());
         std::fs::write(&disk.path, after).unwrap();
         assert!(disk.note_found(&disk.path, "note-17").unwrap());
         assert_eq!(std::fs::read(&original).unwrap(), [0xab; 1000]);
@@ -294,6 +299,7 @@ mod tests {
         std::fs::write(&original, b"").unwrap();
         assert!(Disk::copy_of(&original, &folder).is_err());
         assert!(Disk::copy_of(&folder.join("none"), &folder).is_err());
+        assert!(Disk::copy_of(Path::new("/dev/zero"), &folder).is_err());
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -309,7 +315,7 @@ mod tests {
 
     #[test]
     fn hashes_are_sha256() {
-        let empty = sha256_of(&mut [].as_slice()).unwrap();
+        let empty = sha256_of(&mut [].as_slice(), 0).unwrap();
         assert_eq!(empty, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 }

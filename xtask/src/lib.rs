@@ -17,6 +17,7 @@ pub mod coverage;
 pub mod cpio;
 pub mod cpu;
 pub mod disk;
+pub mod files;
 pub mod fuzz;
 pub mod guest;
 pub mod image;
@@ -25,7 +26,9 @@ pub mod on_target;
 pub mod qemu;
 pub mod report;
 pub mod run;
+pub mod runs;
 pub mod setup;
+pub mod status;
 pub mod story;
 pub mod term;
 pub mod test;
@@ -67,9 +70,9 @@ impl Outcome {
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
-            Self::Pass => 0,
-            Self::Fail => 1,
-            Self::Interrupted => 130,
+            Self::Pass => status::PASS,
+            Self::Fail => status::FAIL,
+            Self::Interrupted => status::INTERRUPTED,
             Self::Status(status) => status,
         }
     }

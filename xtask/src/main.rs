@@ -1,5 +1,6 @@
 //! `cargo xtask`: reads the command line and hands over to the library.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -9,14 +10,9 @@ use xtask::cli::{Cli, Task};
 use xtask::term::{BAD, paint};
 use xtask::workspace::Workspace;
 use xtask::{
-    Outcome, Usage, attack, bench, build, check, coverage, fuzz, guest, mutants, qemu, run, setup,
-    test, trace,
+    Outcome, Usage, attack, bench, build, check, coverage, files, fuzz, guest, mutants, qemu, run,
+    setup, status, test, trace,
 };
-
-/// Exit status when something could not be set up, built or booted.
-const TROUBLE: u8 = 3;
-/// Exit status when what was asked for makes no sense, as clap has it.
-const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -30,13 +26,27 @@ fn main() -> ExitCode {
         Err(_) if qemu::interrupted() => ExitCode::from(Outcome::Interrupted.code()),
         Err(error) => {
             anstream::eprintln!("{}: {error:#}", paint(BAD, "error"));
-            ExitCode::from(if error.is::<Usage>() { WRONG_USAGE } else { TROUBLE })
+            ExitCode::from(if error.is::<Usage>() { status::WRONG_USAGE } else { status::TROUBLE })
         }
+    }
+}
+
+/// Where the result shall go.
+fn result_file(task: &Task) -> Option<&Path> {
+    match task {
+        Task::Run(options) => options.json.as_deref().or(options.trace.as_deref()),
+        Task::Bench(options) => options.json.as_deref(),
+        Task::Coverage(options) => options.json.as_deref(),
+        Task::Fuzz(options) => options.json.as_deref(),
+        Task::Mutants(options) => options.json.as_deref(),
+        _ => None,
     }
 }
 
 fn act(cli: &Cli) -> Result<Outcome> {
     qemu::stop_on_ctrl_c()?;
+    // Not after an hour's work.
+    result_file(&cli.command).map_or(Ok(()), files::will_be_written)?;
     match &cli.command {
         Task::Setup => setup::run_with_fuzzers()?,
         Task::Guest(task) => return guest::task(&Workspace::find()?, task),

@@ -17,6 +17,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::console::{printable, tells_of_panic};
+use crate::files;
+use crate::term::Step;
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-aarch64";
@@ -27,6 +29,9 @@ const MONITOR_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a machine may go on after a panic, to say all about it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Bytes of memory that QEMU writes to a file at a time.
+const PIECE: u64 = 128 << 20;
 
 /// What is not heard after so long was not said.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -381,11 +386,34 @@ impl Qemu {
         }
     }
 
-    /// Writes guest physical memory to a file.
+    /// Writes guest physical memory to a file; what is large, piece by piece, so
+    /// that QEMU answers in time and Ctrl-C is heeded.
     ///
     /// # Errors
-    /// When QEMU refuses or does not answer.
+    /// When QEMU refuses or does not answer, or Ctrl-C was pressed.
     pub fn save_memory(&mut self, address: u64, size: u64, file: &Path) -> Result<()> {
+        if size <= PIECE {
+            return self.save_piece(address, size, file);
+        }
+        let mut part = file.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let step = Step::new("Saving");
+        let mut whole = std::fs::File::create(file)?;
+        let mut saved = 0;
+        while saved < size {
+            let piece = PIECE.min(size - saved);
+            let kept = self.save_piece(address + saved, piece, &part).and_then(|()| {
+                files::copy(std::fs::File::open(&part)?, &mut whole, piece, "machine's memory")
+            });
+            let _ = std::fs::remove_file(&part);
+            saved += kept?;
+            step.note(&format!("{} of {}", files::amount(saved), files::amount(size)));
+        }
+        Ok(())
+    }
+
+    fn save_piece(&mut self, address: u64, size: u64, file: &Path) -> Result<()> {
         let arguments = json!({ "val": address, "size": size, "filename": file });
         let id = "save-memory";
         self.send(&json!({ "execute": "pmemsave", "arguments": arguments, "id": id }));
@@ -395,7 +423,12 @@ impl Qemu {
                 Ok(Message::Said(bytes)) => self.waiting.push(bytes),
                 Ok(Message::Monitor(answer)) if answer.get("id") == Some(&json!(id)) => {
                     if let Some(error) = answer.get("error") {
-                        bail!("QEMU cannot save the machine's memory: {error}");
+                        let why = error.get("desc").and_then(Value::as_str).unwrap_or("no reason");
+                        bail!(
+                            "QEMU cannot save {} of the machine's memory to {}: {why}",
+                            files::amount(size),
+                            file.display()
+                        );
                     }
                     return Ok(());
                 }

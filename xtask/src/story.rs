@@ -6,16 +6,20 @@
 //! test counts as broken.
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
 use crate::build::Images;
-use crate::cpio::newc;
+use crate::cpio::{LARGEST, newc_around};
 use crate::disk::{Disk, Kind, WHOLE_DISK};
+use crate::files;
 use crate::qemu::{Boot, End, Machine, Module};
 use crate::report::{Facts, Report};
+use crate::runs::RunFolder;
 use crate::trace::Place;
 use crate::transcript::Transcript;
 use crate::tree::{self, Reserved};
@@ -38,8 +42,7 @@ const DISK_NAME: &str = "disk.img";
 /// What to boot.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Folder name below target/bouncer/runs, and so unique among what may
-    /// run at the same time.
+    /// What its folder below target/bouncer/runs begins with.
     pub name: String,
     /// The machine.
     pub machine: Machine,
@@ -87,8 +90,8 @@ pub struct Run {
     pub transcript: Transcript,
     /// How the machine ended.
     pub end: End,
-    /// Where the console, the disks and the ramdisk are kept.
-    pub folder: PathBuf,
+    /// Where the console and the disks are kept.
+    pub folder: RunFolder,
 }
 
 /// Boots, listens to the end, looks at the disk, judges. Each console line
@@ -103,20 +106,25 @@ pub fn tell(
     config: &Config,
     line: &mut dyn FnMut(&str),
 ) -> Result<Run> {
-    let folder = workspace.folder(&format!("runs/{}", config.name))?;
+    if let Some(original) = &config.disk {
+        // Before it is copied.
+        let (_, size) = files::open(original, "disk", LARGEST)?;
+        check_memory(config.machine.memory, size)?;
+    }
+    let folder = RunFolder::new(workspace, &config.name)?;
     let disk = match &config.disk {
         Some(original) => Disk::copy_of(original, &folder)?,
         None => Disk::make(workspace, &folder)?,
     };
     let guest = std::fs::read(&images.guest)?;
-    let disk_bytes = std::fs::read(&disk.path)?;
-    let archive = newc(&[("guest.img", &guest), (DISK_NAME, &disk_bytes)]);
-    let disk_offset = *archive.offsets.get(1).context("the ramdisk has a disk")?;
-    check_memory(config.machine.memory, archive.bytes.len() as u64)?;
-    let behind_ramdisk = (RAMDISK + archive.bytes.len() as u64).next_multiple_of(2 << 20);
+    let around = newc_around(&[("guest.img", &guest)], DISK_NAME, usize::try_from(disk.size)?);
+    let disk_offset = around.head.len();
+    let size = (around.head.len() + around.tail.len()) as u64 + disk.size;
+    check_memory(config.machine.memory, size)?;
+    let behind_ramdisk = (RAMDISK + size).next_multiple_of(2 << 20);
     let ramdisk = folder.join("ramdisk.cpio");
-    std::fs::write(&ramdisk, &archive.bytes)?;
-    drop((guest, disk_bytes, archive));
+    let whole = around.head.chain(File::open(&disk.path)?).chain(around.tail.as_slice());
+    files::write_from(&ramdisk, whole, size)?;
 
     let note = note();
     let bootargs = bootargs(config, &disk, &note);
@@ -141,10 +149,11 @@ pub fn tell(
         tree::reserve(&mut boot, &reserved, &folder)?;
     }
     let after = folder.join("disk-after.img");
-    if after.exists() {
-        std::fs::remove_file(&after)?;
-    }
+    // Nothing but an old trace is taken away.
     if let Some(file) = config.trace.as_ref().filter(|file| file.exists()) {
+        if !file.is_file() {
+            bail!("the trace {} is no regular file", file.display());
+        }
         std::fs::remove_file(file)?;
     }
     let log = Cell::new(None);
@@ -163,6 +172,7 @@ pub fn tell(
             qemu.save_memory(RAMDISK + disk_offset as u64, disk.size, &after)
         },
     )?;
+    folder.forget("ramdisk.cpio");
     std::fs::write(folder.join("console.log"), transcript.lines.join("\n") + "\n")?;
     let write_seen = ended.end == End::PoweredOff && disk.note_found(&after, &note)?;
     let facts = Facts {

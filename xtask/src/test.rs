@@ -268,7 +268,10 @@ fn tests(workspace: &Workspace, name: &str, command: &mut Command) -> Result<boo
 fn own_disk_file(workspace: &Workspace) -> Result<std::path::PathBuf> {
     let path = workspace.folder("runs")?.join("users-file.txt");
     let text: String = (0..20_000).map(|line| format!("line {line} of a user's file\n")).collect();
-    std::fs::write(&path, text)?;
+    // Another run may be reading it.
+    let new = path.with_extension(std::process::id().to_string());
+    std::fs::write(&new, text)?;
+    std::fs::rename(new, &path)?;
     Ok(path)
 }
 

@@ -22,6 +22,7 @@ use super::screen::Keyboard;
 use crate::build::{self, Images, Variant};
 use crate::cli::BenchOptions;
 use crate::qemu::{End, Machine};
+use crate::runs::RunFolder;
 use crate::term::{BAD, DIM, HEAD, Step, paint};
 use crate::workspace::Workspace;
 use crate::{Outcome, setup};
@@ -155,7 +156,8 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Outcome> {
 
 /// Boots a guest that runs `script`; `None` after Ctrl-C.
 fn boot(workspace: &Workspace, images: &Images, script: &str) -> Result<Option<Cost>> {
-    let disk = workspace.folder("runs/bench")?.join("scratch-disk.img");
+    let scratch = RunFolder::new(workspace, "bench-disk")?;
+    let disk = scratch.join("scratch-disk.img");
     std::fs::write(&disk, vec![0; DISK]).context("cannot make a scratch disk")?;
     let task = Task::Script(format!("{script} >/dev/null 2>&1\n").into_bytes());
     let word = word();

@@ -1,6 +1,7 @@
 //! Boots a Linux guest: behind bouncer and its host, or on QEMU directly.
 
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use super::read;
 use super::screen::{Keyboard, Screen};
 use super::siege::{Marker, Told};
 use crate::build::Images;
-use crate::cpio::newc;
+use crate::cpio::{newc, newc_around};
+use crate::files;
 use crate::qemu::{Boot, End, Ended, Machine, Module, Qemu, interrupt};
+use crate::runs::RunFolder;
 use crate::story::{HOST, RAM, RAMDISK};
 use crate::workspace::Workspace;
 
@@ -24,7 +27,7 @@ const ELBOW_ROOM: u64 = 192;
 /// A guest that is ready to boot.
 #[derive(Debug)]
 pub struct Guest {
-    /// Folder name below target/bouncer/runs.
+    /// What its folder below target/bouncer/runs begins with.
     pub name: String,
     /// An arm64 Image.
     pub kernel: Vec<u8>,
@@ -83,7 +86,7 @@ pub struct Finished {
     /// The console's last lines.
     pub tail: Vec<String>,
     /// Where the console's log is.
-    pub folder: PathBuf,
+    pub folder: RunFolder,
 }
 
 impl Guest {
@@ -96,7 +99,7 @@ impl Guest {
         let size = |bytes: Option<usize>| bytes.unwrap_or(0) as u64;
         let ramdisk = size(Some(self.kernel.len()))
             + size(self.initrd.as_ref().map(Vec::len))
-            + size(self.disk.as_ref().map(|disk| disk.image().len()));
+            + self.disk.as_ref().map_or(0, Disk::size);
         let fixed = (RAMDISK - RAM + ramdisk) >> 20;
         let guests = self.memory * u64::from(1 + self.neighbours);
         let needed = (fixed + guests + ELBOW_ROOM).next_multiple_of(256);
@@ -156,16 +159,22 @@ impl Guest {
     /// # Errors
     /// When QEMU cannot be started, or the disk cannot be saved.
     pub fn boot(&self, workspace: &Workspace, images: &Images, ways: &Ways) -> Result<Finished> {
-        let folder = workspace.folder(&format!("runs/{}", self.name))?;
-        let disk = self.disk.as_ref().map(Disk::image);
+        let folder = RunFolder::new(workspace, &self.name)?;
         let mut files: Vec<(&str, &[u8])> =
             vec![("kernel", &self.kernel), ("cmdline", self.command_line.as_bytes())];
         let other = if self.neighbours > 0 { Some(read(&images.guest)?) } else { None };
         files.extend(other.as_deref().map(|other| ("guest.img", other)));
         files.extend(self.initrd.as_deref().map(|initrd| ("initrd", initrd)));
-        files.extend(disk.as_deref().map(|disk| ("disk.img", disk)));
         let ramdisk = folder.join("ramdisk.cpio");
-        std::fs::write(&ramdisk, &newc(&files).bytes).context("cannot write the ramdisk")?;
+        match &self.disk {
+            None => files::write(&ramdisk, &newc(&files).bytes)?,
+            Some(disk) => {
+                let around = newc_around(&files, "disk.img", usize::try_from(disk.size())?);
+                let size = (around.head.len() + around.tail.len()) as u64 + disk.size();
+                let whole = around.head.chain(disk.image()?).chain(around.tail.as_slice());
+                files::write_from(&ramdisk, whole, size)?;
+            }
+        }
         let host = images.host.clone();
         let boot = Boot {
             machine: ways.machine.clone(),
@@ -179,7 +188,9 @@ impl Guest {
             timeout: self.timeout,
         };
         let marks = self.marks(Marks::Host);
-        self.attend(&boot, marks, folder, ways.verbose)
+        let finished = self.attend(&boot, marks, folder, ways.verbose)?;
+        finished.folder.forget("ramdisk.cpio");
+        Ok(finished)
     }
 
     /// Boots it on QEMU without bouncer.
@@ -187,11 +198,12 @@ impl Guest {
     /// # Errors
     /// When QEMU cannot be started, or the disk cannot be saved.
     pub fn boot_plainly(&self, workspace: &Workspace, ways: &Ways) -> Result<Finished> {
-        let folder = workspace.folder(&format!("runs/{}", self.name))?;
+        let folder = RunFolder::new(workspace, &self.name)?;
+        let escaped = |path: &Path| path.display().to_string().replace(',', ",,");
         let file = |name: &str, bytes: &[u8]| -> Result<String> {
             let path = folder.join(name);
-            std::fs::write(&path, bytes).with_context(|| format!("cannot write {name}"))?;
-            Ok(path.display().to_string().replace(',', ",,"))
+            files::write(&path, bytes)?;
+            Ok(escaped(&path))
         };
         file("kernel", &self.kernel)?;
         let mut extra = Vec::new();
@@ -200,7 +212,9 @@ impl Guest {
             add(&["-initrd", &file("initrd", initrd)?]);
         }
         if let Some(disk) = &self.disk {
-            let path = file("disk.img", &disk.image())?;
+            let path = folder.join("disk.img");
+            files::write_from(&path, disk.image()?, disk.size())?;
+            let path = escaped(&path);
             add(&["-drive", &format!("file={path},if=none,id=disk,format=raw")]);
             add(&["-device", "virtio-blk-pci,drive=disk,romfile="]);
         }
@@ -227,8 +241,9 @@ impl Guest {
         let finished = self.attend(&boot, marks, folder, ways.verbose)?;
         let ended = finished.end == End::PoweredOff || finished.reboots;
         if let (true, Some(disk)) = (ended, &self.disk) {
-            disk.save(&read(&finished.folder.join("disk.img"))?)?;
+            disk.save(&finished.folder.join("disk.img"))?;
         }
+        ["kernel", "initrd", "disk.img"].iter().for_each(|name| finished.folder.forget(name));
         Ok(finished)
     }
 
@@ -237,7 +252,7 @@ impl Guest {
         &self,
         boot: &Boot,
         marks: Marks,
-        folder: PathBuf,
+        folder: RunFolder,
         verbose: bool,
     ) -> Result<Finished> {
         let log = std::fs::File::create(folder.join("console.log"))?;
@@ -274,7 +289,7 @@ impl Guest {
     }
 }
 
-fn finished(ended: &Ended, screen: &Screen, folder: PathBuf) -> Finished {
+fn finished(ended: &Ended, screen: &Screen, folder: RunFolder) -> Finished {
     let end = if screen.reset && screen.reset_is_end { End::Reset } else { ended.end };
     let tail = screen.tail().map(str::to_owned).collect();
     let reboots = screen.reboots;
@@ -287,14 +302,15 @@ fn save_disk(qemu: &mut Qemu, disk: &Disk, place: Option<(u64, u64)>, folder: &P
     let (address, size) = place.with_context(|| {
         format!("the host does not say where the disk is: {} stays as it was", disk.shown())
     })?;
-    if size != disk.image().len() as u64 {
+    if size != disk.size() {
         bail!("the host's disk has {size:#x} bytes: {} stays as it was", disk.shown());
     }
     let after = folder.join("disk-after.img");
     qemu.save_memory(address, size, &after)?;
-    let saved = disk.save(&read(&after)?);
+    // If it cannot be saved it stays there.
+    let saved = disk.save(&after)?;
     std::fs::remove_file(&after)?;
-    if saved? {
+    if saved {
         anstream::eprintln!("  what the guest has written is in {}", disk.shown());
     }
     Ok(())

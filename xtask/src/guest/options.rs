@@ -87,8 +87,8 @@ pub struct GuestOptions {
     pub guest: Option<Which>,
     /// Run this shell script in the Debian guest, and exit with its status
     ///
-    /// Its output is xtask's output, byte by byte. 124: not finished within
-    /// --timeout (600 s); 125: the guest did not get that far.
+    /// Its output is xtask's output, byte by byte. /dev/stdin or a pipe will
+    /// do. The exit statuses are listed below.
     #[arg(long, value_name = "FILE")]
     pub script: Option<PathBuf>,
     /// Your kernel, an arm64 Image

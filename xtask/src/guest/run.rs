@@ -1,7 +1,7 @@
 //! `cargo xtask run --guest …`: from the options to a guest, and from its end
 //! to the exit status.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -11,36 +11,32 @@ use super::debian;
 use super::disk::Disk;
 use super::initramfs::Task;
 use super::options::{Abi, Attack, Console, GuestOptions, Which};
-use super::read;
 use super::screen::Keyboard;
 use super::siege::Marker;
 use super::terminal;
 use crate::build::{self, Images};
 use crate::cli::RunOptions;
 use crate::qemu::End;
+use crate::status::{NOT_HELD, NOT_RUN, TIMED_OUT};
 use crate::term::{BAD, paint};
 use crate::workspace::{Workspace, shown};
-use crate::{Outcome, setup};
+use crate::{Outcome, cpio, files, setup};
 
-/// Status of a guest that was attacked and did not hold, or left something
-/// behind, or whose neighbour ended before its time.
-const NOT_HELD: u8 = 123;
-/// Status of a script that did not finish in time, as timeout(1) has it.
-const TIMED_OUT: u8 = 124;
-/// Status when a script was not run to its end.
-const NOT_RUN: u8 = 125;
+/// Most bytes of a kernel, of a ramdisk, and of a script.
+const LARGEST_KERNEL: u64 = 1 << 30;
+const LARGEST_INITRD: u64 = cpio::LARGEST;
+const LARGEST_SCRIPT: u64 = 16 << 20;
 /// How long a script may take if nothing else is said.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(600);
 
 /// `cargo xtask run --guest …`.
 ///
 /// # Errors
-/// When something could not be set up, built or booted. With a script that is
-/// no error but status 125: a script's own statuses are small numbers.
+/// After Ctrl-C. What could not be set up, built or booted is no error here
+/// but status 125: a script's own statuses are small numbers.
 pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
-    let has_status = options.linux.script.is_some();
     match attempt(workspace, options) {
-        Err(error) if has_status && !crate::qemu::interrupted() => {
+        Err(error) if !crate::qemu::interrupted() => {
             anstream::eprintln!("{}: {error:#}", paint(BAD, "error"));
             Ok(Outcome::Status(NOT_RUN))
         }
@@ -52,7 +48,6 @@ fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     setup::run()?;
     crate::cpu::check(&options.cpu)?;
     let guest = prepare(workspace, options)?;
-    let _scratch = Scratch(workspace.folder(&format!("runs/{}", guest.name))?);
     let has_status = guest.keyboard != Keyboard::Keys && guest.word.is_some();
     let ways = Ways { machine: options.config().machine, gdb: None, verbose: options.verbose };
     let finished = if options.linux.no_bouncer {
@@ -67,8 +62,7 @@ fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
         }
         guest.boot(workspace, &images, &ways)?
     };
-    let log = workspace.folder("runs/guest")?.join("console.log");
-    std::fs::rename(finished.folder.join("console.log"), &log)?;
+    let log = finished.folder.join("console.log");
     let outcome = judge(&finished, has_status, &log);
     let ended = finished.end == End::PoweredOff && (finished.status.is_some() || !has_status);
     let has_host = !options.linux.no_bouncer;
@@ -85,16 +79,6 @@ fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
         }
         _ => outcome,
     })
-}
-
-/// A folder for the files of one run; there may be several runs at once.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays is below the target folder, and in nobody's way.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 fn images(workspace: &Workspace, oracle: bool) -> Result<Images> {
@@ -129,12 +113,14 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
         }
         Some(Which::Linux) => {
             let kernel = linux.kernel.as_deref().context("--guest linux needs --kernel FILE")?;
-            let initrd = linux.initrd.as_deref().map(read).transpose()?;
+            let initrd = linux.initrd.as_deref();
+            let initrd = initrd.map(|file| files::read(file, "ramdisk", LARGEST_INITRD));
+            let initrd = initrd.transpose()?;
             (image(kernel)?, initrd, None)
         }
     };
     Ok(Guest {
-        name: format!("guest/{}", std::process::id()),
+        name: "guest".to_owned(),
         kernel,
         initrd,
         command_line: command_line(console, linux.append.as_deref(), &task),
@@ -155,14 +141,14 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
 
 fn task(linux: &GuestOptions) -> Result<Task> {
     if let Some(script) = &linux.script {
-        return Ok(Task::Script(read(script)?));
+        return Ok(Task::Script(files::read_stream(script, "script", LARGEST_SCRIPT)?));
     }
     Ok(if terminal::is_interactive() { Task::Shell } else { Task::Lines })
 }
 
 /// Reads a kernel, or says why it is none.
 fn image(path: &Path) -> Result<Vec<u8>> {
-    let kernel = read(path)?;
+    let kernel = files::read(path, "kernel", LARGEST_KERNEL)?;
     if kernel.get(56..60) == Some(b"ARM\x64") {
         return Ok(kernel);
     }
@@ -224,7 +210,6 @@ fn judge(finished: &Finished, has_status: bool, log: &Path) -> Outcome {
     };
     anstream::eprintln!("\n  the machine {why}; its console is in {}", shown(log));
     match finished.end {
-        _ if !has_status => Outcome::Fail,
         End::TimedOut => Outcome::Status(TIMED_OUT),
         _ => Outcome::Status(NOT_RUN),
     }
@@ -234,6 +219,13 @@ fn judge(finished: &Finished, has_status: bool, log: &Path) -> Outcome {
 mod tests {
     use super::*;
     use crate::guest::siege::Told;
+    use crate::runs::RunFolder;
+
+    fn workspace() -> Workspace {
+        let me = std::thread::current().name().unwrap_or_default().replace(':', "-");
+        let target = std::env::temp_dir().join(format!("xtask-{me}-{}", std::process::id()));
+        Workspace { root: target.clone(), target }
+    }
 
     fn outcome(end: End, status: Option<u8>, has_status: bool) -> u8 {
         let finished = Finished {
@@ -242,9 +234,11 @@ mod tests {
             reboots: false,
             told: Told::default(),
             tail: Vec::new(),
-            folder: PathBuf::from("x"),
+            folder: RunFolder::new(&workspace(), "judged").unwrap(),
         };
-        judge(&finished, has_status, Path::new("x")).code()
+        let code = judge(&finished, has_status, Path::new("x")).code();
+        std::fs::remove_dir_all(workspace().target).unwrap();
+        code
     }
 
     #[test]
@@ -264,8 +258,9 @@ mod tests {
     fn a_shell_that_was_left_has_passed_whatever_was_typed() {
         assert_eq!(outcome(End::PoweredOff, Some(127), false), 0);
         assert_eq!(outcome(End::PoweredOff, None, false), 0);
-        assert_eq!(outcome(End::Reset, None, false), 1);
-        assert_eq!(outcome(End::TimedOut, None, false), 1);
+        assert_eq!(outcome(End::Reset, None, false), NOT_RUN);
+        assert_eq!(outcome(End::TimedOut, None, false), TIMED_OUT);
+        assert_eq!(outcome(End::Died, None, false), NOT_RUN);
     }
 
     #[test]
