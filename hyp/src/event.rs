@@ -20,6 +20,11 @@ pub enum EventKind {
     HostUndefined = 4,
     /// A guest did something that ended it.
     GuestDied = 5,
+    /// A guest accessed what is not memory by an instruction of which the
+    /// syndrome tells neither register nor size (ISV = 0): a pair, a vector,
+    /// one that writes its base back. Nobody can answer it. Told once for each
+    /// vCPU, with the page only.
+    GuestUndescribed = 6,
 }
 
 /// One refusal.

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
 fn result_file(task: &Task) -> Option<&Path> {
     match task {
         Task::Run(options) => options.json.as_deref().or(options.trace.as_deref()),
+        Task::Attack(options) => options.json.as_deref(),
         Task::Bench(options) => options.json.as_deref(),
         Task::Coverage(options) => options.json.as_deref(),
         Task::Fuzz(options) => options.json.as_deref(),

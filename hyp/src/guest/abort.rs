@@ -1,13 +1,15 @@
 //! The guest reached for something that its stage 2 does not map.
 
-use crate::addr::Gfn;
+use crate::addr::{FRAME_SIZE, Gfn};
 use crate::error::Error;
+use crate::event::EventKind;
 use crate::exception::inject_sync_external_abort;
 use crate::layout;
 use crate::machine::Machine;
 use crate::memory::HostMemory;
 use crate::stats::VmCounter;
 use crate::syndrome::{Abort, FaultStatus};
+use crate::trap::Trap;
 use crate::vm::Vm;
 
 use super::exposure::HostExit;
@@ -28,7 +30,7 @@ enum Verdict {
 }
 
 impl<M: Machine> Running<'_, M> {
-    pub(super) fn abort(&mut self, fault: &Abort) -> Outcome {
+    pub(super) fn abort(&mut self, trap: &Trap, fault: &Abort) -> Outcome {
         let (FaultStatus::Translation, Some(gfn)) = (fault.status, fault.gfn()) else {
             return self.refuse(fault);
         };
@@ -51,10 +53,29 @@ impl<M: Machine> Running<'_, M> {
             }
             Ok(Verdict::Device) => match fault.transfer {
                 Some(transfer) if !fault.table_walk => self.mmio(fault, transfer),
-                _ => self.refuse(fault),
+                _ => self.undescribed(trap, fault),
             },
             Err(_) => self.refuse(fault),
         }
+    }
+
+    /// Not memory, and the syndrome tells neither register nor size (ISV = 0,
+    /// Arm ARM D24.2.40, ISS encoding of a Data Abort): pairs, vectors, base
+    /// registers that are written back. Only the instruction itself would tell,
+    /// and to fetch it from the guest's memory is a race with the guest. So it
+    /// is refused, as KVM does without a host that decodes. A driver's author
+    /// sees an abort at a device that works otherwise: the log says why, once
+    /// for each vCPU, for its room is everybody's.
+    fn undescribed(&mut self, trap: &Trap, fault: &Abort) -> Outcome {
+        let is_access = !fault.instruction && !fault.table_walk;
+        if is_access && !core::mem::replace(&mut self.vcpu.told_undescribed, true) {
+            let owner = self.hyp.with_vm(self.handle, |vm| Ok(vm.memory.party().code()));
+            let page = fault.ipa & !(FRAME_SIZE - 1);
+            // Where the guest was is its own business.
+            let owner = owner.unwrap_or_default();
+            self.hyp.record(EventKind::GuestUndescribed, owner, trap, page, 0);
+        }
+        self.refuse(fault)
     }
 
     /// Nothing is there for this guest: the bus refuses.

@@ -174,7 +174,7 @@ impl<M: Machine> Running<'_, M> {
                 }
             },
             Exception::SystemRegister(access) => self.system_register(access),
-            Exception::Abort(fault) => self.abort(&fault),
+            Exception::Abort(fault) => self.abort(trap, &fault),
             Exception::Undefined => self.undefined(),
         }
     }

@@ -6,6 +6,7 @@ mod guest_calls;
 mod guest_devices;
 mod guest_run;
 mod guest_timer;
+mod guest_undescribed;
 mod holds;
 mod host_aborts;
 mod host_calls;

@@ -28,6 +28,8 @@ pub(crate) struct Vcpu {
     pub(crate) pending_load: Option<Transfer>,
     /// An attestation token was asked for (RSI) and not yet refused.
     pub(crate) attesting: bool,
+    /// It was told that it made an access that no syndrome describes.
+    pub(crate) told_undescribed: bool,
 }
 
 impl Vcpu {
@@ -35,7 +37,7 @@ impl Vcpu {
     pub(crate) fn new(machine: &impl Machine, index: usize) -> Self {
         let controls = controls::guest(machine, index);
         let state = VcpuState { controls, ..VcpuState::default() };
-        Self { index, state, pending_load: None, attesting: false }
+        Self { index, state, pending_load: None, attesting: false, told_undescribed: false }
     }
 
     /// Puts it at its first instruction: PC, x0, everything else reset.
@@ -82,7 +84,8 @@ mod tests {
     use super::*;
 
     fn off() -> Vcpu {
-        Vcpu { index: 0, state: VcpuState::default(), pending_load: None, attesting: false }
+        let state = VcpuState::default();
+        Vcpu { index: 0, state, pending_load: None, attesting: false, told_undescribed: false }
     }
 
     #[test]

@@ -6,6 +6,6 @@ mod image;
 mod marker;
 mod options;
 
-pub use image::{BadKernel, Load, place};
+pub use image::{BadKernel, Granules, Load, place};
 pub use marker::Marker;
 pub use options::{Abi, Console, Devices, Kill, Options};

@@ -17,9 +17,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use host::frames::Run;
-use host::linux::{Abi, Console, Kill, Options, place};
+use host::linux::{Abi, Console, Granules, Kill, Options, place};
 use host::net::{Segment, Station};
 use hyp::abi;
+use hyp::event::EventKind;
 use hyp::stats::VmCounter;
 use rt::println;
 use spin::Mutex;
@@ -37,6 +38,8 @@ use siege::Siege;
 /// How long the guest may run between two looks at the terminal, in
 /// milliseconds: an interrupt of the UART's ends a wait, not this.
 const LOOK: u64 = 20;
+/// So many of these looks, at least, between two at the event log: a second.
+const LOOKS_PER_LOG: u32 = 50;
 
 /// The pool through which a kernel that speaks pKVM bounces: enough for the
 /// devices' rings and a deep queue of the disk's.
@@ -141,6 +144,9 @@ fn one_life(
     };
     attend(&vm, over, siege.as_mut());
     let lived = since(start);
+    if siege.is_none() {
+        tell_undescribed();
+    }
     run::retire(&vm);
     vm.hear_the_rest();
     let how = vm.end();
@@ -187,7 +193,9 @@ fn plan<'a>(
     segment: &Arc<Mutex<Segment>>,
     guest: u64,
 ) -> Result<Plan<'a>, String> {
-    let load = place(files.kernel, files.initrd.len() as u64, options.memory << 20)
+    // What bouncer shows the host of this register it shows a guest, too.
+    let granules = Granules::of(rt::try_mrs!("S3_0_C0_C7_0").unwrap_or_default());
+    let load = place(files.kernel, files.initrd.len() as u64, options.memory << 20, granules)
         .map_err(|problem| format!("{problem}"))?;
     let devices = options.devices;
     let mut plans = Vec::new();
@@ -236,7 +244,13 @@ fn plan<'a>(
 /// Runs this CPU's share of the guest and passes on what is typed, until the
 /// guest ends or it is `over` with it.
 fn attend(vm: &Vm, over: impl Fn() -> bool, mut siege: Option<&mut Siege>) {
+    let mut looks = 0;
     while vm.end() == end::NOT_YET && !over() {
+        looks += 1;
+        // A siege reads the log itself.
+        if siege.is_none() && looks % LOOKS_PER_LOG == 0 {
+            tell_undescribed();
+        }
         if terminal::has_waiting() {
             vm.fetch_input();
         }
@@ -246,6 +260,20 @@ fn attend(vm: &Vm, over: impl Fn() -> bool, mut siege: Option<&mut Siege>) {
         run::until(LOOK, || {
             vm.end() != end::NOT_YET || over() || terminal::has_waiting() && vm.wants_input()
         });
+    }
+}
+
+/// A guest that reaches for a device by an instruction which the CPU does not
+/// describe is aborted, and may say nothing any more: so it is said here.
+fn tell_undescribed() {
+    while let Some(event) = BOUNCER.event_next() {
+        if event.kind == EventKind::GuestUndescribed as u8 {
+            println!(
+                "\nlinux: refused: an access to the device at {:#x} without a syndrome (a pair, a \
+                 vector, a base that is written back; ESR {:#x}): see docs/linux.md, Devices",
+                event.address, event.syndrome
+            );
+        }
     }
 }
 
