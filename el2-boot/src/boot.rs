@@ -22,6 +22,7 @@ use hyp::{HostPlatform, Hypervisor};
 use log::{debug, error, info, warn};
 use platform::carve::{carve, place};
 use platform::command_line::{Word, oracle, verbosity, words};
+use platform::gicv3::Lpis;
 use platform::qemu_virt::QemuVirt;
 use platform::reserved::{self, MAX_FIRMWARE};
 use platform::{
@@ -254,6 +255,11 @@ fn find_redistributors(info: &BootInfo) -> Result<ArrayVec<u64, MAX_CPUS>, BootE
         let frame = regions()
             .find_map(|&region| gic::find_redistributor(region, info.redistributor_stride, mpidr))
             .ok_or(BootError::Missing("redistributor for one of the CPUs"))?;
+        match gic::disable_lpis(frame) {
+            Lpis::WereOff => {}
+            Lpis::SwitchedOff => info!("firmware had left LPIs on at {frame:#x}: off"),
+            Lpis::StayOn => return Err(BootError::LpisStayOn),
+        }
         frames.push(frame);
     }
     Ok(frames)

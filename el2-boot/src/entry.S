@@ -33,6 +33,12 @@ primary_entry:
     cmp     x0, #(2 << 2)
     b.ne    wrong_exception_level
     bl      reset_el2
+    // Some CPUs have no EL2 without the host extensions: HCR_EL2.E2H is RES1
+    // (FEAT_E2H0 not implemented; ID_AA64MMFR4_EL1.E2H0 says so on most of
+    // them). The bit itself never lies. EL2's registers would have other
+    // layouts, so this is the last moment to say anything.
+    mrs     x0, hcr_el2
+    tbnz    x0, #34, host_extensions_only
 
     // Relocate: every pointer in the image was linked for address 0.
     adrp    x0, _rela_start
@@ -205,21 +211,35 @@ secondary_entry:
 
 // bouncer cannot run here. The UART of the board is all there is to say so.
 wrong_exception_level:
-    ldr     x1, ={EARLY_UART}
-    mov     w3, #0x101              // UARTEN and TXE
-    str     w3, [x1, #0x30]         // UARTCR
     adr     x2, 9f
-1:  ldrb    w3, [x2], #1
-    cbz     w3, 2f
-    str     w3, [x1]
-    b       1b
-2:  cmp     x0, #(1 << 2)
+    bl      say
+    cmp     x0, #(1 << 2)
     b.ne    3f
     // At EL1 without an EL2, QEMU's PSCI is called by HVC: SYSTEM_OFF.
     ldr     x0, =0x84000008
     hvc     #0
 3:  wfe
     b       3b
+
+host_extensions_only:
+    adr     x2, 8f
+    bl      say
+    ldr     x0, =0x84000008
+    smc     #0
+4:  wfe
+    b       4b
+
+// Prints the string at x2, with the MMU off. Clobbers x1 to x3.
+say:
+    ldr     x1, ={EARLY_UART}
+    mov     w3, #0x101              // UARTEN and TXE
+    str     w3, [x1, #0x30]         // UARTCR
+1:  ldrb    w3, [x2], #1
+    cbz     w3, 2f
+    str     w3, [x1]
+    b       1b
+2:  ret
+8:  .asciz  "bouncer: error: this CPU's EL2 has no E2H = 0 (FEAT_E2H0): bouncer needs that\r\n"
 9:  .asciz  "bouncer: error: not started at EL2: use -machine virt,virtualization=on\r\n"
 
     .balign 8

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use crate::percpu;
-use platform::gicv3::{self, SGI_FRAME, sgi};
+use platform::gicv3::{self, Lpis, SGI_FRAME, sgi};
 
 /// Virtual timer (Arm BSA).
 const VIRTUAL_TIMER: u32 = 1 << 27;
@@ -59,6 +59,14 @@ pub(crate) fn find_redistributor(
     // SAFETY: `find_redistributor` stays in the region and reads GICR_TYPER,
     // which has no side effect.
     gicv3::find_redistributor(region, stride, mpidr, |register| unsafe { read(register, 8) })
+}
+
+/// Switches the LPIs of the CPU with this RD frame off, before the host runs.
+pub(crate) fn disable_lpis(frame: u64) -> Lpis {
+    // SAFETY: `frame` is an RD frame that `find_redistributor` gave, and the
+    // register decides only whether the GIC goes on using memory.
+    let access = |at| unsafe { read(at, 4) as u32 };
+    gicv3::disable_lpis(frame, access, |at, value| unsafe { write(at, 4, value.into()) })
 }
 
 /// Puts EL2's private interrupts of this CPU in group 1.

@@ -126,6 +126,8 @@ pub enum BootError {
     HostTree(vm_fdt::Error),
     /// The host's tree is longer than the firmware's was.
     HostTreeTooLong,
+    /// A redistributor keeps using the tables in memory that firmware gave it.
+    LpisStayOn,
 }
 
 impl fmt::Display for BootError {
@@ -187,6 +189,10 @@ impl fmt::Display for BootError {
             Self::HostTree(error) => {
                 write!(f, "the device tree cannot be rewritten for the host: {error}")
             }
+            Self::LpisStayOn => f.write_str(
+                "firmware has left LPIs on and this GIC cannot switch them off: \
+                 boot from firmware that does not use them",
+            ),
             Self::HostTreeTooLong => f.write_str(
                 "no room in the device tree for the host's command line: pad it (dtc -p 4096)",
             ),

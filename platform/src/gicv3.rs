@@ -8,6 +8,15 @@ use arrayvec::ArrayVec;
 pub const SGI_FRAME: u64 = 0x1_0000;
 /// Bytes of one frame.
 pub const FRAME_SIZE: u64 = 0x1_0000;
+/// GICR_CTLR in the RD frame.
+const GICR_CTLR: u64 = 0x0000;
+/// GICR_CTLR: LPIs are on, and the redistributor reads and writes tables in
+/// memory by itself.
+const ENABLE_LPIS: u32 = 1 << 0;
+/// GICR_CTLR: a write is still being carried out.
+const REGISTER_WRITE_PENDING: u32 = 1 << 3;
+/// How often a redistributor is asked whether it has finished.
+const PATIENCE: usize = 1_000_000;
 /// GICR_TYPER in the RD frame.
 const GICR_TYPER: u64 = 0x0008;
 /// GICR_TYPER: the last redistributor of its region.
@@ -55,6 +64,39 @@ pub fn find_redistributor(
         frame = frame.checked_add(stride.unwrap_or(implied).max(HOST_FRAMES))?;
     }
     None
+}
+
+/// What a redistributor was found with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lpis {
+    /// LPIs were off.
+    WereOff,
+    /// They were on and are off now.
+    SwitchedOff,
+    /// They were on and stay on.
+    StayOn,
+}
+
+/// Switches LPIs off: firmware that has used them leaves the redistributor
+/// with tables in memory (pending bits are written back there at any time), and
+/// that memory is somebody else's now. Not every redistributor can: where
+/// GICR_CTLR.CES is 0, EnableLPIs is RES1 once it is set (IHI 0069 12.11.2).
+/// `read` and `write` access a 32-bit register.
+pub fn disable_lpis(
+    frame: u64,
+    read: impl Fn(u64) -> u32,
+    mut write: impl FnMut(u64, u32),
+) -> Lpis {
+    let control = read(frame + GICR_CTLR);
+    if control & ENABLE_LPIS == 0 {
+        return Lpis::WereOff;
+    }
+    write(frame + GICR_CTLR, control & !(ENABLE_LPIS | REGISTER_WRITE_PENDING));
+    let values = (0..PATIENCE).map(|_| read(frame + GICR_CTLR));
+    match values.into_iter().find(|control| control & REGISTER_WRITE_PENDING == 0) {
+        Some(control) if control & ENABLE_LPIS == 0 => Lpis::SwitchedOff,
+        _ => Lpis::StayOn,
+    }
 }
 
 /// What answers the host of the redistributors with these RD frames: as few
@@ -108,6 +150,35 @@ mod tests {
     fn a_stride_in_the_tree_counts_more_than_what_the_frames_imply() {
         let read = |at: u64| ((at - 0x80a_0008) / 0x8_0000) << 32 | VLPIS;
         assert_eq!(find_redistributor(region(), Some(0x8_0000), 2, read), Some(0x81a_0000));
+    }
+
+    /// A redistributor with this GICR_CTLR that can, or cannot, switch LPIs
+    /// off, and needs three looks for it.
+    fn lpis(control: u32, can: bool) -> (Lpis, u32) {
+        let register = core::cell::Cell::new(control);
+        let looks = core::cell::Cell::new(0);
+        let read = |at| {
+            assert_eq!(at, 0x80a_0000);
+            looks.set(looks.get() + 1);
+            let pending = if looks.get() < 4 { REGISTER_WRITE_PENDING } else { 0 };
+            register.get() | pending
+        };
+        let write = |at, value: u32| {
+            assert_eq!(at, 0x80a_0000);
+            register.set(if can { value } else { value | ENABLE_LPIS });
+        };
+        (disable_lpis(0x80a_0000, read, write), register.get())
+    }
+
+    /// IHI 0069 12.11.2: EnableLPIs, CES, RWP.
+    #[test]
+    fn lpis_that_firmware_left_on_are_switched_off_or_found_to_stay_on() {
+        const DPG: u32 = 7 << 24;
+        assert_eq!(lpis(DPG, true), (Lpis::WereOff, DPG));
+        assert_eq!(lpis(DPG | 1, true), (Lpis::SwitchedOff, DPG));
+        assert_eq!(lpis(DPG | 1, false).0, Lpis::StayOn);
+        let stuck = |_| ENABLE_LPIS | REGISTER_WRITE_PENDING;
+        assert_eq!(disable_lpis(0, stuck, |_, _| ()), Lpis::StayOn, "no end of waiting");
     }
 
     /// IHI 0069 12.10: without VLPIS a redistributor has two frames, so one

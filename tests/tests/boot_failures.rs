@@ -157,6 +157,24 @@ fn b1_a_device_tree_whose_blocks_lie_elsewhere() -> Result<()> {
     Ok(())
 }
 
+/// No failure, but found at the same place: firmware that has used LPIs leaves
+/// the redistributor with tables in memory, which is the host's from now on.
+#[test]
+fn lpis_that_firmware_left_on_are_switched_off() -> Result<()> {
+    // GICR_CTLR of CPU 0 on QEMU virt; PROPBASER and PENDBASER hold addresses.
+    const REDISTRIBUTOR: u64 = 0x080a_0000;
+    let mut program = Program::default().set(3, REDISTRIBUTOR);
+    for (offset, value) in [(0x70, RAM + (48 << 20) | 0xf), (0x78, RAM + (49 << 20)), (0, 1)] {
+        program = program.set(4, value).store(4, 3, offset);
+    }
+    let (ended, transcript) = boot(&meddled("b-lpis", program)?, |_| Ok(()))?;
+    let console = transcript.lines.join("\n");
+    assert_eq!((ended.end, &transcript.panic), (End::PoweredOff, &None), "{console}");
+    assert!(console.contains("bouncer: firmware had left LPIs on at 0x80a0000: off"), "{console}");
+    assert!(console.contains("host: "), "and the host runs:\n{console}");
+    Ok(())
+}
+
 #[test]
 fn b1_a_device_tree_full_of_garbage() -> Result<()> {
     let mut program = Program::default().set(3, 0xa5a5_a5a5);
