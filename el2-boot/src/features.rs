@@ -87,3 +87,18 @@ pub(crate) fn physical_address_range() -> u64 {
     // 6 (52 bits) needs LPA2 with 4 KiB pages: take 48.
     field(sysreg::id_aa64mmfr0_el1::read(), 0).min(5)
 }
+
+/// Breakpoints of the CPU.
+pub(crate) fn breakpoints() -> usize {
+    field(sysreg::id_aa64dfr0_el1::read(), 12) as usize + 1
+}
+
+/// Watchpoints.
+pub(crate) fn watchpoints() -> usize {
+    field(sysreg::id_aa64dfr0_el1::read(), 20) as usize + 1
+}
+
+/// FEAT_DoubleLock.
+pub(crate) fn has_double_lock() -> bool {
+    field(sysreg::id_aa64dfr0_el1::read(), 36) == 0
+}

@@ -11,6 +11,7 @@ use hyp::error::Error;
 use hyp::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime};
 use hyp::trace::Event;
 use hyp::trap::Trap;
+use hyp::vcpu::debug::DebugState;
 use hyp::vcpu::state::{VcpuState, VirtualCpuInterface};
 
 /// Aff3..Aff0 of an MPIDR.
@@ -163,6 +164,10 @@ impl Machine for Cpus {
 
     fn timer_deadline(&self) -> Option<u64> {
         timer::deadline()
+    }
+
+    fn debug_changed(&self, debug: &DebugState) {
+        world::debug::changed(debug);
     }
 
     fn set_alarm(&self, at: Option<u64>) {

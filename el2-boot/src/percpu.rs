@@ -9,6 +9,7 @@ use crate::sysreg;
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::AtomicU64;
 use hyp::machine::MAX_CPUS;
+use hyp::vcpu::debug_switch::HostDebug;
 use hyp::vcpu::state::{Controls, El1State, FpState};
 
 /// What a CPU reads with its MMU still off: constant once written and cleaned
@@ -30,12 +31,13 @@ pub(crate) struct HostState {
     pub(crate) vttbr_el2: u64,
     pub(crate) el1: El1State,
     pub(crate) fp: FpState,
+    pub(crate) debug: HostDebug,
     pub(crate) icc_sre_el1: u64,
     pub(crate) pmcr_el0: u64,
 }
 
 impl HostState {
-    // SAFETY: integers only, for which all zeros is a value.
+    // SAFETY: integers and Booleans only, for which all zeros is a value.
     const ZERO: Self = unsafe { core::mem::MaybeUninit::zeroed().assume_init() };
 }
 

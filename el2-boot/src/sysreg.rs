@@ -144,6 +144,9 @@ registers! {
     sp_el0 = "sp_el0";
     sp_el1 = "sp_el1";
     mdscr_el1 = "mdscr_el1";
+    oslar_el1 = "oslar_el1";
+    oslsr_el1 = "oslsr_el1";
+    osdlr_el1 = "osdlr_el1";
     csselr_el1 = "csselr_el1";
     cntv_ctl_el0 = "cntv_ctl_el0";
     cntv_cval_el0 = "cntv_cval_el0";
@@ -213,6 +216,50 @@ numbered! { read_list_register, write_list_register:
     4 = "s3_4_c12_c12_4", 5 = "s3_4_c12_c12_5", 6 = "s3_4_c12_c12_6", 7 = "s3_4_c12_c12_7",
     8 = "s3_4_c12_c13_0", 9 = "s3_4_c12_c13_1", 10 = "s3_4_c12_c13_2", 11 = "s3_4_c12_c13_3",
     12 = "s3_4_c12_c13_4", 13 = "s3_4_c12_c13_5", 14 = "s3_4_c12_c13_6", 15 = "s3_4_c12_c13_7"
+}
+
+/// The same for debug registers, `<prefix>0_el1` to `<prefix>15_el1`.
+macro_rules! debug_registers {
+    ($($read:ident, $write:ident, $what:literal: $prefix:literal;)*) => { $(
+        debug_registers!(@ $read, $write, $what, $prefix:
+            0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    )* };
+    (@ $read:ident, $write:ident, $what:literal, $prefix:literal: $($number:literal)*) => {
+        #[doc = concat!("Reads ", $what, " `index`; 0 beyond the last.")]
+        pub(crate) fn $read(index: usize) -> u64 {
+            let value: u64;
+            // SAFETY: reading one of them has no effect; the callers keep to
+            // those that the CPU announces (ID_AA64DFR0_EL1).
+            unsafe {
+                match index {
+                    $($number => asm!(concat!("mrs {}, ", $prefix, $number, "_el1"),
+                        out(reg) value, options(nomem, nostack, preserves_flags)),)*
+                    _ => value = 0,
+                }
+            }
+            value
+        }
+
+        #[doc = concat!("Writes ", $what, " `index`; nothing beyond the last.")]
+        pub(crate) fn $write(index: usize, value: u64) {
+            // SAFETY: it decides which debug exceptions EL1 and EL0 take; EL2
+            // takes none. The callers keep to those that the CPU announces.
+            unsafe {
+                match index {
+                    $($number => asm!(concat!("msr ", $prefix, $number, "_el1, {}"),
+                        in(reg) value, options(nostack, preserves_flags)),)*
+                    _ => (),
+                }
+            }
+        }
+    };
+}
+
+debug_registers! {
+    read_breakpoint_value, write_breakpoint_value, "DBGBVR": "dbgbvr";
+    read_breakpoint_control, write_breakpoint_control, "DBGBCR": "dbgbcr";
+    read_watchpoint_value, write_watchpoint_value, "DBGWVR": "dbgwvr";
+    read_watchpoint_control, write_watchpoint_control, "DBGWCR": "dbgwcr";
 }
 
 macro_rules! identification {

@@ -11,6 +11,7 @@
 use crate::addr::{FRAME_SIZE, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
 use crate::trap::Trap;
+use crate::vcpu::debug::DebugState;
 use crate::vcpu::state::{VcpuState, VirtualCpuInterface};
 use core::ops::Range;
 
@@ -204,6 +205,10 @@ pub trait Machine: Sync {
     /// Runs the loaded vCPU until the next trap to EL2. General registers, PC
     /// and PSTATE are in `vcpu` afterwards.
     fn run_vcpu(&self, vcpu: &mut VcpuState) -> Trap;
+
+    /// Puts the debug registers of the loaded guest in force, which it has
+    /// just changed (`vcpu::debug_switch`).
+    fn debug_changed(&self, debug: &DebugState);
 
     /// The inverse of [`Self::load_vcpu`]: the guest's state is in `vcpu`,
     /// the host's is back in the hardware.

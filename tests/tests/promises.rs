@@ -181,6 +181,16 @@ fn c11_only_a_live_vcpu_runs_and_only_once() -> Result<()> {
 }
 
 #[test]
+fn c12_the_hosts_breakpoints_observe_no_guest_and_a_guest_has_its_own() -> Result<()> {
+    refused(&["C12.debug"])?;
+    let told = &run()?.transcript.lines;
+    let good = "@guest debug quiet=yes breakpoints=yes steps=yes watchpoints=yes";
+    // Two stories, and the one that is observed.
+    assert_eq!(told.iter().filter(|line| line.contains(good)).count(), EXPECTED_GUESTS + 1);
+    Ok(())
+}
+
+#[test]
 fn g4_a_guest_that_never_leaves_does_not_keep_the_hosts_cpu() -> Result<()> {
     refused(&["G4.timer"])
 }

@@ -36,11 +36,11 @@ macro_rules! registers {
 }
 
 // CNTV_CTL comes after CNTV_CVAL: an enabled timer with the other world's
-// deadline would fire at once. CSSELR and MDSCR need no order.
+// deadline would fire at once. CSSELR needs no order.
 registers! {
     cpacr_el1, ttbr0_el1, ttbr1_el1, esr_el1, far_el1, afsr0_el1, afsr1_el1,
     mair_el1, amair_el1, vbar_el1, contextidr_el1, tpidr_el0, tpidrro_el0, tpidr_el1, cntkctl_el1,
-    par_el1, elr_el1, spsr_el1, sp_el0, sp_el1, mdscr_el1, csselr_el1, cntv_cval_el0, cntv_ctl_el0,
+    par_el1, elr_el1, spsr_el1, sp_el0, sp_el1, csselr_el1, cntv_cval_el0, cntv_ctl_el0,
 }
 
 /// Keeps the CPU from walking EL1's tables while registers of two worlds are in

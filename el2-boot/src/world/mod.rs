@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `vectors.S` | general registers, PC, PSTATE |
 //! | `el1` | EL1 and EL0 system registers, virtual timer |
+//! | `debug` | MDSCR_EL1; breakpoints and watchpoints if the guest uses its own |
 //! | `fp` | FP and SIMD |
 //! | `gic` | virtual CPU interface |
 //! | `timer` | EL2's timer, in place of the host's virtual one and the guest's physical one |
@@ -17,6 +18,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod controls;
+pub(crate) mod debug;
 mod el1;
 mod fp;
 mod gic;
@@ -88,6 +90,7 @@ pub(crate) fn load(vcpu: &mut VcpuState, regime: Regime) {
 
         el1::restore(&vcpu.el1);
         fp::restore(&vcpu.fp);
+        host.debug.load(&mut debug::Cpu, &vcpu.debug);
         gic::load(&vcpu.gic);
         // The policy asks for the level of the guest's timer before the guest
         // runs. CNTV_CTL_EL0.ISTATUS tells of CNTVOFF_EL2 and CNTV_CVAL_EL0 as
@@ -138,6 +141,7 @@ pub(crate) fn unload(vcpu: &mut VcpuState) {
 
         el1::restore(&host.el1);
         fp::restore(&host.fp);
+        host.debug.unload(&mut debug::Cpu);
         if features::has_pmu() {
             sysreg::pmcr_el0::write(host.pmcr_el0);
         }

@@ -5,6 +5,7 @@
 //! go round the loop. No lock is held while the guest runs.
 
 mod abort;
+mod debug;
 mod exposure;
 mod hypercall;
 mod listing;

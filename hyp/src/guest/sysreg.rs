@@ -8,6 +8,7 @@ use crate::vcpu::timer::TimerRegister;
 use crate::vgic::{VcpuSet, Vgic};
 use crate::vm::GuestAbi;
 
+use super::debug::{self, DebugRegister};
 use super::{Outcome, Running};
 
 /// ICC_SGI1R_EL1.
@@ -33,10 +34,6 @@ const CNTPCTSS: SystemRegister = SystemRegister::new(3, 3, 14, 0, 5);
 const CNTP_TVAL: SystemRegister = SystemRegister::new(3, 3, 14, 2, 0);
 const CNTP_CTL: SystemRegister = SystemRegister::new(3, 3, 14, 2, 1);
 const CNTP_CVAL: SystemRegister = SystemRegister::new(3, 3, 14, 2, 2);
-/// OSLSR_EL1.
-const OSLSR: SystemRegister = SystemRegister::new(2, 0, 1, 1, 4);
-/// OSLSR_EL1 of a CPU whose OS lock is implemented and open.
-const OS_LOCK_OPEN: u64 = 1 << 3;
 
 /// ID_AA64PFR0_EL1.
 const PFR0: IdRegister = IdRegister { crm: 4, op2: 0 };
@@ -57,6 +54,8 @@ enum Meaning {
     Counter,
     /// The EL1 physical timer.
     Timer(TimerRegister),
+    /// A debug register.
+    Debug(DebugRegister),
     /// Reads as this value, ignores writes.
     Constant(u64),
     /// Not there.
@@ -76,12 +75,9 @@ fn meaning(register: SystemRegister) -> Meaning {
         CNTP_CTL => Meaning::Timer(TimerRegister::Control),
         CNTP_CVAL => Meaning::Timer(TimerRegister::CompareValue),
         ICC_SRE => Meaning::Constant(SYSTEM_REGISTERS),
-        OSLSR => Meaning::Constant(OS_LOCK_OPEN),
-        // Debug registers: kernels clear them at boot. A guest has none.
-        SystemRegister { op0: 2, op1: 0, crn: 0 | 1, .. } => Meaning::Constant(0),
         // DC ISW, CSW, CISW: set/way maintenance has no meaning in a VM.
         SystemRegister { op0: 1, op1: 0, crn: 7, crm: 6 | 10 | 14, op2: 2 } => Meaning::Constant(0),
-        _ => Meaning::Absent,
+        _ => debug::decode(register).map_or(Meaning::Absent, Meaning::Debug),
     }
 }
 
@@ -102,6 +98,7 @@ impl<M: Machine> Running<'_, M> {
                 self.read(access.rt, value)
             }
             (Meaning::Timer(register), false) => self.write_timer(register, access.rt),
+            (Meaning::Debug(register), read) => self.debug_register(register, access.rt, read),
             (Meaning::Constant(value), true) => self.read(access.rt, value),
             (Meaning::Constant(_), false) => {
                 self.advance();
@@ -159,11 +156,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn performance_and_debug_give_a_guest_nothing_of_the_machine() {
+    fn the_performance_monitor_is_absent() {
         let pmccntr = SystemRegister::new(3, 3, 9, 13, 0);
         assert!(matches!(meaning(pmccntr), Meaning::Absent));
-        let dbgbvr0 = SystemRegister::new(2, 0, 0, 0, 4);
-        assert!(matches!(meaning(dbgbvr0), Meaning::Constant(0)));
     }
 
     /// Every encoding there is: what it means, in the words of the Arm ARM.
@@ -175,8 +170,7 @@ mod tests {
                 [field(14, 2), field(11, 3), field(7, 4), field(3, 4), field(0, 3)];
             let constant = match (op0, op1, crn, crm, op2) {
                 (3, 0, 0, 1..=7, _) | (3, 0, 12, 11, 1 | 5) => None,
-                (2, 0, 1, 1, 4) => Some(8),
-                (2, 0, 0 | 1, _, _) => Some(0),
+                (2, ..) => continue,
                 (3, 3, 14, 0, 1 | 5) | (3, 3, 14, 2, 0..=2) => None,
                 (3, 0, 12, 11, 6 | 7) | (3, 0, 1, 0, 1) => Some(0),
                 (3, 0, 12, 12, 5) => Some(7),
@@ -199,6 +193,7 @@ mod tests {
                     ];
                     (order[usize::from(op2)] != register).then_some(1)
                 }
+                Meaning::Debug(_) => Some(1),
                 Meaning::Sgi => (op2 != 5).then_some(1),
                 Meaning::Deactivate => (op2 != 1).then_some(1),
             };

@@ -14,6 +14,8 @@
 //! - a frame that a guest can reach at two addresses at once, by a table or by
 //!   a TLB that remembers;
 //! - a frame that EL2 has written to given to a world without a clean;
+//! - a guest that runs with a debug register that is not its own, or a host
+//!   whose own do not survive one;
 //! - at the end of a call ([`SimMachine::settle`]): a change not published, a
 //!   translation not invalidated;
 //! - a frame measured while somebody can write it, or before caches and memory
@@ -26,6 +28,7 @@
 // A test that sets up nonsense should stop where it does.
 #![allow(clippy::expect_used)]
 
+mod debug;
 mod fixture;
 mod frames;
 pub mod heap;
@@ -40,6 +43,7 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+pub use debug::DebugRegisters;
 pub use fixture::{Fixture, Layout};
 pub use oracle::{check, try_check};
 pub use random::Random;
@@ -51,6 +55,7 @@ use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
 use crate::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime, Vmid};
 use crate::trap::Trap;
+use crate::vcpu::debug::DebugState;
 use crate::vcpu::state::VcpuState;
 use heap::Locked;
 use memory::Memory;
@@ -282,13 +287,19 @@ impl Machine for SimMachine {
         self.memory().invalidate(regime.vmid.0, 0, u64::MAX);
     }
 
-    fn load_vcpu(&self, _vcpu: &mut VcpuState, regime: Regime) {
+    fn load_vcpu(&self, vcpu: &mut VcpuState, regime: Regime) {
         self.attach(regime);
         self.world().load(self.cpu(), regime);
+        let _machine = heap::Machine::enter();
+        self.world().debug(self.cpu()).load(&vcpu.debug);
     }
 
     fn run_vcpu(&self, vcpu: &mut VcpuState) -> Trap {
         let _machine = heap::Machine::enter();
+        let wrong = self.world().debug(self.cpu()).wrong_for(&vcpu.debug);
+        if let Some(wrong) = wrong {
+            self.memory().report(wrong);
+        }
         // The script runs unlocked: it may look at the machine.
         let step = self.world().next_step(self.cpu());
         match step {
@@ -297,7 +308,16 @@ impl Machine for SimMachine {
         }
     }
 
+    fn debug_changed(&self, debug: &DebugState) {
+        self.world().debug(self.cpu()).follow(debug);
+    }
+
     fn unload_vcpu(&self, _vcpu: &mut VcpuState) {
+        let _machine = heap::Machine::enter();
+        let wrong = self.world().debug(self.cpu()).unload();
+        if let Some(wrong) = wrong {
+            self.memory().report(wrong);
+        }
         self.world().unload(self.cpu());
     }
 

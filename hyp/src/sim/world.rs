@@ -1,6 +1,7 @@
 //! The rest of the simulated machine: a world switch that plays a script,
 //! devices and firmware that take notes.
 
+use super::debug::{CpuDebug, DebugRegisters};
 use crate::addr::Pfn;
 use crate::machine::{CpuId, El1Register, IdRegister, MAX_CPUS, PowerAction, Regime};
 use crate::trap::{Trap, TrapKind};
@@ -61,6 +62,7 @@ pub struct World {
     pub at_power: Option<Box<dyn FnOnce() + Send>>,
     scripts: [VecDeque<(Option<u64>, Script)>; MAX_CPUS],
     loaded: [Option<Regime>; MAX_CPUS],
+    debug: [Option<Box<CpuDebug>>; MAX_CPUS],
     el1: [[u64; 6]; MAX_CPUS],
 }
 
@@ -84,6 +86,7 @@ impl Default for World {
             scripts: Default::default(),
             loaded: [None; MAX_CPUS],
             alarms: Vec::new(),
+            debug: Default::default(),
             el1: [[0; 6]; MAX_CPUS],
         }
     }
@@ -131,6 +134,15 @@ impl World {
 
     pub(super) fn cpu_with_root(&self, root: Pfn) -> Option<CpuId> {
         self.loaded.iter().position(|regime| regime.is_some_and(|regime| regime.root == root))
+    }
+
+    pub(super) fn debug(&mut self, cpu: CpuId) -> &mut CpuDebug {
+        self.debug[cpu].get_or_insert_default()
+    }
+
+    /// The debug registers of a CPU.
+    pub fn debug_registers(&mut self, cpu: CpuId) -> &mut DebugRegisters {
+        &mut self.debug(cpu).registers
     }
 
     pub(super) fn load(&mut self, cpu: CpuId, regime: Regime) {

@@ -3,6 +3,7 @@
 
 mod contracts;
 mod guest_calls;
+mod guest_debug;
 mod guest_devices;
 mod guest_run;
 mod guest_timer;

@@ -65,10 +65,10 @@ fn guest_fields(register: IdRegister) -> &'static [Field] {
         ],
         // PFR1: BTI, SSBS. No MTE, SME, NMI, GCS.
         (4, 1) => &[Keep(0), Keep(4)],
-        // DFR0: the architecture's least debug (v8.0, two breakpoints, two
-        // watchpoints: they read as zero and ignore writes), no PMU, SPE,
-        // trace; no double lock (0xf).
-        (5, 0) => &[Set(0, 6), Set(12, 1), Set(20, 1), Set(36, 0xf)],
+        // DFR0: the debug architecture of v8.0 with the CPU's breakpoints and
+        // watchpoints (`guest::debug`), no PMU, SPE, trace; no double lock
+        // (0xf).
+        (5, 0) => &[Set(0, 6), Keep(12), Keep(20), Keep(28), Set(36, 0xf)],
         // ISAR0: all instructions but transactional memory.
         (6, 0) => &[
             Keep(4),
@@ -252,7 +252,7 @@ mod tests {
         const SHOWN: [(u8, u8, u64, u64, u64); 15] = [
             (4, 0, 0xff0f_00f0_ffff_00ff, 0xf10f_0000_01ff_0011, 0x0100_0011),
             (4, 1, 0x0000_000f_0000_00ff, 0x0000_0000_0000_00ff, 0),
-            (5, 0, 0xff0f_00f0_ffff_ff0f, 0x0000_00f0_0010_1006, 0xf0_0010_1006),
+            (5, 0, 0xff0f_00f0_ffff_ff0f, 0x0000_00f0_f0f0_f006, 0xf0_0000_0006),
             (5, 2, u64::MAX, 0, 0),
             (5, 3, u64::MAX, 0, 0),
             (5, 4, u64::MAX, 0, 0),

@@ -1,6 +1,8 @@
 //! A guest's virtual CPU: its registers, its traps, its life.
 
 pub mod controls;
+pub mod debug;
+pub mod debug_switch;
 pub mod id_registers;
 pub mod state;
 pub mod timer;

@@ -4,6 +4,7 @@
 //! anywhere else; the layout is fixed because the world switch in `el2-boot`
 //! addresses it from assembly.
 
+use super::debug::DebugState;
 use super::timer::PhysicalTimer;
 
 /// General registers and what exception return restores.
@@ -75,7 +76,6 @@ pub struct El1State {
     pub spsr_el1: u64,
     pub sp_el0: u64,
     pub sp_el1: u64,
-    pub mdscr_el1: u64,
     pub csselr_el1: u64,
     pub cntv_ctl_el0: u64,
     pub cntv_cval_el0: u64,
@@ -147,6 +147,8 @@ pub struct VcpuState {
     pub controls: Controls,
     /// The emulated EL1 physical timer.
     pub timer: PhysicalTimer,
+    /// Breakpoints, watchpoints, single step.
+    pub debug: DebugState,
 }
 
 #[cfg(test)]

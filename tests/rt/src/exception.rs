@@ -45,6 +45,9 @@ fn is_probe(address: u64) -> bool {
 /// ESR_EL1.EC of an instruction abort taken without a change of level.
 const EC_INSTRUCTION_ABORT: u64 = 0x21;
 
+/// SPSR_EL1.SS: one instruction is stepped.
+const SPSR_SS: u64 = 1 << 21;
+
 fn fixups() -> &'static [Fixup] {
     unsafe extern "C" {
         static __fixups_start: Fixup;
@@ -74,6 +77,12 @@ extern "C" fn rt_sync(frame: &mut Frame) {
         frame.x[3] = frame.far;
         frame.x[5] = frame.elr;
         frame.elr = fixup.resume;
+        return;
+    }
+    let exception =
+        irq::DebugException { class: frame.esr >> 26, pc: frame.elr, address: frame.far };
+    if let Some(step) = irq::dispatch_debug(exception) {
+        frame.spsr = frame.spsr & !SPSR_SS | if step { SPSR_SS } else { 0 };
         return;
     }
     rt_unexpected(frame);

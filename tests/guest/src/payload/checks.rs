@@ -23,6 +23,7 @@ pub(crate) fn all(machine: &Machine) -> bool {
         ("preserved", registers_are_preserved()),
         ("psci", psci_is_sane()),
         ("timers", super::timers::work()),
+        ("debug", super::debug::work(machine)),
     ];
     for (name, good) in results {
         println!("@guest check name={name} ok={}", yes(good));

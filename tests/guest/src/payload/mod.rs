@@ -6,6 +6,7 @@ mod bench;
 mod bounce_hal;
 mod checked_transport;
 mod checks;
+mod debug;
 mod device;
 mod disk;
 mod hostile;
@@ -124,11 +125,12 @@ fn play(machine: &Machine) -> ! {
         "smp" => smp::start_all(machine),
         "registers" => registers::keep(machine),
         "bench" => bench::measure(machine),
+        "debug" => debug::play(machine),
         "fault" => checks::die(machine),
         _ => fail(
             "unknown scenario",
-            "use story, hostile, driver, secrets, lend, realm, registers, idle, spin, smp, bench or \
-             fault",
+            "use story, hostile, driver, secrets, lend, realm, registers, idle, spin, smp, bench, debug \
+             or fault",
         ),
     };
     println!("@guest result={}", if passed { "pass" } else { "fail" });

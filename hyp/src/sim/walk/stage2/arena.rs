@@ -10,6 +10,7 @@ use crate::addr::{GfnRange, Pfn, PfnRange};
 use crate::error::Error;
 use crate::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime};
 use crate::trap::Trap;
+use crate::vcpu::debug::DebugState;
 use crate::vcpu::state::VcpuState;
 use core::cell::RefCell;
 use core::ops::Range;
@@ -189,6 +190,9 @@ impl Machine for Arena {
         not_stage2s()
     }
     fn timer_deadline(&self) -> Option<u64> {
+        not_stage2s()
+    }
+    fn debug_changed(&self, _debug: &DebugState) {
         not_stage2s()
     }
     fn set_alarm(&self, _at: Option<u64>) {

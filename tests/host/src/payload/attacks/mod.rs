@@ -7,6 +7,7 @@
 //! own memory works: a tool that cannot succeed proves nothing.
 
 pub(super) mod calls;
+pub(super) mod debug;
 pub(super) mod devices;
 pub(super) mod donation;
 pub(super) mod exhaustion;

@@ -224,6 +224,24 @@ impl Stage<'_> {
         }
     }
 
+    /// A guest that debugs itself, at whose code and data the host aims its own
+    /// breakpoints and watchpoints meanwhile.
+    pub(super) fn debugging(&mut self) {
+        let Some(vm) = self.raise("debug", "@guest debug code=") else { return };
+        let words = vm.said("@guest debug ").unwrap_or_default();
+        let place = |key| {
+            let hex = rt::dt::argument(&words, key).and_then(|word| word.strip_prefix("0x"));
+            hex.and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0)
+        };
+        let aimed = attacks::debug::aim(place("code"), place("data"));
+        let early = vm.said("@guest debug quiet").is_some();
+        run::until(PATIENCE, || vm.end() != end::NOT_YET);
+        let told = vm.said("@guest debug quiet");
+        self.report(attacks::debug::judge(aimed, early, told));
+        run::retire(&vm);
+        self.bury(vm);
+    }
+
     /// The attacks that need a guest that is still being built.
     fn with_building(&mut self, vm: &Arc<Vm>, findings: &mut Vec<Finding>) {
         let plan = Plan {

@@ -121,6 +121,7 @@ impl Stage<'_> {
             self.lent();
             self.spinning();
             self.registers();
+            self.debugging();
             self.hostile();
             self.realm();
         }
