@@ -47,7 +47,7 @@ boot_cpu:
     str     x5, [x0, x3]
     b       1b
 
-    // Root table: 0..1 GiB Device, 1..256 GiB Normal write-back. The rest is
+    // Root table: 0..1 GiB Device, 1..128 GiB Normal write-back. The rest is
     // mapped on request (mmu.rs).
 2:  adrp    x0, rt_root_table
     add     x0, x0, :lo12:rt_root_table
@@ -58,7 +58,7 @@ boot_cpu:
 3:  orr     x4, x2, x3, lsl #30             // entry n maps gigabyte n
     str     x4, [x0, x3, lsl #3]
     add     x3, x3, #1
-    cmp     x3, #256
+    cmp     x3, #128
     b.lo    3b
 
     bl      invalidate_image

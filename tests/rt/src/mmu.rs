@@ -1,6 +1,6 @@
 //! Stage 1 at EL1: what the entry code did not map.
 //!
-//! The entry code identity-maps 0 to 1 GiB as Device and 1 to 256 GiB as Normal
+//! The entry code identity-maps 0 to 1 GiB as Device and 1 to 128 GiB as Normal
 //! write-back, executable memory, in gigabyte blocks. Mappings are added
 //! outside that: PCI windows, or a second view of a frame with other
 //! attributes. There is one table for all CPUs; it is never live-split.
