@@ -8,7 +8,9 @@
 use crate::layout::{Layout, Sizes};
 use crate::machine::{AFFINITY, Cpus};
 use crate::mmu::{self, Stage1};
-use crate::{console, cpu, entropy, entry, fixmap, firmware, gic, heap, host, percpu, sysreg, trace};
+use crate::{
+    console, cpu, entropy, entry, fixmap, firmware, gic, heap, host, percpu, stop, sysreg, trace,
+};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
@@ -150,6 +152,7 @@ extern "C" fn finish(prepared: u64) -> ! {
     for (slot, &frame) in rd_frames.iter_mut().zip(&redistributors) {
         *slot = PfnRange::new(frame / FRAME_SIZE, platform::gicv3::FRAME_SIZE / FRAME_SIZE).ok();
     }
+    stop::prepare(layout, own, &ram);
     let count = layout.frame_table.size() as usize / size_of::<FrameEntry>();
     // SAFETY: this part of EL2's memory is mapped, nobody else uses it, and
     // every bit pattern is a FrameEntry (a transparent u32).

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::machine::Cpus;
-use crate::{entry, firmware, gic, panic, percpu, sysreg, trace, world};
+use crate::{entry, firmware, gic, panic, percpu, stop, sysreg, trace, world};
 use core::sync::atomic::Ordering;
 use hyp::Hypervisor;
 use hyp::trace::Event;
@@ -42,6 +42,10 @@ pub(crate) fn run_host(entry: u64, context: u64) -> ! {
     let Some(hypervisor) = HYPERVISOR.get() else {
         panic::broken("a CPU runs before bouncer is built");
     };
+    percpu::this().is_on.store(true, Ordering::Release);
+    if stop::is_ending() {
+        stop::park();
+    }
     gic::initialise();
     let mpidr = sysreg::mpidr_el1::read();
     // SAFETY: this CPU has entered no world since it was switched on, and the

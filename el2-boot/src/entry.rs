@@ -51,6 +51,7 @@ unsafe extern "C" {
     static _rodata_end: u8;
     static _image_end: u8;
     static mut early_table: [u64; 512];
+    static boot_stack_top: u8;
     fn secondary_entry();
     /// Runs the world in `frame` until its next exception to EL2.
     ///
@@ -93,6 +94,12 @@ pub(crate) fn rodata() -> ByteRange {
 /// Its variables.
 pub(crate) fn data() -> ByteRange {
     ByteRange::between((&raw const _rodata_end) as u64, (&raw const _image_end) as u64)
+}
+
+/// The stack of the boot CPU until it had its own.
+pub(crate) fn boot_stack() -> ByteRange {
+    let end = (&raw const boot_stack_top) as u64;
+    ByteRange::between(end - BOOT_STACK as u64, end)
 }
 
 /// Where a CPU that is switched on starts.

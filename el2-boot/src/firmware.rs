@@ -4,8 +4,8 @@
 use core::arch::asm;
 
 /// PSCI function ids.
-const SYSTEM_OFF: u64 = 0x8400_0008;
-const SYSTEM_RESET: u64 = 0x8400_0009;
+pub(crate) const SYSTEM_OFF: u64 = 0x8400_0008;
+pub(crate) const SYSTEM_RESET: u64 = 0x8400_0009;
 const CPU_OFF: u64 = 0x8400_0002;
 const CPU_ON: u64 = 0xc400_0003;
 
@@ -33,16 +33,6 @@ pub(crate) fn call_for_all(arguments: [u64; 4]) -> [u64; 4] {
     [x0, x1, x2, x3]
 }
 
-/// Switches the machine off. Returns only if the firmware refuses.
-pub(crate) fn system_off() {
-    call([SYSTEM_OFF, 0, 0, 0]);
-}
-
-/// Resets the machine. Returns only if the firmware refuses.
-pub(crate) fn system_reset() {
-    call([SYSTEM_RESET, 0, 0, 0]);
-}
-
 /// Switches this CPU off. Returns only if the firmware refuses.
 pub(crate) fn cpu_off() -> i64 {
     call([CPU_OFF, 0, 0, 0]) as i64
@@ -55,7 +45,7 @@ pub(crate) fn cpu_on(mpidr: u64, entry: u64, context: u64) -> i64 {
 
 /// Stops the machine for good.
 pub(crate) fn stop() -> ! {
-    system_off();
+    call([SYSTEM_OFF, 0, 0, 0]);
     loop {
         crate::sysreg::wfe();
     }

@@ -4,7 +4,7 @@
 
 use crate::mmu::{self, Stage1};
 use crate::world::timer;
-use crate::{cpu, firmware, fixmap, gic, heap, percpu, sha256, sysreg, tlb, trace, world};
+use crate::{cpu, firmware, fixmap, gic, heap, host, percpu, sha256, stop, sysreg, tlb, trace, world};
 use core::sync::atomic::Ordering;
 use hyp::addr::{GfnRange, Pfn, PfnRange};
 use hyp::error::Error;
@@ -28,6 +28,11 @@ impl Cpus {
     /// address space, which is in use.
     pub(crate) fn new(stage1: Stage1, count: usize) -> Self {
         Self { stage1, count }
+    }
+
+    /// EL2's address space.
+    pub(crate) fn stage1(&self) -> &Stage1 {
+        &self.stage1
     }
 }
 
@@ -132,6 +137,15 @@ impl Machine for Cpus {
         world::unload(vcpu);
     }
 
+    fn wipe_vcpu(&self, vcpu: &mut VcpuState) {
+        *vcpu = VcpuState::default();
+        host::clean(&raw const *vcpu as u64, size_of::<VcpuState>());
+    }
+
+    fn wait_for_others(&self, done: &dyn Fn() -> bool) {
+        stop::wait_for_guests(done);
+    }
+
     fn read_el1(&self, register: El1Register) -> u64 {
         match register {
             El1Register::Vbar => sysreg::vbar_el1::read(),
@@ -219,15 +233,18 @@ impl Machine for Cpus {
     }
 
     fn stop_cpu(&self) -> i64 {
-        firmware::cpu_off()
+        percpu::this().is_on.store(false, Ordering::Release);
+        let refused = firmware::cpu_off();
+        percpu::this().is_on.store(true, Ordering::Release);
+        refused
     }
 
     fn power(&self, action: PowerAction) {
         #[cfg(feature = "profile")]
         crate::profile::report();
-        match action {
-            PowerAction::Off => firmware::system_off(),
-            PowerAction::Reset => firmware::system_reset(),
-        }
+        stop::finish(match action {
+            PowerAction::Off => firmware::SYSTEM_OFF,
+            PowerAction::Reset => firmware::SYSTEM_RESET,
+        })
     }
 }

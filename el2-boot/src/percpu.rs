@@ -7,7 +7,7 @@
 
 use crate::sysreg;
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use hyp::machine::MAX_CPUS;
 use hyp::vcpu::debug_switch::HostDebug;
 use hyp::vcpu::state::{Controls, El1State, FpState};
@@ -62,6 +62,12 @@ pub(crate) struct PerCpu {
     pub(crate) host_context: AtomicU64,
     /// The host's registers while a guest runs here.
     host: UnsafeCell<HostState>,
+    /// It runs the host, or what the host runs on it.
+    pub(crate) is_on: AtomicBool,
+    /// A guest is loaded.
+    pub(crate) has_guest: AtomicBool,
+    /// It has forgotten everything and touches no memory any more (`stop`).
+    pub(crate) parked: AtomicBool,
     /// VMPIDR of the vCPU of each VMID that ran here last; 0 for none.
     pub(crate) last_vcpu: [Cell<u64>; VMIDS],
     /// PPIs this CPU has made active for the loaded guest's list registers.
@@ -87,6 +93,9 @@ impl PerCpu {
             host_entry: AtomicU64::new(0),
             host_context: AtomicU64::new(0),
             host: UnsafeCell::new(HostState::ZERO),
+            is_on: AtomicBool::new(false),
+            has_guest: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
             last_vcpu: [const { Cell::new(0) }; VMIDS],
             active_ppis: Cell::new(0),
             lent_ppis: Cell::new(0),

@@ -322,12 +322,16 @@ plain! {
     tlbi_vmalls12e1is = "tlbi vmalls12e1is";
     /// Everything of EL1 and EL0, any VMID, on this CPU.
     tlbi_alle1 = "tlbi alle1";
+    /// The same on all CPUs.
+    tlbi_alle1is = "tlbi alle1is";
     /// All instruction caches, of the inner shareable domain.
     ic_ialluis = "ic ialluis";
     /// This CPU's instruction cache.
     ic_iallu = "ic iallu";
     /// Sleeps until something happens.
     wfe = "wfe";
+    /// Lets it happen, on all CPUs.
+    sev = "sev";
 }
 
 /// A maintenance instruction with one operand.

@@ -105,14 +105,11 @@ leave_world:
     .endm
 
 // An exception from EL2 itself: bouncer is broken. The stack may be the
-// reason, so nothing is pushed before it is exchanged for the panic stack. The
-// current world is not resumed, so three of its registers may be lost to make
-// room.
+// reason, so nothing is pushed before it is exchanged for the panic stack. No
+// world is resumed, and the general registers (which may be a world's) are told
+// to nobody, so they may be lost.
     .macro  from_el2 number
     .balign 0x80
-    msr     tpidr_el1, x0
-    msr     tpidr_el0, x1
-    msr     tpidrro_el0, x2
     mov     x0, #\number
     b       broken
     .endm
@@ -137,35 +134,11 @@ vectors:
     from_el2 14
     from_el2 15
 
-// x0: vector; the interrupted x0 to x2 are where the macro put them.
-// Builds a `panic::Dump`: x0 to x30, then sp.
+// x0: vector.
 broken:
     mov     x1, sp
     mrs     x2, tpidr_el2
     cbz     x2, 1f                  // no per-CPU data yet: still the boot stack
     ldr     x2, [x2]                // PerCpu::panic_stack
     mov     sp, x2
-1:  sub     sp, sp, #256
-    stp     x3, x4, [sp, #24]
-    stp     x5, x6, [sp, #40]
-    stp     x7, x8, [sp, #56]
-    stp     x9, x10, [sp, #72]
-    stp     x11, x12, [sp, #88]
-    stp     x13, x14, [sp, #104]
-    stp     x15, x16, [sp, #120]
-    stp     x17, x18, [sp, #136]
-    stp     x19, x20, [sp, #152]
-    stp     x21, x22, [sp, #168]
-    stp     x23, x24, [sp, #184]
-    stp     x25, x26, [sp, #200]
-    stp     x27, x28, [sp, #216]
-    stp     x29, x30, [sp, #232]
-    str     x1, [sp, #248]
-    mov     x1, x0
-    mrs     x2, tpidr_el1
-    mrs     x3, tpidr_el0
-    mrs     x4, tpidrro_el0
-    stp     x2, x3, [sp]
-    str     x4, [sp, #16]
-    mov     x0, sp
-    b       {exception_in_el2}
+1:  b       {exception_in_el2}

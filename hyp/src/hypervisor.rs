@@ -6,7 +6,7 @@
 //! the only ways to a VM, so the order can be read off them.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::abi;
 use crate::addr::PfnRange;
@@ -20,7 +20,7 @@ use crate::stats::{MachineCounter, MachineStats};
 use crate::sync::Mutex;
 use crate::trap::Trap;
 use crate::vcpu::state::Frame;
-use crate::vm::{Handle, Stage, Vm};
+use crate::vm::{Handle, Vm};
 
 /// What the policy must know about the board, beyond its memory.
 #[derive(Clone, Debug)]
@@ -47,6 +47,9 @@ pub struct Hypervisor<M> {
     changes: [AtomicU32; abi::MAX_VMS],
     events: Mutex<EventLog>,
     entropy: Mutex<Option<Entropy>>,
+    /// The machine is about to stop: no VM comes to be. Changes under host
+    /// memory's lock.
+    ending: AtomicBool,
     pub(crate) power: HostPower,
     pub(crate) stats: MachineStats,
     #[cfg(feature = "oracle")]
@@ -80,6 +83,7 @@ impl<M: Machine> Hypervisor<M> {
             changes: [const { AtomicU32::new(0) }; abi::MAX_VMS],
             events: Mutex::new(EventLog::new()),
             entropy: Mutex::new(None),
+            ending: AtomicBool::new(false),
             power: HostPower::new(),
             stats: MachineStats::new(),
         }
@@ -230,12 +234,16 @@ impl<M: Machine> Hypervisor<M> {
     ///
     /// # Errors
     /// [`Error::NoMemory`] if every slot is taken or the heap is exhausted;
-    /// what `build` returns. Nothing has changed then.
+    /// [`Error::BadState`] if the machine is about to stop; what `build`
+    /// returns. Nothing has changed then.
     pub(crate) fn create_vm(
         &self,
         build: impl FnOnce(&mut HostMemory<'static>, usize, Handle) -> Result<Vm, Error>,
     ) -> Result<Handle, Error> {
         let mut memory = self.memory.lock();
+        if self.ending.load(Ordering::Relaxed) {
+            return Err(Error::BadState);
+        }
         for (index, slot) in self.slots.iter().enumerate() {
             let mut slot = slot.lock();
             if !slot.vm.is_empty() {
@@ -256,18 +264,28 @@ impl<M: Machine> Hypervisor<M> {
         Err(Error::NoMemory)
     }
 
-    /// Ends every VM at once: none enters again, and those that run now lose
-    /// their memory under their feet. For power-off and reset.
-    pub(crate) fn end_all(&self, memory: &mut HostMemory<'static>) {
+    /// Ends every VM at once and for good, for power-off and reset: none comes
+    /// to be, none enters again, and those that run lose their memory under
+    /// their feet. So each of them traps at its next instruction, finds its VM
+    /// dying, and comes home.
+    pub(crate) fn end_all(&self) {
+        let _memory = self.memory.lock();
+        self.ending.store(true, Ordering::Relaxed);
         for (slot, changes) in self.slots.iter().zip(&self.changes) {
             if let Some(vm) = slot.lock().vm.first_mut() {
                 changes.fetch_add(1, Ordering::Relaxed);
-                vm.stage = Stage::Dying;
-                vm.vcpus.wipe();
+                vm.begin_dying(&self.machine);
                 vm.memory.begin_dying(&self.machine);
             }
         }
-        memory.wipe_guests(&self.machine);
+    }
+
+    /// Is a vCPU of any VM on a CPU, with its registers in hardware or in the
+    /// hands of whoever runs it?
+    pub(crate) fn any_vcpu_runs(&self) -> bool {
+        self.slots
+            .iter()
+            .any(|slot| slot.lock().vm.first().is_some_and(|vm| vm.vcpus.any_running()))
     }
 
     /// Removes a VM whose last frame is gone, with host memory locked.

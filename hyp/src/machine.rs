@@ -214,6 +214,11 @@ pub trait Machine: Sync {
     /// the host's is back in the hardware.
     fn unload_vcpu(&self, vcpu: &mut VcpuState);
 
+    /// Forgets the registers of a vCPU that is not loaded: all of `vcpu` is
+    /// zero, and the zeros are cleaned to the point of coherency. A reset may
+    /// drop what is only in a cache, and memory would hold the registers again.
+    fn wipe_vcpu(&self, vcpu: &mut VcpuState);
+
     /// Reads an EL1 register of the world that is current on this CPU.
     fn read_el1(&self, register: El1Register) -> u64;
 
@@ -275,6 +280,14 @@ pub trait Machine: Sync {
     /// simulated machine, or with the firmware's code if it refuses.
     fn stop_cpu(&self) -> i64;
 
-    /// Stops or resets the machine. Returns only on a simulated machine.
+    /// Waits until `done` holds, which other CPUs bring about, and sees to it
+    /// that none of them sleeps in a guest meanwhile (WFE does not trap). Gives
+    /// up after a time that is long for them and short for a person.
+    fn wait_for_others(&self, done: &dyn Fn() -> bool);
+
+    /// Stops or resets the machine. Before that no world runs any more on any
+    /// CPU, and nothing is left that EL2 knew of a guest: neither in its memory
+    /// (heap, stacks, what CPUs keep of their own) nor in a register. Returns
+    /// only on a simulated machine.
     fn power(&self, action: PowerAction);
 }

@@ -5,6 +5,8 @@
 //! refuse to start; `tests/emulator.rs` tests the harness itself, so that a
 //! green promise means something. Here is what they share.
 
+pub mod debugger;
+
 pub use xtask::tiny;
 
 use std::path::PathBuf;

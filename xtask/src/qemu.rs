@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::console::{printable, tells_of_panic};
@@ -81,6 +81,8 @@ pub struct Machine {
     /// Time is the number of instructions executed: runs repeat exactly, and
     /// nothing the emulator's machine does changes them. One CPU only.
     pub icount: bool,
+    /// A reset, too, is an end at which the machine's memory may be looked at.
+    pub look_after_reset: bool,
     /// The command line of what is booted: bouncer's own.
     pub command_line: String,
     /// Further arguments for QEMU.
@@ -96,6 +98,7 @@ impl Default for Machine {
             virtualization: true,
             gic: 3,
             icount: false,
+            look_after_reset: false,
             command_line: String::new(),
             extra: Vec::new(),
         }
@@ -234,7 +237,7 @@ impl Boot {
         if attached {
             qemu.hear_out(heard);
         }
-        if end == End::PoweredOff {
+        if end == End::PoweredOff || end == End::Reset && self.machine.look_after_reset {
             after(&mut qemu)?;
         }
         let status = qemu.quit()?;
@@ -415,22 +418,38 @@ impl Qemu {
 
     fn save_piece(&mut self, address: u64, size: u64, file: &Path) -> Result<()> {
         let arguments = json!({ "val": address, "size": size, "filename": file });
-        let id = "save-memory";
-        self.send(&json!({ "execute": "pmemsave", "arguments": arguments, "id": id }));
+        self.ask("pmemsave", &arguments).map(drop).map_err(|why| {
+            let amount = files::amount(size);
+            anyhow!(
+                "QEMU cannot save {amount} of the machine's memory to {}: {why}",
+                file.display()
+            )
+        })
+    }
+
+    /// The registers of every CPU, as QEMU writes them for a person.
+    ///
+    /// # Errors
+    /// When QEMU refuses or does not answer.
+    pub fn registers(&mut self) -> Result<String> {
+        let arguments = json!({ "command-line": "info registers -a" });
+        let answer = self.ask("human-monitor-command", &arguments)?;
+        Ok(answer.as_str().unwrap_or_default().to_owned())
+    }
+
+    /// What the monitor answers to a command.
+    fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        self.send(&json!({ "execute": command, "arguments": arguments, "id": command }));
         let deadline = Instant::now() + MONITOR_PATIENCE;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
             match self.messages.recv_timeout(left) {
                 Ok(Message::Said(bytes)) => self.waiting.push(bytes),
-                Ok(Message::Monitor(answer)) if answer.get("id") == Some(&json!(id)) => {
+                Ok(Message::Monitor(answer)) if answer.get("id") == Some(&json!(command)) => {
                     if let Some(error) = answer.get("error") {
                         let why = error.get("desc").and_then(Value::as_str).unwrap_or("no reason");
-                        bail!(
-                            "QEMU cannot save {} of the machine's memory to {}: {why}",
-                            files::amount(size),
-                            file.display()
-                        );
+                        bail!("{why}");
                     }
-                    return Ok(());
+                    return Ok(answer.get("return").cloned().unwrap_or_default());
                 }
                 Ok(Message::Monitor(_)) => {}
                 Ok(_) | Err(_) => break,

@@ -131,3 +131,13 @@ pub(super) fn unload() {
         gic::clear_active(active);
     }
 }
+
+/// Empties the interface: which interrupts a guest had is its own business.
+pub(super) fn forget() {
+    // SAFETY: switches the virtual interface off.
+    unsafe {
+        sysreg::ich_hcr_el2::write(0);
+        sysreg::ich_vmcr_el2::write(0);
+    }
+    (0..list_registers()).for_each(|index| sysreg::write_list_register(index, 0));
+}

@@ -27,10 +27,11 @@ pub(crate) mod timer;
 pub(crate) use gic::{list_registers, save_interrupts};
 
 use crate::entry::enter_world;
-use crate::{features, percpu, sysreg, tlb};
+use crate::{features, percpu, stop, sysreg, tlb};
 use hyp::machine::Regime;
 use hyp::trap::{Trap, TrapKind};
-use hyp::vcpu::state::{Frame, VcpuState, VirtualCpuInterface};
+use core::sync::atomic::Ordering;
+use hyp::vcpu::state::{El1State, Frame, VcpuState, VirtualCpuInterface};
 
 /// Runs the world that is current on this CPU until it traps.
 pub(crate) fn run(frame: &mut Frame) -> Trap {
@@ -41,6 +42,9 @@ pub(crate) fn run(frame: &mut Frame) -> Trap {
     let vector = unsafe { enter_world(frame) };
     #[cfg(feature = "profile")]
     crate::profile::enter_el2();
+    if stop::is_ending() {
+        stop::park();
+    }
     read_trap(vector)
 }
 
@@ -68,6 +72,7 @@ fn read_trap(vector: u64) -> Trap {
 /// See `Machine::load_vcpu`.
 pub(crate) fn load(vcpu: &mut VcpuState, regime: Regime) {
     let cpu = percpu::this();
+    cpu.has_guest.store(true, Ordering::Relaxed);
     // SAFETY: this CPU's, and the only reference: no function that is called
     // here takes another. Every register written is the guest's own or
     // decides about the guest; EL2's stage 1 is not among them.
@@ -145,5 +150,26 @@ pub(crate) fn unload(vcpu: &mut VcpuState) {
         if features::has_pmu() {
             sysreg::pmcr_el0::write(host.pmcr_el0);
         }
+    }
+    percpu::this().has_guest.store(false, Ordering::Release);
+}
+
+/// Forgets what this CPU holds of whoever is current on it, but for V0 to V31
+/// and the general registers. No world is entered again.
+pub(crate) fn forget() {
+    /// CPTR_EL2: RES1 bits; nothing traps at EL2.
+    const CPTR_OPEN: u64 = 0x32ff;
+    // SAFETY: no world runs here any more, and EL2 does not execute by any of
+    // these: they are its worlds', or tell of an exception that is over.
+    unsafe {
+        sysreg::cptr_el2::write(CPTR_OPEN);
+        gic::forget();
+        el1::restore(&El1State::default());
+        sysreg::elr_el2::write(0);
+        sysreg::spsr_el2::write(0);
+        sysreg::esr_el2::write(0);
+        sysreg::far_el2::write(0);
+        sysreg::hpfar_el2::write(0);
+        sysreg::isb();
     }
 }

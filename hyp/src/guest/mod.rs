@@ -119,7 +119,7 @@ pub(crate) fn run<M: Machine>(
         let power = if exit == HostExit::CpuOff { Power::Off } else { Power::On };
         vm.vcpus.put_back(vcpu, power, waiting);
         if vm.stage == Stage::Dying {
-            vm.vcpus.wipe();
+            vm.vcpus.wipe(&hyp.machine);
         }
         Ok(())
     })?;
@@ -199,7 +199,7 @@ impl<M: Machine> Running<'_, M> {
     fn system_error(&mut self, trap: &Trap) -> Outcome {
         let here = self.hyp.machine.cpu();
         let ended = self.hyp.with_vm(self.handle, |vm| {
-            vm.stage = Stage::Dying;
+            vm.begin_dying(&self.hyp.machine);
             Ok((vm.memory.party().code(), vm.vcpus.to_kick(vm.vcpus.all(), here)))
         });
         let (owner, kick) = ended.unwrap_or_default();

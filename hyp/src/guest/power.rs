@@ -2,8 +2,8 @@
 
 use crate::machine::{El1Register, Machine};
 use crate::psci::{self, code, function};
+use crate::vm::GuestAbi;
 use crate::vm::vcpus::{Power, StartError};
-use crate::vm::{GuestAbi, Stage};
 
 use super::exposure::HostExit;
 use super::{Outcome, Running};
@@ -94,7 +94,7 @@ impl<M: Machine> Running<'_, M> {
     fn shut_down(&mut self, reset: bool) -> Outcome {
         let here = self.hyp.machine.cpu();
         let kick = self.hyp.with_vm(self.handle, |vm| {
-            vm.stage = Stage::Dying;
+            vm.begin_dying(&self.hyp.machine);
             Ok(vm.vcpus.to_kick(vm.vcpus.all(), here))
         });
         Outcome::Return(HostExit::Shutdown { reset }, kick.unwrap_or_default())

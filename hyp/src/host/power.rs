@@ -129,13 +129,16 @@ fn cpu_off<M: Machine>(hyp: &Hypervisor<M>) -> i64 {
     refused
 }
 
-/// Off or reset: what guests leave in RAM is wiped before the machine, or
-/// whatever runs on it next, can look. Host memory stays locked until it
-/// stops: no other CPU of the host's makes a guest that nobody would wipe.
+/// Off or reset: what guests leave in RAM, in EL2's memory and in registers is
+/// wiped before the machine, or whatever runs on it next, can look.
+///
+/// A vCPU may be out, on a CPU that runs it. EL2 interrupts nobody (decision
+/// 5): the vCPU is brought home by taking its memory away. No lock is held
+/// while this CPU waits for it, because it takes some on its way home.
 fn power<M: Machine>(hyp: &Hypervisor<M>, action: PowerAction) -> i64 {
-    hyp.with_memory(|memory| {
-        hyp.end_all(memory);
-        hyp.machine.power(action);
-    });
+    hyp.end_all();
+    hyp.machine.wait_for_others(&|| !hyp.any_vcpu_runs());
+    hyp.with_memory(|memory| memory.wipe_guests(&hyp.machine));
+    hyp.machine.power(action);
     code::SUCCESS
 }

@@ -144,7 +144,7 @@ pub(super) fn measurement<M: Machine>(hyp: &Hypervisor<M>, handle: Handle, part:
 /// have come back, which the host brings about by interrupting them.
 pub(super) fn stop<M: Machine>(hyp: &Hypervisor<M>, handle: Handle) -> Results {
     hyp.with_memory_and_vm(handle, |_, vm| {
-        vm.stage = Stage::Dying;
+        vm.begin_dying(&hyp.machine);
         if vm.vcpus.any_running() {
             return Err(Error::Busy);
         }

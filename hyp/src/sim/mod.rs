@@ -16,6 +16,7 @@
 //! - a frame that EL2 has written to given to a world without a clean;
 //! - a guest that runs with a debug register that is not its own, or a host
 //!   whose own do not survive one;
+//! - the machine stopped or reset while a vCPU is on a CPU;
 //! - at the end of a call ([`SimMachine::settle`]): a change not published, a
 //!   translation not invalidated;
 //! - a frame measured while somebody can write it, or before caches and memory
@@ -321,6 +322,10 @@ impl Machine for SimMachine {
         self.world().unload(self.cpu());
     }
 
+    fn wipe_vcpu(&self, vcpu: &mut VcpuState) {
+        *vcpu = VcpuState::default();
+    }
+
     fn read_el1(&self, register: El1Register) -> u64 {
         *self.world().el1(self.cpu(), register)
     }
@@ -381,8 +386,27 @@ impl Machine for SimMachine {
         0
     }
 
+    fn wait_for_others(&self, done: &dyn Fn() -> bool) {
+        let mut patience = {
+            let mut world = self.world();
+            world.waits += 1;
+            world.patience
+        };
+        while !done() && patience > 0 {
+            patience -= 1;
+            #[cfg(not(feature = "shuttle"))]
+            std::thread::yield_now();
+            #[cfg(feature = "shuttle")]
+            shuttle::thread::yield_now();
+        }
+    }
+
     fn power(&self, action: PowerAction) {
         let _machine = heap::Machine::enter();
+        let out = self.world().forgotten();
+        if let Some(cpu) = out {
+            self.memory().report(format!("{action:?} while a vCPU is on CPU {cpu}"));
+        }
         self.world().power.push(action);
         // It runs unlocked: it may look at the machine.
         let meanwhile = self.world().at_power.take();

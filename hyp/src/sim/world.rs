@@ -60,6 +60,11 @@ pub struct World {
     pub power: Vec<PowerAction>,
     /// What happens elsewhere while the machine is about to stop.
     pub at_power: Option<Box<dyn FnOnce() + Send>>,
+    /// How often a CPU has begun to wait for the others.
+    pub waits: u32,
+    /// How often it looks, before it gives up, whether they are done. For a
+    /// test whose CPUs are threads; with a single thread there is no hope.
+    pub patience: u32,
     scripts: [VecDeque<(Option<u64>, Script)>; MAX_CPUS],
     loaded: [Option<Regime>; MAX_CPUS],
     debug: [Option<Box<CpuDebug>>; MAX_CPUS],
@@ -83,6 +88,8 @@ impl Default for World {
             stopped: Vec::new(),
             power: Vec::new(),
             at_power: None,
+            waits: 0,
+            patience: 0,
             scripts: Default::default(),
             loaded: [None; MAX_CPUS],
             alarms: Vec::new(),
@@ -143,6 +150,13 @@ impl World {
     /// The debug registers of a CPU.
     pub fn debug_registers(&mut self, cpu: CpuId) -> &mut DebugRegisters {
         &mut self.debug(cpu).registers
+    }
+
+    /// A CPU that has a vCPU loaded, and was not waited for although it could
+    /// have come to an end.
+    pub(super) fn forgotten(&self) -> Option<CpuId> {
+        let hopeless = self.waits > 0 && self.patience == 0;
+        self.loaded.iter().position(|loaded| loaded.is_some() && !hopeless)
     }
 
     pub(super) fn load(&mut self, cpu: CpuId, regime: Regime) {

@@ -19,3 +19,4 @@ mod random;
 mod realm;
 mod realm_attacks;
 mod rig;
+mod while_out;

@@ -219,6 +219,14 @@ impl Rig {
         *results.lock().unwrap()
     }
 
+    /// Is the number in a register that EL2 keeps for the VM, of a vCPU that is
+    /// at home?
+    pub(super) fn keeps(&self, handle: u64, secret: u64) -> bool {
+        let handle = crate::vm::Handle::from_raw(handle);
+        let text = self.hyp.with_vm(handle, |vm| Ok(std::format!("{:?}", vm.vcpus))).unwrap();
+        text.contains(&std::format!("{secret}"))
+    }
+
     pub(super) fn frame_state(&self, pfn: u64) -> u64 {
         self.hvc(id::FRAME_STATE, &[pfn]).unwrap()[0]
     }

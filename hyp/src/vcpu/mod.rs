@@ -59,11 +59,9 @@ impl Vcpu {
     /// Forgets its registers, for good: it will not run again. They are a
     /// guest's secrets in EL2's memory, and EL2's memory does not stay EL2's
     /// when the machine is reset.
-    pub(crate) fn wipe(&mut self) {
-        self.state = VcpuState::default();
+    pub(crate) fn wipe(&mut self, machine: &impl Machine) {
+        machine.wipe_vcpu(&mut self.state);
         self.pending_load = None;
-        // Nobody reads them again, so the compiler could leave the stores out.
-        core::hint::black_box(&mut self.state);
     }
 
     /// Completes the load that was waiting, if one was: only its destination
@@ -76,8 +74,11 @@ impl Vcpu {
 }
 
 impl Drop for Vcpu {
+    /// It was wiped when its VM began to die, unless the VM never came to be.
     fn drop(&mut self) {
-        self.wipe();
+        self.state = VcpuState::default();
+        // Nobody reads them again, so the compiler could leave the stores out.
+        core::hint::black_box(&mut self.state);
     }
 }
 

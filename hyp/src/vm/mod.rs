@@ -140,6 +140,14 @@ impl Vm {
         if self.stage == stage { Ok(()) } else { Err(Error::BadState) }
     }
 
+    /// From now on no vCPU enters. The registers of those at home are wiped
+    /// here, and those of one that is out when it is back (`guest::run`): a
+    /// dying VM has none, however it came to die.
+    pub(crate) fn begin_dying(&mut self, m: &impl Machine) {
+        self.stage = Stage::Dying;
+        self.vcpus.wipe(m);
+    }
+
     /// Closes the boot state: entry point, argument and everything the host
     /// chose become part of the measurement, and vCPU 0 is ready to run.
     ///

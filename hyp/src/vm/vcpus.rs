@@ -119,9 +119,9 @@ impl Vcpus {
 
     /// Forgets the registers of all that are in their places. Their VM is
     /// dying; one that still runs is wiped when it is back.
-    pub(crate) fn wipe(&mut self) {
+    pub(crate) fn wipe(&mut self, machine: &impl Machine) {
         for vcpu in self.places.iter_mut().flatten().filter_map(|place| place.vcpu.as_mut()) {
-            vcpu[0].wipe();
+            vcpu[0].wipe(machine);
         }
     }
 

@@ -4,8 +4,11 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options<'a> {
     /// `scenario=`: `story` runs all acts; `leave-off` and `leave-reset` end
-    /// the machine while a guest holds secrets; `lies` runs guests whose disk
-    /// lies to them; `registers` looks for leaks in all system registers; `fuzz` calls bouncer at random (`seed=`, `calls=`), and is
+    /// the machine while a guest holds secrets, with `-out` while it is on
+    /// another CPU, and `leave-break-out` waits for somebody outside to break
+    /// bouncer; `lies` runs guests whose disk lies to them; `registers` looks
+    /// for leaks in all system registers; `fuzz` calls bouncer at random
+    /// (`seed=`, `calls=`), and is
     /// not read here; any other word is the guest's scenario, run alone.
     pub scenario: &'a str,
     /// `policy=`: whether to run guests with a bounce BAR, with shared pages.

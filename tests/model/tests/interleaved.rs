@@ -88,6 +88,39 @@ fn another_cpu_can_come_between_any_two_accesses() {
     assert!(BETWEEN.iter().all(|seen| seen.load(Ordering::SeqCst)), "{BETWEEN:?}");
 }
 
+/// C18: the machine stops while a vCPU is out. The simulated machine writes down
+/// a stop with a vCPU on a CPU.
+#[test]
+fn a_vcpu_that_is_out_is_home_before_the_machine_stops() {
+    static OUT: AtomicBool = AtomicBool::new(false);
+    let scenario = || {
+        let booted = Arc::new(Booted::new().unwrap());
+        let handle = vm(&booted, FRAMES);
+        let vmid = booted.hyp().view_vm(handle).unwrap().regime.vmid;
+        let page = Gfn::new(RAM).unwrap();
+        booted.hyp().machine().world().patience = u32::MAX;
+        let guest = booted.clone();
+        booted.hyp().machine().world().script(0, move |_| {
+            OUT.store(true, Ordering::SeqCst);
+            // It executes for as long as it can.
+            while !guest.hyp().machine().access(vmid, page).is_empty() {
+                thread::yield_now();
+            }
+            INTERRUPT
+        });
+        let other = booted.clone();
+        let running = thread::spawn(move || {
+            hvc(&other, 0, id::VCPU_RUN, &[handle, 0, 0]);
+        });
+        host(&booted, 1, 0x17, psci::SYSTEM_RESET, &[]);
+        assert_eq!(booted.hyp().machine().world().power.len(), 1);
+        running.join().unwrap();
+        quiet(&booted);
+    };
+    check(scenario);
+    assert!(OUT.load(Ordering::SeqCst), "the guest never ran");
+}
+
 #[test]
 fn a_donated_frame_is_zero_whatever_the_host_stores_meanwhile() {
     let scenario = || {

@@ -225,6 +225,12 @@ impl Machine for Arena {
     fn stop_cpu(&self) -> i64 {
         not_stage2s()
     }
+    fn wipe_vcpu(&self, _vcpu: &mut VcpuState) {
+        not_stage2s()
+    }
+    fn wait_for_others(&self, _done: &dyn Fn() -> bool) {
+        not_stage2s()
+    }
     fn power(&self, _action: PowerAction) {
         not_stage2s()
     }

@@ -13,6 +13,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use host::bootargs::Options;
 use host::bouncer::Handle;
@@ -33,6 +34,9 @@ const RAM_MIB: u64 = 16;
 const ON_DEMAND: u64 = 64;
 /// Pages of a disk's bounce BAR: 1 MiB.
 const BOUNCE_PAGES: u64 = 256;
+/// How long a guest that nothing interrupts stays on its CPU, at least, in
+/// milliseconds.
+const AWHILE: u64 = 300;
 /// Longest life of a guest, in milliseconds.
 const LIFE: u64 = 120_000;
 
@@ -90,7 +94,7 @@ pub(super) fn tell(mut machine: Machine) -> bool {
 }
 impl Stage<'_> {
     fn play(&mut self) {
-        if let "leave-off" | "leave-reset" = self.options.scenario {
+        if self.options.scenario.starts_with("leave-") {
             return self.leave();
         }
         if self.options.scenario == "bench" {
@@ -234,11 +238,24 @@ impl Stage<'_> {
 
     /// C9: powers the machine off, or resets it, while a guest holds secrets
     /// and the host has taken nothing back. Whoever looks at the memory
-    /// afterwards must not find them; this program is gone by then.
+    /// afterwards must not find them; this program is gone by then. C18: the
+    /// same while the guest is on another CPU, and while somebody outside
+    /// breaks bouncer.
     fn leave(&mut self) {
-        let Some(_vm) = self.raise("spin", "@guest ready") else { return };
-        println!("@host leaves={}", self.options.scenario);
-        if self.options.scenario == "leave-reset" { psci::reset() } else { psci::shutdown() }
+        let Some(vm) = self.raise("spin", "@guest ready") else { return };
+        let scenario = self.options.scenario;
+        if scenario != "leave-off" && scenario != "leave-reset" && !send_out(&vm) {
+            return self.fail("there is no second CPU that runs the guest");
+        }
+        println!("@host leaves={scenario}");
+        match scenario {
+            "leave-reset" | "leave-reset-out" => psci::reset(),
+            "leave-break-out" => loop {
+                // A call after another: each goes through all of bouncer.
+                let _ = BOUNCER.version();
+            },
+            _ => psci::shutdown(),
+        }
     }
 
     /// Takes a guest down: C5, and the disk comes back. Gives its handle,
@@ -310,4 +327,27 @@ fn bounced(run: &str, vm: &Vm) {
 
 fn load(counter: &core::sync::atomic::AtomicU64) -> u64 {
     counter.load(core::sync::atomic::Ordering::Relaxed)
+}
+
+/// Runs the guest on CPU 1 and leaves it there: nothing interrupts it. False if
+/// there is no such CPU.
+fn send_out(vm: &Vm) -> bool {
+    static ENTRIES: AtomicU64 = AtomicU64::new(0);
+    let handle = vm.handle;
+    let given = cpus::give(1, move || {
+        loop {
+            cpus::take_interrupts();
+            ENTRIES.fetch_add(1, Ordering::Relaxed);
+            if BOUNCER.vcpu_run(handle, 0, 0).is_err() {
+                return;
+            }
+        }
+    });
+    // It is in when it has not come out for a while.
+    let quiet = || {
+        let before = ENTRIES.load(Ordering::Relaxed);
+        clock::spin_until(AWHILE, || false);
+        before > 0 && ENTRIES.load(Ordering::Relaxed) == before
+    };
+    given && clock::spin_until(LIFE, quiet) && !cpus::finished(1)
 }
