@@ -191,6 +191,26 @@ fn c12_the_hosts_breakpoints_observe_no_guest_and_a_guest_has_its_own() -> Resul
 }
 
 #[test]
+fn c13_no_memory_type_and_no_cache_instruction_gets_around_stage_2() -> Result<()> {
+    refused(&["C13.device", "C13.uncached", "C13.tags", "C13.set-way"])
+}
+
+#[test]
+fn i3_an_answer_that_nobody_asked_for_changes_nothing() -> Result<()> {
+    refused(&["I3.reply"])
+}
+
+#[test]
+fn g5_a_guest_finds_nothing_in_memory_that_is_new_to_it() -> Result<()> {
+    refused(&["G5"])
+}
+
+#[test]
+fn b2_a_guest_with_one_byte_changed_is_measured_as_another() -> Result<()> {
+    refused(&["B2.same", "B2.byte", "B2.words"])
+}
+
+#[test]
 fn g4_a_guest_that_never_leaves_does_not_keep_the_hosts_cpu() -> Result<()> {
     refused(&["G4.timer"])
 }

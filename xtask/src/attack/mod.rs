@@ -32,7 +32,7 @@ pub struct AttackOptions {
     pub ids: Vec<String>,
     /// CPU model, may be given several times; `all`: the nine tested ones
     /// [default: cortex-a72]
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", value_parser = cpu::parse)]
     pub cpu: Vec<String>,
     /// CPUs of the machine, 1 to 8
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]

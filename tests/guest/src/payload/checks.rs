@@ -43,7 +43,7 @@ fn fp_survives_exits() -> bool {
 }
 
 /// Memory that nothing has touched yet holds nothing of its former owner.
-fn fresh_pages_are_zero(machine: &Machine) -> bool {
+pub(crate) fn fresh_pages_are_zero(machine: &Machine) -> bool {
     let pages = machine.spare.clone().step_by(4096).take(FRESH);
     let mut words = pages.flat_map(|page| (page..page + 4096).step_by(8));
     !machine.spare.is_empty() && words.all(|address| attempt::try_read_u64(address as u64) == Ok(0))

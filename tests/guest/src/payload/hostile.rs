@@ -52,6 +52,8 @@ impl Attacks {
 /// Makes the attempts and gives whether all were refused.
 pub(crate) fn attack(machine: &Machine) -> bool {
     let mut attacks = Attacks::new();
+    // First of all: the pages must not have been touched yet.
+    attacks.note("G5", "read-fresh-pages", checks::fresh_pages_are_zero(machine));
     beyond_memory(machine, &mut attacks);
     sharing(machine, &mut attacks);
     let mut driver = true;

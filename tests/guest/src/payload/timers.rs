@@ -168,7 +168,9 @@ fn is_silent(timer: &Timer, compare: u64, control: u64) -> bool {
 fn reads_back(timer: &Timer) -> bool {
     (timer.set_control)(ENABLE | IMASK);
     (timer.set_value)(1_000_000);
-    let (value, distance) = ((timer.value)(), (timer.compare)() - (timer.now)());
+    // However long this vCPU is out between two of these: signed, as TVAL is.
+    let value = i64::from((timer.value)() as u32 as i32);
+    let distance = (timer.compare)().wrapping_sub((timer.now)()) as i64;
     let ahead = value <= 1_000_000 && distance <= value;
     (timer.set_value)(-1000_i64 as u64);
     let behind = ((timer.value)() as u32 as i32) <= -1000;

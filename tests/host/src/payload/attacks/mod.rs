@@ -6,6 +6,7 @@
 //! bouncer's event log tells of it. The same instruction aimed at the host's
 //! own memory works: a tool that cannot succeed proves nothing.
 
+pub(super) mod attributes;
 pub(super) mod calls;
 pub(super) mod debug;
 pub(super) mod devices;

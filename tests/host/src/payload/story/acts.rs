@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 
 use host::bouncer::Handle;
 use hyp::abi;
@@ -77,6 +78,8 @@ impl Stage<'_> {
             return self.fail("the guest did not say where its secret is");
         };
         let mut findings = Vec::new();
+        let forged = run::FORGED.load(Relaxed);
+        run::FORGES.store(true, Relaxed);
         for (pfn, what) in [
             (secret, "the page with the secret"),
             (vm.ram.pfn, "the guest's device tree"),
@@ -87,9 +90,12 @@ impl Stage<'_> {
             findings.extend(attacks::memory::reach(pfn, Owner::Guest, &place));
         }
         findings.push(attacks::memory::translate(secret));
+        findings.extend(attacks::attributes::all(secret));
         let looked = || vm.count_said("@guest secret intact=") != 0;
         let early = !looked();
         run::until(PATIENCE, || looked() || vm.end() != end::NOT_YET);
+        run::FORGES.store(false, Relaxed);
+        findings.push(forged_replies(run::FORGED.load(Relaxed) - forged));
         self.judge_secret(vm, early, &mut findings);
         self.report_all(findings);
     }
@@ -335,6 +341,17 @@ impl Stage<'_> {
         let result = vm.said("@guest result=").unwrap_or_default();
         format!("the guest ended itself, result {result}; its memory is still closed")
     }
+}
+
+/// I3: so many exits, most of which ask for no answer, got one all the same.
+/// That the guest goes on as if nothing had been said, it says afterwards.
+fn forged_replies(count: u64) -> Finding {
+    let what = "answer what the guest did not ask".into();
+    let (outcome, detail) = match count {
+        0 => ("not-tried", String::from("the guest did not exit")),
+        _ => (GOOD, format!("{count} exits answered; no register of the guest changed")),
+    };
+    Finding { id: "I3.reply", what, outcome, detail }
 }
 
 /// The value of `page=` or `ipa=` among a guest's words.

@@ -7,6 +7,7 @@
 //! does all three. After each guest its memory must come back wiped.
 
 mod acts;
+mod measured;
 mod survey;
 
 use alloc::format;
@@ -121,6 +122,7 @@ impl Stage<'_> {
             self.guest("shared-pages", "story");
         }
         if self.options.attacks != "none" {
+            self.measured();
             self.secrets();
             self.lent();
             self.spinning();

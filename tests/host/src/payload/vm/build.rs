@@ -83,6 +83,7 @@ impl Vm {
     ) -> Result<Vm, Problem> {
         let pages = plan.ram_mib << 8;
         let ram = take(free, pages, BLOCK, "guest RAM")?;
+        leave_traces(ram);
         // A table for each 2 MiB of RAM, and the others.
         let tables = (MEMCACHE + pages / BLOCK).min(abi::MAX_RANGE);
         let memcache = take(free, tables, 1, "page tables")?;
@@ -240,6 +241,18 @@ pub(super) fn take(
     what: &'static str,
 ) -> Result<Run, Problem> {
     free.lock().take(count, align).ok_or(no_memory(what))
+}
+
+/// G5: what is in each page before a guest gets it, and must not be there
+/// when it has it.
+const TRACE: u64 = u64::from_le_bytes(*b"host was");
+
+/// Leaves something in each of some frames of the host's.
+fn leave_traces(run: Run) {
+    for page in 0..run.count {
+        // SAFETY: as in `clear`.
+        unsafe { (((run.pfn + page) << 12) as *mut u64).write_volatile(TRACE) };
+    }
 }
 
 /// Zeroes frames of the host's.
