@@ -13,6 +13,7 @@ pub mod deb;
 pub mod debian;
 pub mod disk;
 pub mod initramfs;
+pub mod memory;
 pub mod modules;
 pub mod newest;
 pub mod options;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::memory;
+
 /// Whose Linux.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Which {
@@ -107,6 +109,10 @@ pub struct GuestOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
     pub vcpus: Option<u32>,
     /// Memory of the guest, 64M to 16G [default: 256M]
+    ///
+    /// A Debian realm needs 144M at least, for 64M are its bounce buffers
+    /// (swiotlb; fewer with --append swiotlb=8192); 80M with --abi none, 64M with --abi
+    /// pkvm.
     #[arg(long, value_name = "SIZE", value_parser = parse_guest_memory)]
     pub guest_memory: Option<u64>,
     /// Run N more Debian guests beside it, on the same network
@@ -154,6 +160,12 @@ pub struct GuestOptions {
 }
 
 impl GuestOptions {
+    /// MiB of the guest's memory.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.guest_memory.unwrap_or(256)
+    }
+
     /// What does not go together, as clap cannot say it.
     ///
     /// # Errors
@@ -198,8 +210,14 @@ impl GuestOptions {
                 let all = [debians.as_slice(), &users, &any].concat();
                 given(&all).map_or(Ok(()), |name| Err(format!("{name} needs --guest")))
             }
-            Some(Which::Debian) => given(&users)
-                .map_or(Ok(()), |name| Err(format!("{name} is for --guest linux, not debian"))),
+            Some(Which::Debian) => {
+                if let Some(name) = given(&users) {
+                    return Err(format!("{name} is for --guest linux, not debian"));
+                }
+                let abi = self.abi.unwrap_or(Abi::Rsi);
+                let behind_bouncer = if self.no_bouncer { Abi::None } else { abi };
+                memory::check_debian(behind_bouncer, self.memory(), self.append.as_deref())
+            }
             Some(Which::Linux) => {
                 if let Some(name) = given(&debians) {
                     return Err(format!("{name} is for --guest debian, not linux"));

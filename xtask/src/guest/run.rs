@@ -10,6 +10,7 @@ use super::boot::{Finished, Guest, Ways};
 use super::debian;
 use super::disk::Disk;
 use super::initramfs::Task;
+use super::memory;
 use super::options::{Abi, Attack, Console, GuestOptions, Which};
 use super::screen::Keyboard;
 use super::siege::Marker;
@@ -116,18 +117,22 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
             let initrd = linux.initrd.as_deref();
             let initrd = initrd.map(|file| files::read(file, "ramdisk", LARGEST_INITRD));
             let initrd = initrd.transpose()?;
-            (image(kernel)?, initrd, None)
+            let kernel = image(kernel)?;
+            let size = initrd.as_ref().map_or(0, Vec::len) as u64;
+            let words = linux.append.as_deref().unwrap_or_default();
+            memory::check_own(abi, &kernel, size, linux.memory(), words)?;
+            (kernel, initrd, None)
         }
     };
     Ok(Guest {
         name: "guest".to_owned(),
         kernel,
         initrd,
-        command_line: command_line(console, linux.append.as_deref(), &task),
+        command_line: command_line(console, linux, &task),
         abi,
         console,
         vcpus: linux.vcpus.unwrap_or(2),
-        memory: linux.guest_memory.unwrap_or(256),
+        memory: linux.memory(),
         lives: linux.lives.unwrap_or(1),
         kill_in_io: linux.kill_in_io,
         neighbours: linux.neighbours.unwrap_or(0),
@@ -164,7 +169,7 @@ fn image(path: &Path) -> Result<Vec<u8>> {
 
 /// The kernel's command line. A kernel that panics resets, which ends the
 /// run; the terminal's kind and size reach the init as its environment.
-fn command_line(console: Console, append: Option<&str>, task: &Task) -> String {
+fn command_line(console: Console, linux: &GuestOptions, task: &Task) -> String {
     let mut words = vec![format!("console={}", console.device()), "panic=-1".to_owned()];
     if *task == Task::Shell {
         let term = std::env::var("TERM").unwrap_or_default();
@@ -175,7 +180,10 @@ fn command_line(console: Console, append: Option<&str>, task: &Task) -> String {
             words.push(format!("LINES={rows} COLUMNS={columns}"));
         }
     }
-    words.extend(append.map(str::to_owned));
+    if linux.guest == Some(Which::Debian) {
+        words.extend(memory::words(linux.memory()).map(str::to_owned));
+    }
+    words.extend(linux.append.clone());
     words.join(" ")
 }
 
