@@ -7,6 +7,7 @@
 use crate::mmu::{self, Stage1};
 use crate::{percpu, sysreg};
 use core::arch::asm;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hyp::addr::{FRAME_SIZE, Pfn, PfnRange};
 use hyp::machine::MAX_CPUS;
@@ -151,6 +152,19 @@ pub(crate) fn read(stage1: &Stage1, frame: Pfn, visit: &mut dyn FnMut(&[u8])) {
     // SAFETY: the page is mapped and nobody can write it while it is read
     // (Machine::read_frame's contract).
     visit(unsafe { core::slice::from_raw_parts(mapped.start as *const u8, FRAME_SIZE as usize) });
+}
+
+/// Counts the bytes of `frames` that are not zero.
+pub(crate) fn non_zero_bytes(stage1: &Stage1, frames: PfnRange) -> u64 {
+    let found = Cell::new(0);
+    by_window(stage1, frames, |mapped| {
+        let size = (mapped.end - mapped.start) as usize;
+        // SAFETY: the pages are mapped in this CPU's window and nobody can write
+        // them while they are read (Machine::non_zero_bytes' contract).
+        let bytes = unsafe { core::slice::from_raw_parts(mapped.start as *const u8, size) };
+        found.set(found.get() + bytes.iter().filter(|byte| **byte != 0).count() as u64);
+    });
+    found.get()
 }
 
 /// Writes every word of `frame` and cleans it to the point of coherency.

@@ -91,6 +91,10 @@ impl Machine for Cpus {
         fixmap::write(&self.stage1, frame, word);
     }
 
+    fn non_zero_bytes(&self, frames: PfnRange) -> u64 {
+        fixmap::non_zero_bytes(&self.stage1, frames)
+    }
+
     fn make_executable(&self, frames: PfnRange) {
         trace::record(Event::MakeExecutable(frames));
         fixmap::make_executable(&self.stage1, frames);

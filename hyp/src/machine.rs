@@ -156,6 +156,10 @@ pub trait Machine: Sync {
     /// call of that guest's.
     fn write_frame(&self, frame: Pfn, word: &dyn Fn(usize) -> u64);
 
+    /// How many bytes of `frames` are not zero, for a cacheable reader. Nobody
+    /// else may be able to write there. Asked by the oracle only.
+    fn non_zero_bytes(&self, frames: PfnRange) -> u64;
+
     /// Cleans and invalidates data caches to the point of coherency, and
     /// invalidates instruction caches, over frames whose contents somebody
     /// else wrote and a guest will execute. Afterwards cacheable and

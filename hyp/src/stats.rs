@@ -53,6 +53,9 @@ counters! {
         PagesShared = "pages_shared",
         /// Pages unshared.
         PagesUnshared = "pages_unshared",
+        /// Bytes that were not zero in pages of a realm at the moment it
+        /// shared them. A bouncer with its oracle looks; others count none.
+        SharedResidue = "bytes_shared_not_zero",
     }
 }
 

@@ -185,6 +185,41 @@ fn what_a_realm_shows_is_found_and_what_it_takes_back_is_not_to_be_had() -> Resu
     Ok(())
 }
 
+/// A kernel that leaves what was freed in its pages, as most were built until
+/// lately: whatever it shares, at boot and at each rebinding of a driver, and
+/// whatever of its processes was in those pages, the host gets zeros. bouncer's
+/// oracle counts what is in each page at the moment it is shared, and the host
+/// (status 123 otherwise) asks for that count.
+#[test]
+fn no_page_that_a_realm_shares_holds_what_its_kernel_left_there() -> Result<()> {
+    let test = "no_page_that_a_realm_shares_holds_what_its_kernel_left_there";
+    if left_out(test) {
+        return Ok(());
+    }
+    let disk = file("linux-residue", "disk.img", &[0; 1 << 16])?;
+    let path = disk.display().to_string();
+    let commands = "cat /proc/cmdline\n\
+        cd /sys/bus/pci/drivers/virtio-pci\n\
+        for turn in 1 2 3; do\n\
+            for child in 1 2 3 4 5 6 7 8; do dd if=/dev/urandom bs=64k count=16 2>/dev/null | wc -c; done\n\
+            for device in 0000*; do echo $device >unbind; echo $device >bind; done\n\
+        done >/dev/null\n\
+        exit 6\n";
+    let words = ["--oracle=off", "--verbose", "--append", "init_on_alloc=0", "--disk", &path];
+    let output = script("linux-residue", commands, &words)?;
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(6), "{text}");
+    ensure!(text.contains("init_on_alloc=0"), "{text}");
+    let count = |name: &str| {
+        let value = text.split(&format!(" {name}=")).nth(1).map(str::split_whitespace);
+        value.and_then(|mut words| words.next()?.parse::<u64>().ok())
+    };
+    let shared = count("pages_shared").context("no count of pages")?;
+    ensure!(shared > 16_000, "{shared} pages shared: {text}");
+    assert_eq!(count("bytes_shared_not_zero"), Some(0), "{text}");
+    Ok(())
+}
+
 /// Every device offers ACCESS_PLATFORM, and Linux takes it (bits 32 and 33 of
 /// the features agreed on): with the policy of all its devices a driver that
 /// does not is refused, before it could name private addresses.

@@ -116,8 +116,13 @@ pub struct RunOptions {
     pub timeout: Option<u64>,
     /// Build bouncer with its oracle: after each call that changes memory it
     /// checks all its rules, and stops the machine if one is broken
-    #[arg(long)]
-    pub oracle: bool,
+    ///
+    /// With `off` it only counts what a realm shares that is not zero.
+    #[arg(
+        long, value_name = "HOW", value_enum,
+        num_args = 0..=1, require_equals = true, default_missing_value = "changes"
+    )]
+    pub oracle: Option<Oracle>,
     /// Let bouncer keep a trace of what it does to page tables and TLBs, write
     /// it to FILE and check it (see trace-check)
     #[arg(long, value_name = "FILE", requires = "oracle")]
@@ -153,8 +158,27 @@ pub enum Measured {
     Debian,
 }
 
-/// What `--oracle` tells bouncer.
-const ORACLE: &str = "oracle=changes";
+/// How much bouncer's oracle checks (`hyp::oracle::watch::Mode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Oracle {
+    /// Nothing
+    Off,
+    /// After a call what it changed, everything now and then
+    Changes,
+    /// Everything, after every trap of the host
+    Every,
+}
+
+impl Oracle {
+    /// What tells bouncer so.
+    const fn command_line(self) -> &'static str {
+        match self {
+            Self::Off => "oracle=off",
+            Self::Changes => "oracle=changes",
+            Self::Every => "oracle=every",
+        }
+    }
+}
 
 /// How many seconds the story may take if nothing else is said.
 const LIMIT: u64 = 300;
@@ -183,7 +207,7 @@ impl RunOptions {
                 cpu: self.cpu.clone(),
                 cpus: self.cpus,
                 memory: self.memory.unwrap_or(1024),
-                command_line: if self.oracle { ORACLE.into() } else { String::new() },
+                command_line: self.oracle.map(Oracle::command_line).unwrap_or_default().into(),
                 ..Machine::default()
             },
             disk: self.disk.clone(),
@@ -258,6 +282,8 @@ mod tests {
         assert_eq!(options.config().machine.command_line, "");
         let oracle = run(&["--oracle"]).unwrap().config();
         assert_eq!(oracle.machine.command_line, "oracle=changes");
+        let off = run(&["--oracle=off"]).unwrap().config();
+        assert_eq!(off.machine.command_line, "oracle=off");
     }
 
     #[test]

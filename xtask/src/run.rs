@@ -23,7 +23,7 @@ pub const TAIL: usize = 30;
 pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     setup::run()?;
     cpu::check(&options.cpu)?;
-    let images = match (options.oracle, &options.trace) {
+    let images = match (options.oracle.is_some(), &options.trace) {
         (true, Some(_)) => build::images_of(workspace, Variant::Traced)?,
         (true, None) => build::images_with_oracle(workspace)?,
         (false, _) => build::images(workspace)?,

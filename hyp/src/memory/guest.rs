@@ -26,6 +26,8 @@ pub struct GuestMemory {
     pub(super) memcache: TablePool,
     pub(super) ram: GfnRange,
     pub(super) shared: SharedPlace,
+    /// Bytes that were not zero in what it shared since somebody asked.
+    pub(super) residue: u64,
     dying: bool,
 }
 
@@ -44,9 +46,17 @@ impl GuestMemory {
         mut memcache: TablePool,
     ) -> Result<Self, (Error, TablePool)> {
         match Stage2::for_guest(m, id.vmid(), &mut memcache) {
-            Some(stage2) => Ok(Self { id, stage2, memcache, ram, shared, dying: false }),
+            Some(stage2) => {
+                Ok(Self { id, stage2, memcache, ram, shared, residue: 0, dying: false })
+            }
             None => Err((Error::NoMemory, memcache)),
         }
+    }
+
+    /// Bytes that were not zero in pages of a realm at the moment it shared
+    /// them, since this was asked last. Counted with the feature `oracle`.
+    pub fn take_residue(&mut self) -> u64 {
+        core::mem::take(&mut self.residue)
     }
 
     /// Which guest.

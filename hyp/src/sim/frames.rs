@@ -43,6 +43,9 @@ pub(super) struct Frame {
     pub(super) hyp_mapped: bool,
     /// Cached and uncached views agree, for all that EL2 knows.
     pub(super) coherent: bool,
+    /// Who may know what is in it, one bit per VMID: whoever has reached it
+    /// since it was wiped. The host's bit only where a guest's is, too.
+    pub(super) seen: u32,
     /// It has stores of EL2's that were not cleaned to memory since.
     dirty: bool,
     /// It is in the list of changes since the checkpoint.
@@ -59,6 +62,7 @@ impl Frame {
             guests: Vec::new(),
             hyp_mapped: false,
             coherent: false,
+            seen: 0,
             dirty: false,
             saved: false,
             noted: false,

@@ -61,6 +61,12 @@ impl Memory {
         self.frames.get(pfn).tag()
     }
 
+    pub(super) fn non_zero_bytes(&self, pfn: u64) -> u64 {
+        let frame = self.frames.get(pfn);
+        let words = (0..WORDS).map(|index| frame.word(index).to_le_bytes());
+        words.flatten().filter(|byte| *byte != 0).count() as u64
+    }
+
     pub(super) fn reserve(&mut self) -> Result<(), Error> {
         match &mut self.settings.reserve_left {
             None => Ok(()),
@@ -127,6 +133,7 @@ impl Memory {
         }
         self.frames.fill(pfn, 0);
         self.frames.set_dirty(pfn, false);
+        self.tlbs.forget_contents(&mut self.frames, pfn);
         if self.settings.hostile
             && let Some(vmid) = self.tlbs.who_reaches(&self.frames, pfn).first()
         {
@@ -149,6 +156,8 @@ impl Memory {
         self.settings.effects += 1;
         if self.tlbs.who_reaches(&self.frames, pfn).is_empty() {
             self.frames.edit(pfn).coherent = true;
+            // Measured next: then its contents are no secret of anybody's.
+            self.tlbs.forget_contents(&mut self.frames, pfn);
         }
     }
 

@@ -17,6 +17,8 @@
 //! - a guest that runs with a debug register that is not its own, or a host
 //!   whose own do not survive one;
 //! - the machine stopped or reset while a vCPU is on a CPU;
+//! - a frame that nobody reached any more given to somebody, unwiped and
+//!   unmeasured, with what others left in it;
 //! - at the end of a call ([`SimMachine::settle`]): a change not published, a
 //!   translation not invalidated;
 //! - a frame measured while somebody can write it, or before caches and memory
@@ -264,6 +266,10 @@ impl Machine for SimMachine {
         }
         let _machine = heap::Machine::enter();
         drop(bytes);
+    }
+
+    fn non_zero_bytes(&self, frames: PfnRange) -> u64 {
+        frames.iter().map(|frame| self.memory().non_zero_bytes(frame.number())).sum()
     }
 
     fn write_frame(&self, frame: Pfn, word: &dyn Fn(usize) -> u64) {

@@ -139,6 +139,54 @@ fn a_guest_has_a_frame_at_one_address_at_a_time() {
     machine.settle();
 }
 
+/// Guest pages 1 and 2, and the host's page at frame 0x556, by hand.
+#[test]
+fn a_frame_that_nobody_reached_comes_to_the_next_without_contents() {
+    let machine = machine();
+    let host = Regime { vmid: Vmid::HOST, root: frame(0x103) };
+    machine.attach(host);
+    let (middle, pages) = (0x110, 0x111);
+    [middle, pages].into_iter().for_each(|table| machine.map_hyp(frame(table)));
+    machine.write_word(frame(middle), 2, pages << 12 | 3);
+    machine.write_word(frame(0x103), 0, middle << 12 | 3);
+    let guest = |valid| machine.write_word(frame(PAGES), 1, if valid { page(0x556) } else { 0 });
+    let hosts = |valid| {
+        machine.write_word(frame(pages), 0x156, if valid { page(0x556) } else { 0 });
+    };
+    let broken = || {
+        machine.publish();
+        [GUEST, host].into_iter().for_each(|regime| machine.invalidate_all(regime));
+        machine.take_violations().len()
+    };
+    guest(true);
+    assert_eq!(broken(), 0);
+    // In place: the guest lets the host in, and shuts it out.
+    hosts(true);
+    assert_eq!(broken(), 0);
+    hosts(false);
+    assert_eq!(broken(), 0);
+    // A page that leaves the guest, wiped and not.
+    guest(false);
+    assert_eq!(broken(), 0);
+    machine.zero_frame(frame(0x556));
+    hosts(true);
+    assert_eq!(broken(), 0);
+    hosts(false);
+    assert_eq!(broken(), 0);
+    machine.zero_frame(frame(0x556));
+    guest(true);
+    assert_eq!(broken(), 0);
+    guest(false);
+    assert_eq!(broken(), 0);
+    hosts(true);
+    assert_eq!(broken(), 1, "the guest's contents");
+    // And back.
+    hosts(false);
+    assert_eq!(broken(), 0);
+    guest(true);
+    assert_eq!(broken(), 1, "the host's contents");
+}
+
 #[test]
 fn el2_writes_a_frame_only_if_it_is_one_guests_alone() {
     let machine = machine();

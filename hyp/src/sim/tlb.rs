@@ -226,8 +226,13 @@ impl Tlbs {
                         place.vmid
                     ));
                 }
+                // A block of the host's is a merge, of what it has.
+                if place.vmid == HOST && place.level == 3 {
+                    self.no_contents(frames, HOST, first, broken);
+                }
                 if place.vmid != HOST {
                     for offset in 0..span(place.level) {
+                        self.no_contents(frames, place.vmid, first + offset, broken);
                         self.at_one_place(
                             frames,
                             (place.vmid, gfn + offset),
@@ -249,6 +254,40 @@ impl Tlbs {
                 self.link(frames, table, below, broken);
             }
         }
+    }
+
+    /// A frame that comes to somebody whom nobody lets in, because nobody
+    /// reaches it any more, brings nothing of others: it is wiped (or
+    /// measured) first. For the host that is news only of a guest's frame that
+    /// it has not seen since.
+    fn no_contents(&self, frames: &mut Frames, vmid: u8, pfn: u64, broken: &mut Vec<String>) {
+        let seen = frames.get(pfn).seen;
+        let own = bit(vmid);
+        if vmid == HOST && seen & !own == 0 {
+            return;
+        }
+        let others = self.bits_of(frames, pfn) & !own;
+        let strange = if vmid == HOST { seen & own == 0 } else { seen & !own != 0 };
+        if others == 0 && strange {
+            broken.push(format!(
+                "frame {pfn:#x} comes to VMID {vmid} unwiped, with contents that {seen:#b} know"
+            ));
+        }
+        if seen | own | others != seen {
+            frames.edit(pfn).seen = seen | own | others;
+        }
+    }
+
+    /// The frame was wiped: only who can reach it now knows what is in it.
+    pub(super) fn forget_contents(&self, frames: &mut Frames, pfn: u64) {
+        let reach = self.bits_of(frames, pfn);
+        if frames.get(pfn).seen != reach {
+            frames.edit(pfn).seen = reach;
+        }
+    }
+
+    fn bits_of(&self, frames: &Frames, pfn: u64) -> u32 {
+        self.who_reaches(frames, pfn).into_iter().fold(0, |all, vmid| all | bit(vmid))
     }
 
     /// No guest has a frame at two addresses: the one it leaves is invalidated
@@ -411,6 +450,11 @@ impl Tlbs {
             self.forget_tables(frames, |_, place| place.ghost);
         }
     }
+}
+
+/// A VMID in a set of them.
+fn bit(vmid: u8) -> u32 {
+    1 << (vmid % 32)
 }
 
 /// The valid entries of a table, with their indices. They are read before any

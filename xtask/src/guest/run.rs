@@ -54,7 +54,7 @@ fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
     let finished = if options.linux.no_bouncer {
         guest.boot_plainly(workspace, &ways)?
     } else {
-        let images = images(workspace, options.oracle)?;
+        let images = images(workspace, options.oracle.is_some())?;
         let memory = guest.machine_memory(options.memory)?;
         let mut ways = Ways { gdb: options.config().gdb, ..ways };
         ways.machine.memory = memory;

@@ -100,6 +100,7 @@ fn share<M: Machine>(
         return Err(Stop::Needs(range.start()));
     }
     let result = memory.guest_share_host(machine, &mut vm.memory, range.truncate(below));
+    vm.stats.add(VmCounter::SharedResidue, vm.memory.take_residue());
     step(result, range.start())
 }
 

@@ -165,6 +165,10 @@ impl Machine for Arena {
     fn read_frame(&self, _frame: Pfn, _visit: &mut dyn FnMut(&[u8])) {
         not_stage2s()
     }
+    fn non_zero_bytes(&self, _frames: PfnRange) -> u64 {
+        0
+    }
+
     fn write_frame(&self, _frame: Pfn, _word: &dyn Fn(usize) -> u64) {
         not_stage2s()
     }

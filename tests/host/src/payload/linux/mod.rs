@@ -151,6 +151,7 @@ fn one_life(
     vm.hear_the_rest();
     let how = vm.end();
     println!("linux: ran for {lived} ms, {}", counters(&vm));
+    let residue = BOUNCER.stats(Some(vm.handle), VmCounter::SharedResidue as u64);
     if options.kill == Some(Kill::InIo) {
         println!("linux: requests of the disk that were not answered: {}", unanswered());
     }
@@ -166,6 +167,9 @@ fn one_life(
     }
     println!("linux: {} frames came back, all zero", remains.frames);
     neighbours.end()?;
+    if residue != Ok(0) {
+        return Err(format!("bytes that were not zero in pages that it shared: {residue:?}"));
+    }
     if !held {
         return Err("an attempt on the guest was not refused".into());
     }
