@@ -9,7 +9,7 @@ use crate::layout::{Layout, Sizes};
 use crate::machine::{AFFINITY, Cpus};
 use crate::mmu::{self, Stage1};
 use crate::{
-    console, cpu, entropy, entry, fixmap, firmware, gic, heap, host, percpu, stop, sysreg, trace,
+    console, cpu, dma, entropy, entry, fixmap, firmware, gic, heap, host, percpu, stop, sysreg, trace,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -23,6 +23,7 @@ use hyp::trace::Event;
 use hyp::{HostPlatform, Hypervisor};
 use log::{debug, error, info, warn};
 use platform::carve::{carve, place};
+use platform::dma::Silenced;
 use platform::command_line::{Word, oracle, verbosity, words};
 use platform::gicv3::Lpis;
 use platform::qemu_virt::QemuVirt;
@@ -73,6 +74,14 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
         return Err(BootError::WrongConduit);
     }
 
+    let silenced = dma::silence(firmware_tree)?;
+    if silenced != Silenced::default() {
+        info!(
+            "the loader left {} PCI functions and {} virtio-mmio devices able to write to memory: \
+             switched off",
+            silenced.functions, silenced.transports
+        );
+    }
     let tree_size = firmware_tree.bytes().len();
     let tree_range = ByteRange::between(tree, tree + tree_size as u64);
     let firmware = reserved::firmware(&info, entry::image(), tree_range)?;

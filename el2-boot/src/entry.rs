@@ -107,6 +107,44 @@ pub(crate) fn secondary_entry_address() -> u64 {
     secondary_entry as *const () as u64
 }
 
+/// Makes the GiB that contains `address` readable and writable as devices in
+/// the early map; says whether it is. What is mapped as memory already stays.
+pub(crate) fn map_early_device(address: u64) -> bool {
+    let index = (address >> 30) as usize;
+    if index >= 512 {
+        return false;
+    }
+    let block = (index as u64) << 30 | EARLY_DEVICE;
+    // SAFETY: only the boot CPU runs, and only before it leaves this table; an
+    // invalid entry becomes valid, which needs no break.
+    let entry = unsafe { (&raw const early_table[index]).read_volatile() };
+    if entry == 0 {
+        // SAFETY: as above.
+        unsafe { (&raw mut early_table[index]).write_volatile(block) }
+        crate::sysreg::dsb_ishst();
+        crate::sysreg::isb();
+    }
+    entry == 0 || entry == block
+}
+
+/// Takes what [`map_early_device`] has mapped out again, but for GiB 0: RAM may
+/// be in the same GiB.
+pub(crate) fn unmap_early_devices() {
+    for index in 1..512 {
+        let block = (index as u64) << 30 | EARLY_DEVICE;
+        // SAFETY: as in `map_early_device`; nobody holds an address in there.
+        unsafe {
+            if (&raw const early_table[index]).read_volatile() == block {
+                (&raw mut early_table[index]).write_volatile(0);
+            }
+        }
+    }
+    crate::sysreg::dsb_ishst();
+    crate::sysreg::tlbi_alle2();
+    crate::sysreg::dsb_ish();
+    crate::sysreg::isb();
+}
+
 /// Makes the GiB that contains `address` readable and writable in the early
 /// map, while that is in use.
 pub(crate) fn map_early(address: u64) {

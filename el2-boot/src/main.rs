@@ -20,7 +20,7 @@ macro_rules! bare_metal {
 }
 
 bare_metal! {
-    boot, console, cpu, entropy, entry, features, firmware, fixmap, gic, heap, host, layout, machine, mmu,
+    boot, console, cpu, dma, entropy, entry, features, firmware, fixmap, gic, heap, host, layout, machine, mmu,
     panic, percpu, sha256, stop, sysreg, tlb, trace, world,
 }
 

@@ -320,6 +320,8 @@ plain! {
     tlbi_vmalle1 = "tlbi vmalle1";
     /// Stages 1 and 2 of the current VMID, on all CPUs.
     tlbi_vmalls12e1is = "tlbi vmalls12e1is";
+    /// Everything of EL2, on this CPU.
+    tlbi_alle2 = "tlbi alle2";
     /// Everything of EL1 and EL0, any VMID, on this CPU.
     tlbi_alle1 = "tlbi alle1";
     /// The same on all CPUs.

@@ -102,6 +102,8 @@ pub enum BootError {
     TooMany(&'static str),
     /// The CPU that runs, by its affinity, is none that the tree lets it drive.
     ForeignBootCpu(u64),
+    /// A device that may do DMA cannot be kept from it.
+    CannotSilence,
     /// Firmware is not above bouncer.
     WrongConduit,
     /// The interrupt controller is not a GICv3.
@@ -150,6 +152,10 @@ impl fmt::Display for BootError {
                 f,
                 "the CPU that runs bouncer ({affinity:#x}) is none of the first {MAX_CPUS} enabled CPUs of \
                  the device tree"
+            ),
+            Self::CannotSilence => f.write_str(
+                "a PCI host bridge or device cannot be kept from writing to memory: bouncer drives \
+                 pci-host-ecam-generic bridges at the top of the tree; disable others there",
             ),
             Self::WrongConduit => f.write_str(
                 "PSCI's method is not smc: start QEMU with -machine virt,virtualization=on",

@@ -17,6 +17,7 @@ extern crate std;
 pub mod boot_info;
 pub mod carve;
 pub mod command_line;
+pub mod dma;
 pub mod gicv3;
 pub mod host_tree;
 pub mod image;

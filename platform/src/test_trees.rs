@@ -14,6 +14,8 @@ pub(crate) struct TestTree {
     pub(crate) banks: Vec<ByteRange>,
     pub(crate) cpus: u32,
     pub(crate) disabled_cpus: Vec<u32>,
+    /// What kind the PCI host bridge is, and its status.
+    pub(crate) bridge: (&'static str, Option<&'static str>),
     /// Address and status of each PL011, in the order of the tree.
     pub(crate) uarts: Vec<(u64, Option<&'static str>)>,
     pub(crate) stdout: &'static str,
@@ -45,6 +47,7 @@ pub(crate) fn virt() -> TestTree {
         banks: std::vec![ByteRange::between(0x4000_0000, 0x8000_0000)],
         cpus: 2,
         disabled_cpus: Vec::new(),
+        bridge: ("pci-host-ecam-generic", None),
         uarts: std::vec![(0x900_0000, None)],
         stdout: "/pl011@9000000",
         cells: (2, 2),
@@ -133,13 +136,21 @@ impl TestTree {
         for (name, compatible, reg) in [
             ("fw-cfg@9020000", "qemu,fw-cfg-mmio", [0x902_0000, 0x18].as_slice()),
             ("virtio_mmio@a000000", "virtio,mmio", &[0xa00_0000, 0x200]),
-            ("pcie@10000000", "pci-host-ecam-generic", &[0x3f00_0000, 0x100_0000]),
         ] {
             let node = fdt.begin_node(name)?;
             fdt.property_string("compatible", compatible)?;
             self.reg(fdt, reg)?;
             fdt.end_node(node)?;
         }
+        let pcie = fdt.begin_node("pcie@10000000")?;
+        fdt.property_string("compatible", self.bridge.0)?;
+        fdt.property_string("device_type", "pci")?;
+        if let Some(status) = self.bridge.1 {
+            fdt.property_string("status", status)?;
+        }
+        self.reg(fdt, &[0x3f00_0000, 0x100_0000])?;
+        fdt.property_array_u32("bus-range", &[0, 15])?;
+        fdt.end_node(pcie)?;
         for (address, status) in &self.uarts {
             let node = fdt.begin_node(&std::format!("pl011@{address:x}"))?;
             fdt.property_string("compatible", "arm,pl011")?;

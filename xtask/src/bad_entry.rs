@@ -4,7 +4,8 @@
 //! MMU off, interrupts masked, x0 the tree. All else may hold what the loader,
 //! or what ran before it, has left there. So this program leaves there what
 //! hurts most: traps on, timers that have fired, interrupts enabled, EL2 on
-//! the wrong stack pointer, and in all other registers a pattern.
+//! the wrong stack pointer, and in all other registers a pattern; devices that
+//! may write to memory.
 
 use crate::story::BOUNCER;
 use crate::tiny::{Program, RAM, SystemRegister};
@@ -106,10 +107,50 @@ const IGROUPR0: u32 = 0x80;
 const ISENABLER0: u32 = 0x100;
 const GICD: u64 = 0x0800_0000;
 
+/// Configuration space of bus 0, and of the bus behind the bridge.
+const ECAM: u64 = 0x40_1000_0000;
+const BEHIND: u64 = ECAM + (1 << 20);
+/// The last transport, which a first virtio-mmio device gets.
+const TRANSPORT: u64 = 0x0a00_3e00;
+
+/// Devices that may do DMA, for QEMU's command line.
+const DEVICES: [&str; 4] = [
+    "virtio-rng-pci,addr=2,romfile=",
+    "pcie-root-port,id=port,chassis=1,addr=3",
+    "virtio-rng-pci,bus=port,romfile=",
+    "virtio-rng-device",
+];
+
+/// How the program leaves them: register and value. I/O, memory decoding and
+/// bus mastering on; a driver that says it is there.
+const LEFT: [(u64, u32); 5] = [
+    (ECAM + (2 << 15) + 4, 7),
+    (ECAM + (3 << 15) + 0x18, 0x01_0100),
+    (ECAM + (3 << 15) + 4, 7),
+    (BEHIND + 4, 7),
+    (TRANSPORT + 0x70, 3),
+];
+
+/// Registers, and what of them must not be on any more once bouncer is there.
+pub const MUST_BE_OFF: [(&str, u64, u32); 4] = [
+    ("a PCI function", ECAM + (2 << 15) + 4, 4),
+    ("a PCI bridge", ECAM + (3 << 15) + 4, 4),
+    ("a PCI function behind a bridge", BEHIND + 4, 4),
+    ("a virtio-mmio device", TRANSPORT + 0x70, !0),
+];
+
+/// The arguments that give QEMU the devices that the program leaves on.
+pub fn devices() -> impl Iterator<Item = String> {
+    DEVICES.iter().flat_map(|device| ["-device".to_owned(), (*device).to_owned()])
+}
+
 /// The program, as a flat Image to be entered in bouncer's place.
 #[must_use]
 pub fn image(interrupts: Interrupts) -> Vec<u8> {
     let mut program = Program::default();
+    for (register, value) in LEFT {
+        program = program.set(1, register).set(2, value.into()).store(2, 1, 0);
+    }
     if interrupts == Interrupts::Pending {
         // EL2's timer has fired (PPI 26) and nothing but PSTATE holds it back.
         program = program.set(1, GICD).set(2, 0x12).store(2, 1, 0).set(1, SGI_FRAME).set(2, !0);

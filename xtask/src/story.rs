@@ -8,16 +8,17 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
+use crate::bad_entry;
 use crate::build::Images;
 use crate::cpio::{LARGEST, newc_around};
 use crate::disk::{Disk, Kind, WHOLE_DISK};
 use crate::files;
-use crate::qemu::{Boot, End, Machine, Module};
+use crate::qemu::{Boot, End, Machine, Module, Qemu};
 use crate::report::{Facts, Report};
 use crate::runs::RunFolder;
 use crate::trace::Place;
@@ -56,8 +57,7 @@ pub struct Config {
     pub scenario: String,
     /// Where the trace is written of a bouncer that keeps one.
     pub trace: Option<PathBuf>,
-    /// A flat Image that is entered in bouncer's place and jumps to
-    /// [`BOUNCER`].
+    /// The program of [`bad_entry`], which is entered in bouncer's place.
     pub entered_first: Option<PathBuf>,
     /// The machine's firmware keeps memory for itself.
     pub reserves: bool,
@@ -144,6 +144,9 @@ pub fn tell(
         gdb: config.gdb,
         timeout: config.timeout,
     };
+    if config.entered_first.is_some() {
+        boot.machine.extra.extend(bad_entry::devices());
+    }
     if config.reserves {
         let reserved = Reserved::of_every_kind(behind_ramdisk);
         tree::reserve(&mut boot, &reserved, &folder)?;
@@ -157,6 +160,7 @@ pub fn tell(
         std::fs::remove_file(file)?;
     }
     let log = Cell::new(None);
+    let mut left_on = Vec::new();
     let started = SystemTime::now();
     let mut transcript = Transcript::default();
     let ended = boot.run(
@@ -168,6 +172,9 @@ pub fn tell(
         |qemu| {
             if let Some(file) = &config.trace {
                 log.get().context("this bouncer keeps no trace")?.save(qemu, file)?;
+            }
+            if config.entered_first.is_some() {
+                left_on = still_on(qemu, &folder)?;
             }
             qemu.save_memory(RAMDISK + disk_offset as u64, disk.size, &after)
         },
@@ -184,8 +191,24 @@ pub fn tell(
         sha256_written: disk.sha256_with(&note)?,
         seconds: started.elapsed().unwrap_or_default().as_secs_f64(),
     };
-    let report = Report::judge(&facts, &transcript);
+    let mut report = Report::judge(&facts, &transcript);
+    report.failures.append(&mut left_on);
     Ok(Run { report, transcript, end: ended.end, folder })
+}
+
+/// Devices that a bad loader has left on and that are on still.
+fn still_on(qemu: &mut Qemu, folder: &Path) -> Result<Vec<String>> {
+    let file = folder.join("register.bin");
+    let mut on = Vec::new();
+    for (what, address, bits) in bad_entry::MUST_BE_OFF {
+        qemu.save_memory(address, 4, &file)?;
+        let bytes: [u8; 4] = std::fs::read(&file)?.try_into().unwrap_or([0xff; 4]);
+        if u32::from_le_bytes(bytes) & bits != 0 {
+            on.push(format!("{what} that the loader left on may still write to memory"));
+        }
+    }
+    std::fs::remove_file(&file)?;
+    Ok(on)
 }
 
 /// The host's command line. Even one CPU runs a guest of two.
