@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use tests::{file, one_at_a_time, ready};
 use xtask::bad_entry::{Interrupts, image};
-use xtask::story::{Config, Run, tell};
+use xtask::story::{Config, Loader, Run, tell};
 use xtask::test::environment;
 
 /// The story on this machine must hold.
@@ -61,5 +61,18 @@ fn b5_the_hosts_tree_has_what_answers_and_nothing_else() -> Result<()> {
     let lines = &run.transcript.lines;
     ensure!(lines.iter().any(|line| line.contains("2 more CPUs stay off")));
     ensure!(lines.iter().any(|line| line.starts_with("host: 8 CPUs up")));
+    Ok(())
+}
+
+/// U-Boot: another address, the tree edited by a script, booti's ramdisk, cells
+/// of 32 bits, and a disk that may still write to memory.
+#[test]
+fn u_boot_boots_the_whole_story() -> Result<()> {
+    let mut config = machine("u-boot", "cortex-a72");
+    config.loader = Loader::UBoot;
+    let run = holds(&config)?;
+    let said = |text: &str| run.transcript.lines.iter().any(|line| line.contains(text));
+    ensure!(said("KiB image at 0x40400000"), "bouncer is not where the script has put it");
+    ensure!(said("able to write to memory: switched off"), "the loader's disk is still on");
     Ok(())
 }

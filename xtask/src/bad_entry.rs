@@ -116,8 +116,8 @@ const TRANSPORT: u64 = 0x0a00_3e00;
 /// Devices that may do DMA, for QEMU's command line.
 const DEVICES: [&str; 4] = [
     "virtio-rng-pci,addr=2,romfile=",
-    "pcie-root-port,id=port,chassis=1,addr=3",
-    "virtio-rng-pci,bus=port,romfile=",
+    "pcie-root-port,id=behind,chassis=1,addr=3",
+    "virtio-rng-pci,bus=behind,romfile=",
     "virtio-rng-device",
 ];
 

@@ -9,7 +9,7 @@ use crate::cpu;
 use crate::guest::options::{GuestOptions, GuestTask};
 use crate::qemu::Machine;
 use crate::status;
-use crate::story::Config;
+use crate::story::{Config, Loader};
 
 /// bouncer's front door: set up, build, boot, show, test.
 ///
@@ -131,6 +131,9 @@ pub struct RunOptions {
     /// attach it
     #[arg(long)]
     pub gdb: bool,
+    /// What puts the images into memory and starts bouncer
+    #[arg(long, value_enum, default_value_t, conflicts_with = "gdb")]
+    pub loader: Loader,
     /// Show the console as it is
     #[arg(short, long)]
     pub verbose: bool,
@@ -195,6 +198,9 @@ impl RunOptions {
         if self.linux.guest.is_some() && self.json.is_some() {
             return Err("--json is for the story, not for --guest".into());
         }
+        if self.linux.guest.is_some() && self.loader != Loader::Qemu {
+            return Err("--loader is for the story, not for --guest".into());
+        }
         self.linux.check()
     }
 
@@ -216,6 +222,7 @@ impl RunOptions {
             gdb: self.gdb.then_some(GDB_PORT),
             scenario: "story".into(),
             trace: self.trace.clone(),
+            loader: self.loader,
             entered_first: None,
             reserves: true,
         }
@@ -308,6 +315,7 @@ mod tests {
             (&["--guest", "linux", "--kernel", "k", "--script", "x"], "--script is for"),
             (&["--guest", "debian", "--initrd", "x"], "--initrd is for"),
             (&["--guest", "debian", "--json", "x"], "--json is for"),
+            (&["--guest", "debian", "--loader", "u-boot"], "--loader is for"),
             (&["--attack"], "--attack needs --guest"),
             (&["--lives", "2"], "--lives needs --guest"),
             (

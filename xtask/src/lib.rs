@@ -37,6 +37,7 @@ pub mod tiny;
 pub mod trace;
 pub mod transcript;
 pub mod tree;
+pub mod uboot;
 pub mod view;
 pub mod workspace;
 

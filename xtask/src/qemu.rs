@@ -85,6 +85,9 @@ pub struct Machine {
     pub look_after_reset: bool,
     /// The command line of what is booted: bouncer's own.
     pub command_line: String,
+    /// Firmware that runs first and finds for itself what to boot: the kernel
+    /// and its command line are not given then.
+    pub firmware: Option<PathBuf>,
     /// Further arguments for QEMU.
     pub extra: Vec<String>,
 }
@@ -100,6 +103,7 @@ impl Default for Machine {
             icount: false,
             look_after_reset: false,
             command_line: String::new(),
+            firmware: None,
             extra: Vec::new(),
         }
     }
@@ -157,9 +161,14 @@ impl Boot {
             &format!("memory-backend-ram,id=ram,size={}M,reserve=off", machine.memory),
         ]);
         add(&["-machine", "memory-backend=ram"]);
-        add(&["-kernel", &escaped(&self.kernel.display().to_string())]);
-        if !machine.command_line.is_empty() {
-            add(&["-append", &machine.command_line]);
+        match &machine.firmware {
+            Some(firmware) => add(&["-bios", &firmware.display().to_string()]),
+            None => {
+                add(&["-kernel", &escaped(&self.kernel.display().to_string())]);
+                if !machine.command_line.is_empty() {
+                    add(&["-append", &machine.command_line]);
+                }
+            }
         }
         for module in &self.modules {
             let path = escaped(&module.path.display().to_string());

@@ -24,6 +24,7 @@ use crate::runs::RunFolder;
 use crate::trace::Place;
 use crate::transcript::Transcript;
 use crate::tree::{self, Reserved};
+use crate::uboot;
 use crate::workspace::Workspace;
 
 /// First byte of RAM on QEMU virt.
@@ -39,6 +40,17 @@ pub const RAMDISK: u64 = RAM + (144 << 20);
 const ELBOW_ROOM: u64 = 128 << 20;
 /// The disk's name in the ramdisk.
 const DISK_NAME: &str = "disk.img";
+
+/// What puts the images into memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Loader {
+    /// QEMU itself
+    #[default]
+    Qemu,
+    /// U-Boot, by a script on a disk of its own (docs/booting.md)
+    #[value(name = "u-boot")]
+    UBoot,
+}
 
 /// What to boot.
 #[derive(Debug, Clone)]
@@ -57,6 +69,8 @@ pub struct Config {
     pub scenario: String,
     /// Where the trace is written of a bouncer that keeps one.
     pub trace: Option<PathBuf>,
+    /// What puts the images into memory and enters bouncer.
+    pub loader: Loader,
     /// The program of [`bad_entry`], which is entered in bouncer's place.
     pub entered_first: Option<PathBuf>,
     /// The machine's firmware keeps memory for itself.
@@ -75,6 +89,7 @@ impl Config {
             gdb: None,
             scenario: "story".into(),
             trace: None,
+            loader: Loader::Qemu,
             entered_first: None,
             reserves: true,
         }
@@ -144,6 +159,9 @@ pub fn tell(
         gdb: config.gdb,
         timeout: config.timeout,
     };
+    if config.loader == Loader::UBoot {
+        uboot::load(workspace, &folder, images, &mut boot)?;
+    }
     if config.entered_first.is_some() {
         boot.machine.extra.extend(bad_entry::devices());
     }
@@ -213,7 +231,8 @@ fn still_on(qemu: &mut Qemu, folder: &Path) -> Result<Vec<String>> {
 
 /// The host's command line. Even one CPU runs a guest of two.
 fn bootargs(config: &Config, disk: &Disk, note: &str) -> String {
-    let vcpus = config.machine.cpus.max(2);
+    // No more than bouncer drives.
+    let vcpus = config.machine.cpus.clamp(2, 8);
     let scenario = &config.scenario;
     let (hash, write) = match disk.kind {
         Kind::Fat => (disk.hash_name.as_str(), "file"),

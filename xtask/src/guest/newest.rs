@@ -51,6 +51,7 @@ pub fn look(workspace: &Workspace, old: &Pins) -> Result<Newest> {
         (Role::Modules, apt.show(&step, &kernel_suite, &format!("linux-modules-{release}"))?),
         (Role::Busybox, apt.show(&step, &suite_of(Role::Busybox)?, "busybox-static")?),
         (Role::Source, apt.show(&step, &kernel_suite, &source)?),
+        (Role::Loader, apt.show(&step, &suite_of(Role::Loader)?, "u-boot-qemu")?),
     ];
     let mut pins = Vec::new();
     for (role, stanza) in stanzas {

@@ -19,11 +19,14 @@ pub enum Role {
     Busybox,
     /// The kernel's source, for a kernel with the pKVM guest driver.
     Source,
+    /// U-Boot for QEMU's machines, which `run --loader u-boot` boots by.
+    Loader,
 }
 
 impl Role {
     /// All roles, in the order of the table.
-    pub const ALL: [Self; 4] = [Self::Kernel, Self::Modules, Self::Busybox, Self::Source];
+    pub const ALL: [Self; 5] =
+        [Self::Kernel, Self::Modules, Self::Busybox, Self::Source, Self::Loader];
 
     /// The word in the table.
     #[must_use]
@@ -33,6 +36,7 @@ impl Role {
             Self::Modules => "modules",
             Self::Busybox => "busybox",
             Self::Source => "source",
+            Self::Loader => "loader",
         }
     }
 }
