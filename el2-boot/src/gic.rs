@@ -66,7 +66,9 @@ pub(crate) fn disable_lpis(frame: u64) -> Lpis {
     // SAFETY: `frame` is an RD frame that `find_redistributor` gave, and the
     // register decides only whether the GIC goes on using memory.
     let access = |at| unsafe { read(at, 4) as u32 };
-    gicv3::disable_lpis(frame, access, |at, value| unsafe { write(at, 4, value.into()) })
+    // SAFETY: as above.
+    let change = |at, value: u32| unsafe { write(at, 4, value.into()) };
+    gicv3::disable_lpis(frame, access, change)
 }
 
 /// Puts EL2's private interrupts of this CPU in group 1.

@@ -5,19 +5,15 @@
 //! Fair, because a guest can lock as often as it likes (each of its calls
 //! does): a lock that goes to whoever is quickest would let it keep the host
 //! waiting for ever. CPUs draw tickets and are served in order, so a call
-//! waits for at most one hold of each other CPU. How long one hold can be:
-//! [`LONGEST_HOLD`].
+//! waits for at most one hold of each other CPU. The longest is one call on
+//! [`crate::abi::MAX_RANGE`] frames, to which every transition is cut; only what
+//! ends the machine holds longer (`tests::holds` counts).
 
 #[cfg(not(feature = "shuttle"))]
 pub(crate) use spin::mutex::TicketMutex as Mutex;
 
 #[cfg(feature = "shuttle")]
 pub(crate) use scheduled::Mutex;
-
-/// Most frames that are written, wiped or measured while a lock is held:
-/// every transition is cut to so many. What ends the machine is the exception.
-#[cfg(test)]
-pub(crate) const LONGEST_HOLD: u64 = crate::abi::MAX_RANGE;
 
 #[cfg(feature = "shuttle")]
 mod scheduled {

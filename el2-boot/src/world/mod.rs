@@ -165,6 +165,7 @@ pub(crate) fn forget() {
         sysreg::cptr_el2::write(CPTR_OPEN);
         gic::forget();
         el1::restore(&El1State::default());
+        percpu::this().host().debug.unload(&mut debug::Cpu);
         sysreg::elr_el2::write(0);
         sysreg::spsr_el2::write(0);
         sysreg::esr_el2::write(0);

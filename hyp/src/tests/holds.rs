@@ -4,7 +4,6 @@
 use super::rig::{RAM_GFN, Rig};
 use crate::abi::{self, host as id};
 use crate::layout;
-use crate::sync::LONGEST_HOLD;
 
 /// What is done to one frame at most: unmapped, wiped, mapped, and its
 /// block's or table's share of splitting and merging.
@@ -19,12 +18,12 @@ fn effects<R>(rig: &Rig, act: impl FnOnce() -> R) -> (u64, R) {
     (rig.hyp.machine().effects() - before, result)
 }
 
-/// No hold of host memory's lock is longer than [`LONGEST_HOLD`] frames, and
+/// No hold of host memory's lock is longer than [`abi::MAX_RANGE`] frames, and
 /// with tickets nobody waits for more than one hold of each other CPU.
 #[test]
 fn no_call_holds_the_memory_for_longer_than_a_range_of_frames() {
     let mut rig = Rig::new();
-    let much = LONGEST_HOLD + 256;
+    let much = abi::MAX_RANGE + 256;
     let memcache = rig.frames(much);
     let ram = rig.frames(much);
     let create = [memcache, 64, 1024, 1, 0];
@@ -35,22 +34,22 @@ fn no_call_holds_the_memory_for_longer_than_a_range_of_frames() {
     let check = |what: &str, function: u32, arguments: &[u64]| {
         let (cost, result) = effects(&rig, || rig.hvc(function, arguments));
         let [done, ..] = result.unwrap_or_else(|code| panic!("{what}: {code}"));
-        let most = LONGEST_HOLD * PER_FRAME + TABLES;
+        let most = abi::MAX_RANGE * PER_FRAME + TABLES;
         assert!(cost <= most, "{what}: {cost} effects for {done} frames, more than {most}");
         done
     };
     let topup = [handle, memcache + 64, much - 64];
-    assert_eq!(check("VM_TOPUP", id::VM_TOPUP, &topup), LONGEST_HOLD);
+    assert_eq!(check("VM_TOPUP", id::VM_TOPUP, &topup), abi::MAX_RANGE);
     let donate = |flags| [handle, ram, RAM_GFN, much, flags];
     let done = check("FRAME_DONATE, measured", id::FRAME_DONATE, &donate(abi::DONATE_MEASURED));
-    assert_eq!(done, LONGEST_HOLD);
+    assert_eq!(done, abi::MAX_RANGE);
     let rest = [handle, ram + done, RAM_GFN + done, much - done, 0];
     assert_eq!(check("FRAME_DONATE", id::FRAME_DONATE, &rest), much - done);
     check("VM_FINALISE", id::VM_FINALISE, &[handle, layout::RAM, 0]);
     check("VM_STOP", id::VM_STOP, &[handle]);
     let reclaim = [handle, ram, much];
-    assert_eq!(check("FRAME_RECLAIM", id::FRAME_RECLAIM, &reclaim), LONGEST_HOLD);
-    let rest = [handle, ram + LONGEST_HOLD, much - LONGEST_HOLD];
+    assert_eq!(check("FRAME_RECLAIM", id::FRAME_RECLAIM, &reclaim), abi::MAX_RANGE);
+    let rest = [handle, ram + abi::MAX_RANGE, much - abi::MAX_RANGE];
     check("FRAME_RECLAIM", id::FRAME_RECLAIM, &rest);
     while check("VM_DESTROY", id::VM_DESTROY, &[handle]) > 0 {}
 }
