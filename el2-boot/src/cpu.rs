@@ -3,9 +3,10 @@
 #![allow(unsafe_code)]
 
 use crate::machine::Cpus;
-use crate::{entry, firmware, gic, panic, percpu, stop, sysreg, trace, world};
+use crate::{entry, features, firmware, gic, panic, percpu, stop, sysreg, trace, world};
 use core::sync::atomic::Ordering;
 use hyp::Hypervisor;
+use hyp::machine::Machine;
 use hyp::trace::Event;
 use hyp::vcpu::state::Frame;
 use hyp::vcpu::{BOOT_PSTATE, controls};
@@ -45,6 +46,11 @@ pub(crate) fn run_host(entry: u64, context: u64) -> ! {
     percpu::this().is_on.store(true, Ordering::Release);
     if stop::is_ending() {
         stop::park();
+    }
+    // Descriptors are encoded for the boot CPU's stage 2. One that reads them
+    // in another way would have RAM that is not cacheable.
+    if hypervisor.machine().forces_write_back() && !features::has_forced_write_back() {
+        panic::broken("a CPU without FEAT_S2FWB beside a boot CPU that has it");
     }
     gic::initialise();
     let mpidr = sysreg::mpidr_el1::read();

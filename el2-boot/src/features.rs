@@ -24,6 +24,11 @@ pub(crate) fn has_random_numbers() -> bool {
     field(sysreg::id_aa64isar0_el1::read(), 60) >= 1
 }
 
+/// FEAT_S2FWB.
+pub(crate) fn has_forced_write_back() -> bool {
+    field(sysreg::id_aa64mmfr2_el1::read(), 40) >= 1
+}
+
 /// FEAT_HCX.
 pub(crate) fn has_hcrx() -> bool {
     field(sysreg::id_aa64mmfr1_el1::read(), 40) >= 1

@@ -180,6 +180,11 @@ pub(crate) fn write(stage1: &Stage1, frame: Pfn, word: &dyn Fn(usize) -> u64) {
     clean_and_invalidate(&mapped);
 }
 
+/// Cleans and invalidates `frames` to the point of coherency.
+pub(crate) fn clean(stage1: &Stage1, frames: PfnRange) {
+    by_window(stage1, frames, clean_and_invalidate);
+}
+
 /// Makes what was written to `frames` by anybody, cached or not, visible to
 /// every reader and to instruction fetch everywhere.
 pub(crate) fn make_executable(stage1: &Stage1, frames: PfnRange) {

@@ -4,7 +4,7 @@
 
 use crate::mmu::{self, Stage1};
 use crate::world::timer;
-use crate::{cpu, firmware, fixmap, gic, heap, host, percpu, sha256, stop, sysreg, tlb, trace, world};
+use crate::{cpu, features, firmware, fixmap, gic, heap, host, percpu, sha256, stop, sysreg, tlb, trace, world};
 use core::sync::atomic::Ordering;
 use hyp::addr::{GfnRange, Pfn, PfnRange};
 use hyp::error::Error;
@@ -21,13 +21,14 @@ pub(crate) const AFFINITY: u64 = 0xff_00ff_ffff;
 pub(crate) struct Cpus {
     stage1: Stage1,
     count: usize,
+    forces_write_back: bool,
 }
 
 impl Cpus {
     /// A machine with CPUs 0 to `count` - 1, described by `percpu`, and EL2's
     /// address space, which is in use.
     pub(crate) fn new(stage1: Stage1, count: usize) -> Self {
-        Self { stage1, count }
+        Self { stage1, count, forces_write_back: features::has_forced_write_back() }
     }
 
     /// EL2's address space.
@@ -98,6 +99,15 @@ impl Machine for Cpus {
     fn make_executable(&self, frames: PfnRange) {
         trace::record(Event::MakeExecutable(frames));
         fixmap::make_executable(&self.stage1, frames);
+    }
+
+    #[inline(always)]
+    fn forces_write_back(&self) -> bool {
+        self.forces_write_back
+    }
+
+    fn clean_frames(&self, frames: PfnRange) {
+        fixmap::clean(&self.stage1, frames);
     }
 
     fn publish(&self) {

@@ -173,6 +173,7 @@ registers! {
     id_aa64isar0_el1 = "id_aa64isar0_el1";
     id_aa64mmfr0_el1 = "id_aa64mmfr0_el1";
     id_aa64mmfr1_el1 = "id_aa64mmfr1_el1";
+    id_aa64mmfr2_el1 = "id_aa64mmfr2_el1";
     id_aa64mmfr3_el1 = "s3_0_c0_c7_3";
 }
 

@@ -172,6 +172,17 @@ pub trait Machine: Sync {
         crate::measurement::sha256_in_software(state, blocks);
     }
 
+    /// Is RAM Normal, write-back cacheable for every world, whatever its stage
+    /// 1 says? It is where HCR_EL2.FWB is set (FEAT_S2FWB, Arm ARM D8.6), and
+    /// the same on all CPUs from boot on. Then nobody's view of a frame can
+    /// differ from anybody else's.
+    fn forces_write_back(&self) -> bool;
+
+    /// Cleans and invalidates data caches to the point of coherency over
+    /// frames of anybody. Afterwards cacheable and non-cacheable readers see
+    /// the same, and no line is left that could be written back later.
+    fn clean_frames(&self, frames: PfnRange);
+
     // ---- TLBs -----------------------------------------------------------
 
     /// Makes table words written before visible to every walker

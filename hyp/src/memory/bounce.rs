@@ -6,7 +6,7 @@
 //! has the frames mapped.
 
 use super::frame::FrameEntry;
-use super::{GuestMemory, HostMemory, Owner, guest_range};
+use super::{GuestMemory, HostMemory, Owner, fix_coherency, guest_range};
 use crate::abi;
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
@@ -46,12 +46,14 @@ impl HostMemory<'_> {
     /// mapped by it, or pinned.
     pub fn host_unshare_guest(
         &mut self,
-        _m: &impl Machine,
+        m: &impl Machine,
         guest: &mut GuestMemory,
         pfns: PfnRange,
     ) -> Result<u64, Error> {
         let pfns = pfns.truncate(abi::MAX_RANGE);
         self.frames.require(pfns, lent_to(guest))?;
+        // The guest may have had them mapped meanwhile.
+        fix_coherency(m, pfns);
         self.frames.change(pfns, lent_to(guest), FrameEntry::HOST);
         Ok(pfns.count())
     }
@@ -97,6 +99,7 @@ impl HostMemory<'_> {
             return Err(Error::NoMemory);
         }
 
+        fix_coherency(m, pfns);
         for pfn in pfns.iter() {
             self.frames.set(pfn, self.frames.get(pfn).mapped(true));
         }

@@ -222,6 +222,26 @@ impl HostMemory<'_> {
     }
 }
 
+/// Commit: other parties see these frames from now on, or see them no more.
+///
+/// A world chooses the memory type of its own accesses (stage 1), and what one
+/// reads past the caches is not what another wrote into them (Arm ARM B2.16,
+/// mismatched memory attributes). So the point of coherency is fixed
+///
+/// - *before* a party gets a frame: in memory there is what was there before
+///   the last stores, which were to a page that nobody else could see;
+/// - *after* it has lost one: what it wrote past the caches is under a clean
+///   line of the one who keeps the frame, and would come to light when that is
+///   evicted.
+///
+/// A wipe ([`Machine::zero_frames`]) does the same by itself. Where stage 2
+/// forces write-back there is one view of memory, and nothing to do.
+fn fix_coherency(m: &impl Machine, pfns: PfnRange) {
+    if !m.forces_write_back() {
+        m.clean_frames(pfns);
+    }
+}
+
 /// A range of guest frames as long as `pfns`.
 fn guest_range(gfn: Gfn, pfns: PfnRange) -> Result<GfnRange, Error> {
     GfnRange::new(gfn.number(), pfns.count())

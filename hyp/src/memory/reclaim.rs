@@ -6,7 +6,7 @@
 //! memcache back once no frame is left.
 
 use super::frame::FrameEntry;
-use super::{GuestMemory, HostMemory, Owner};
+use super::{GuestMemory, HostMemory, Owner, fix_coherency};
 use crate::abi;
 use crate::addr::PfnRange;
 use crate::error::Error;
@@ -44,6 +44,7 @@ impl HostMemory<'_> {
                 self.wipe_and_give_to_host(m, run, entry);
             } else {
                 // The host's own, which the guest borrowed: mapped all along.
+                fix_coherency(m, run);
                 self.frames.change(run, entry, FrameEntry::HOST);
             }
             rest = PfnRange::new(run.end(), range.end() - run.end()).ok();

@@ -1,7 +1,7 @@
 //! A guest lends frames to the host, takes them back, or gives them up.
 
 use super::frame::FrameEntry;
-use super::{GuestMemory, HostMemory, Owner, SharedPlace};
+use super::{GuestMemory, HostMemory, Owner, SharedPlace, fix_coherency};
 use crate::abi;
 use crate::addr::GfnRange;
 use crate::error::Error;
@@ -49,6 +49,7 @@ impl HostMemory<'_> {
 
         let lent = FrameEntry::lent(guest.party(), Owner::Host);
         guest.stage2.for_each_run(m, range, |run| {
+            fix_coherency(m, run);
             self.frames.change(run, own, lent);
             self.map_to_host(m, run, Attributes::BORROWED);
             Ok(())
@@ -84,6 +85,7 @@ impl HostMemory<'_> {
         self.stage2.invalidate_broken(m, &mut self.pool, broken);
         let own = FrameEntry::owned(guest.party());
         guest.stage2.for_each_run(m, range, |run| {
+            fix_coherency(m, run);
             self.frames.change(run, lent, own);
             Ok(())
         })?;

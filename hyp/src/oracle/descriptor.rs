@@ -20,6 +20,27 @@ pub(super) mod right {
     pub(in crate::oracle) const DEVICE: u64 = 1 << 54 | 0x4c4;
 }
 
+/// MemAttr, bits 5:2: Normal write-back, and the same as HCR_EL2.FWB has it.
+const MEM_ATTR: u64 = 0b1111 << 2;
+const FORCED: u64 = 0b0110 << 2;
+
+/// A leaf's right, named as without forced write-back. What is a write-back
+/// there means something else with it, and names none.
+const fn right_of(word: u64, forced: bool) -> u64 {
+    let right = word & !(ADDRESS | 0b11);
+    match (forced, right & MEM_ATTR) {
+        (true, FORCED) => right | MEM_ATTR,
+        (true, MEM_ATTR) => right & !MEM_ATTR,
+        _ => right,
+    }
+}
+
+/// The word by which the host has a frame of RAM as a page.
+pub(super) const fn plain_page(pfn: u64, forced: bool) -> u64 {
+    let memory = if forced { FORCED } else { MEM_ATTR };
+    pfn << 12 | right::RAM & !MEM_ATTR | memory | 0b11
+}
+
 /// Levels of a 39-bit walk.
 pub(super) const ROOT: u8 = 1;
 pub(super) const PAGES: u8 = 3;
@@ -46,14 +67,20 @@ pub(super) enum Word {
     Leaf { first: Pfn, right: u64 },
 }
 
-/// Reads the word `index` of `table`, which is at `level`.
-pub(super) fn decode(word: u64, level: u8, table: Pfn, index: usize) -> Result<Word, Violation> {
+/// Reads the word `index` of `table`, which is at `level`, with write-back
+/// `forced` or not.
+pub(super) fn decode(
+    word: u64,
+    level: u8,
+    (table, index): (Pfn, usize),
+    forced: bool,
+) -> Result<Word, Violation> {
     if word == 0 {
         return Ok(Word::Empty);
     }
     let nonsense = Violation::frame(Rule::WordMakesSense, table, word, 0).at(table, index);
     let frame = Pfn::containing(word & ADDRESS).ok_or(nonsense)?;
-    let leaf = Word::Leaf { first: frame, right: word & !(ADDRESS | 0b11) };
+    let leaf = Word::Leaf { first: frame, right: right_of(word, forced) };
     match (level, word & 0b11) {
         // Nothing but address, count and type in a table descriptor.
         (1 | 2, 0b10 | 0b11) if word & !(ADDRESS | 0xfff) == 0 => {

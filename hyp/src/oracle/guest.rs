@@ -53,7 +53,7 @@ impl<M: Machine> Walk<'_, M> {
                 continue;
             }
             used += 1;
-            match decode(word, level, table, index)? {
+            match decode(word, level, (table, index), self.m.forces_write_back())? {
                 Word::Empty => {}
                 Word::Leaf { .. } if level < PAGES => {
                     return Err(

@@ -1,6 +1,6 @@
 //! The host's tables against the frame table, in one pass over both.
 
-use super::descriptor::{ENTRIES, PAGES, ROOT, Word, decode, right, span};
+use super::descriptor::{ENTRIES, PAGES, ROOT, Word, decode, plain_page, right, span};
 use super::entry::{self, Tally, host_right};
 use super::rules::{Rule, Violation};
 use crate::addr::{FRAME_LIMIT, Pfn, PfnRange};
@@ -48,11 +48,6 @@ pub(super) fn check_frame(
     walk.table(memory.regime().root, ROOT, 0).map(|_| ())
 }
 
-/// What the host has where [`Walk::is_plain`]: most words are this one.
-const fn plain_page(pfn: u64) -> u64 {
-    pfn << 12 | right::RAM | 0b11
-}
-
 /// Are they all the host's alone? By sixteens without a branch, because this
 /// is what a full check does most.
 fn all_plain(entries: &[FrameEntry]) -> bool {
@@ -82,6 +77,7 @@ impl<M: Machine> Walk<'_, M> {
         }
         self.tables += 1;
         let (mut used, mut plain) = (0, 0);
+        let forced = self.m.forces_write_back();
         let first = self.start.saturating_sub(base) / span(level);
         let last = (self.end - base).div_ceil(span(level)).min(ENTRIES);
         for index in first..last {
@@ -89,11 +85,11 @@ impl<M: Machine> Walk<'_, M> {
             let index = index as usize;
             let word = self.m.read_word(table, index);
             used += u64::from(word != 0);
-            if level == PAGES && word == plain_page(start) && self.is_plain(start) {
+            if level == PAGES && word == plain_page(start, forced) && self.is_plain(start) {
                 plain += 1;
                 continue;
             }
-            match decode(word, level, table, index)? {
+            match decode(word, level, (table, index), forced)? {
                 Word::Empty => self.absent(start, span(level))?,
                 Word::Leaf { first, right } => {
                     if first.number() != start {

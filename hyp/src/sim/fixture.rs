@@ -140,6 +140,14 @@ impl Fixture {
     /// If the memory map is refused.
     pub fn with_layout(layout: Layout) -> Self {
         let machine = layout.machine();
+        Self::on(machine, layout)
+    }
+
+    /// Boots this machine, which must be the layout's.
+    ///
+    /// # Panics
+    /// If the memory map is refused.
+    pub fn on(machine: SimMachine, layout: Layout) -> Self {
         let memory = HostMemory::new(&machine, layout.frame_table(), &layout.boot());
         let memory = memory.expect("the memory map is good");
         machine.attach(memory.regime());

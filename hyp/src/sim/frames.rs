@@ -48,6 +48,12 @@ pub(super) struct Frame {
     pub(super) seen: u32,
     /// It has stores of EL2's that were not cleaned to memory since.
     dirty: bool,
+    /// What memory holds under the caches, everywhere in it; `None` if that
+    /// is what the caches have.
+    under: Option<u64>,
+    /// The lines over it are dirty: an eviction writes them to memory, and
+    /// does not only forget them.
+    unwritten: bool,
     /// It is in the list of changes since the checkpoint.
     saved: bool,
     /// It is in the list of changes since somebody asked.
@@ -64,6 +70,8 @@ impl Frame {
             coherent: false,
             seen: 0,
             dirty: false,
+            under: None,
+            unwritten: false,
             saved: false,
             noted: false,
         }
@@ -101,6 +109,11 @@ impl Frame {
                 (other == 0).then_some(first)
             }
         }
+    }
+
+    /// What an access past the caches finds in its first word.
+    pub(super) fn memory(&self) -> u64 {
+        self.under.unwrap_or_else(|| self.word(0))
     }
 
     /// All its words; `None` if one word is everywhere and no other was ever
@@ -231,7 +244,36 @@ impl Frames {
     }
 
     pub(super) fn fill(&mut self, pfn: u64, tag: u64) {
-        self.change(pfn).content = Content::Tag(tag);
+        let frame = self.change(pfn);
+        frame.content = Content::Tag(tag);
+        frame.under = None;
+    }
+
+    /// A world fills a frame through its caches, which keep it.
+    pub(super) fn fill_cached(&mut self, pfn: u64, tag: u64) {
+        let frame = self.change(pfn);
+        frame.under = Some(frame.memory());
+        frame.unwritten = true;
+        frame.content = Content::Tag(tag);
+    }
+
+    /// A world fills it past the caches, which may have what was there before.
+    pub(super) fn fill_uncached(&mut self, pfn: u64, tag: u64) {
+        let frame = self.change(pfn);
+        frame.unwritten &= frame.under.is_some();
+        frame.under = Some(tag);
+    }
+
+    /// The caches lose it: by themselves, or because they are cleaned and
+    /// invalidated.
+    pub(super) fn evict(&mut self, pfn: u64) {
+        if self.get(pfn).under.is_none() {
+            return;
+        }
+        let frame = self.change(pfn);
+        if let (Some(memory), false) = (frame.under.take(), frame.unwritten) {
+            frame.content = Content::Tag(memory);
+        }
     }
 
     pub(super) fn set_dirty(&mut self, pfn: u64, dirty: bool) {

@@ -149,11 +149,22 @@ impl Memory {
         if self.frames.get(pfn).hyp_mapped || reach.len() != 1 || reach.contains(&HOST) {
             self.violations.push(format!("EL2 writes frame {pfn:#x}, which {reach:?} can reach"));
         }
+        self.frames.evict(pfn);
         (0..WORDS).for_each(|index| self.frames.set_word(pfn, index, word(index)));
+    }
+
+    pub(super) fn clean(&mut self, pfn: u64) {
+        self.settings.effects += 1;
+        self.frames.evict(pfn);
+    }
+
+    pub(super) fn frames_mut(&mut self) -> &mut Frames {
+        &mut self.frames
     }
 
     pub(super) fn make_coherent(&mut self, pfn: u64) {
         self.settings.effects += 1;
+        self.frames.evict(pfn);
         if self.tlbs.who_reaches(&self.frames, pfn).is_empty() {
             self.frames.edit(pfn).coherent = true;
             // Measured next: then its contents are no secret of anybody's.

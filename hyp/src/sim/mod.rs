@@ -14,6 +14,8 @@
 //! - a frame that a guest can reach at two addresses at once, by a table or by
 //!   a TLB that remembers;
 //! - a frame that EL2 has written to given to a world without a clean;
+//!   stores of worlds, in and past the caches, are made by whoever tests
+//!   (`caches`), who can then ask whether all see the same;
 //! - a guest that runs with a debug register that is not its own, or a host
 //!   whose own do not survive one;
 //! - the machine stopped or reset while a vCPU is on a CPU;
@@ -31,6 +33,7 @@
 // A test that sets up nonsense should stop where it does.
 #![allow(clippy::expect_used)]
 
+mod caches;
 mod debug;
 mod fixture;
 mod frames;
@@ -60,6 +63,7 @@ use crate::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regim
 use crate::trap::Trap;
 use crate::vcpu::debug::DebugState;
 use crate::vcpu::state::VcpuState;
+use core::sync::atomic::{AtomicBool, Ordering};
 use heap::Locked;
 use memory::Memory;
 use spin::Mutex;
@@ -82,9 +86,16 @@ shuttle::thread_local! {
 pub struct SimMachine {
     memory: Mutex<Memory>,
     world: Mutex<World>,
+    /// No lock: to ask is no moment at which CPUs interleave.
+    forced_write_back: AtomicBool,
 }
 
 impl SimMachine {
+    /// Its CPUs have FEAT_S2FWB. Before anything is mapped.
+    pub fn force_write_back(&self) {
+        self.forced_write_back.store(true, Ordering::Relaxed);
+    }
+
     /// A machine in which EL2 has mapped `hyp` since boot. Memory anywhere
     /// reads as zero until it is written.
     pub fn new(hyp: &[PfnRange]) -> Self {
@@ -279,6 +290,16 @@ impl Machine for SimMachine {
     fn make_executable(&self, frames: PfnRange) {
         for frame in frames.iter() {
             self.memory().make_coherent(frame.number());
+        }
+    }
+
+    fn forces_write_back(&self) -> bool {
+        self.forced_write_back.load(Ordering::Relaxed)
+    }
+
+    fn clean_frames(&self, frames: PfnRange) {
+        for frame in frames.iter() {
+            self.memory().clean(frame.number());
         }
     }
 

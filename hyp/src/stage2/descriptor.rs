@@ -19,7 +19,9 @@ const ADDRESS: u64 = ((1 << ADDRESS_BITS) - 1) & !((1 << FRAME_SHIFT) - 1);
 const ENTRIES_SHIFT: u32 = 2;
 const ENTRIES: u64 = 0x3ff << ENTRIES_SHIFT;
 
-/// Memory type, permissions and the software mark of a leaf.
+/// Memory type, permissions and the software mark of a leaf. The constants
+/// have the memory type as it is encoded without forced write-back: see
+/// [`Attributes::encoded`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attributes(u64);
 
@@ -29,8 +31,18 @@ impl Attributes {
     const EXECUTE_NEVER: u64 = 0b10 << 53;
     /// MemAttr\[3:0\] = 0b1111, SH = inner shareable.
     const NORMAL_WRITE_BACK: u64 = 0b1111 << 2 | 0b11 << 8;
-    /// MemAttr\[3:0\] = 0b0001: Device-nGnRE.
+    /// What differs in MemAttr\[3:0\] where HCR_EL2.FWB is set: Normal
+    /// write-back, whatever stage 1 says, is 0b0110.
+    const FORCED: u64 = (0b1111 ^ 0b0110) << 2;
+    /// MemAttr\[3:0\] = 0b0001: Device-nGnRE, with and without FWB.
     const DEVICE_NGNRE: u64 = 0b0001 << 2;
+
+    /// The same as descriptors have it with forced write-back or without (Arm
+    /// ARM D8.6: the field has two meanings, and HCR_EL2.FWB chooses).
+    pub(crate) const fn encoded(self, forced_write_back: bool) -> Self {
+        let normal = self.0 & Self::NORMAL_WRITE_BACK == Self::NORMAL_WRITE_BACK;
+        if forced_write_back && normal { Self(self.0 ^ Self::FORCED) } else { self }
+    }
 
     /// The bits they set in a leaf descriptor.
     pub const fn bits(self) -> u64 {
@@ -148,6 +160,22 @@ mod tests {
         assert_eq!(Attributes::MEMORY.bits(), 0x7fc);
         assert_eq!(Attributes::BORROWED.bits(), 1 << 55 | 0x7fc);
         assert_eq!(Attributes::DEVICE.bits(), 1 << 54 | 0x4c4);
+    }
+
+    /// Arm ARM D8.6, read off by hand: MemAttr is 0b0110 for RAM; a device is a
+    /// device.
+    #[test]
+    fn forced_write_back_has_an_encoding_of_its_own() {
+        let forced = |attributes: Attributes| {
+            Descriptor::leaf(3, frame(), attributes.encoded(true)).0 - frame().base()
+        };
+        assert_eq!(forced(Attributes::MEMORY), 0x7db);
+        assert_eq!(forced(Attributes::BORROWED), 1 << 55 | 0x7db);
+        assert_eq!(forced(Attributes::BOUNCE), 1 << 54 | 0x7db);
+        assert_eq!(forced(Attributes::DEVICE), 1 << 54 | 0x4c7);
+        for attributes in [Attributes::MEMORY, Attributes::BORROWED, Attributes::DEVICE] {
+            assert_eq!(attributes.encoded(false), attributes);
+        }
     }
 
     #[test]

@@ -83,6 +83,8 @@ impl Stage2 {
     /// [`Machine::publish`] when the whole transition is written.
     pub(crate) fn map(&mut self, m: &impl Machine, pool: &mut TablePool, mapping: &Mapping) {
         let root = self.regime.root;
+        let attributes = mapping.attributes.encoded(m.forces_write_back());
+        let mapping = &Mapping { attributes, ..*mapping };
         self.fill(m, pool, mapping, (root, ROOT_LEVEL), numbers(mapping.gfns));
     }
 

@@ -27,6 +27,7 @@ mod hcr {
     pub(super) const TERR: u64 = 1 << 36;
     pub(super) const APK: u64 = 1 << 40;
     pub(super) const API: u64 = 1 << 41;
+    pub(super) const FWB: u64 = 1 << 46;
     pub(super) const ENSCXT: u64 = 1 << 53;
 }
 
@@ -64,6 +65,13 @@ const DFR0: IdRegister = IdRegister { crm: 5, op2: 0 };
 /// MIDR_EL1.
 const MIDR: IdRegister = IdRegister { crm: 0, op2: 0 };
 
+/// HCR_EL2.FWB, where the CPU has it: then stage 2 decides that RAM is
+/// write-back cacheable, and no world reads or writes past the caches (Arm ARM
+/// D8.6). Stage-2 descriptors are encoded for it (`stage2::Attributes`).
+fn forced_write_back(machine: &impl Machine) -> u64 {
+    if machine.forces_write_back() { hcr::FWB } else { 0 }
+}
+
 /// What a guest runs with: stage 2 on, every SMC, WFI, ID register, set/way
 /// operation, debug and PMU register trapped, interrupts taken to EL2,
 /// pointer authentication withheld.
@@ -85,7 +93,8 @@ pub(crate) fn guest(machine: &impl Machine, index: usize) -> Controls {
             | hcr::TSW
             | hcr::RW
             | hcr::TLOR
-            | hcr::TERR,
+            | hcr::TERR
+            | forced_write_back(machine),
         cptr_el2: CPTR,
         mdcr_el2: mdcr::TPM
             | mdcr::TPMCR
@@ -137,7 +146,8 @@ pub fn host(machine: &impl Machine, mpidr: u64) -> Controls {
             | hcr::TLOR
             | hcr::APK
             | hcr::API
-            | hcr::ENSCXT,
+            | hcr::ENSCXT
+            | forced_write_back(machine),
         cptr_el2: CPTR,
         mdcr_el2: mdcr::TPMS | mdcr::HPMD | mdcr::TTRF | mdcr::HCCD | pmu,
         hstr_el2: 0,
@@ -192,6 +202,17 @@ mod tests {
             let mdcr = host(&machine, 0).mdcr_el2;
             assert_eq!(mdcr & (mdcr::TPM | mdcr::TPMCR) != 0, traps, "PMUVer {version}");
         }
+    }
+
+    /// Both worlds, or one would still see past the caches of the other.
+    #[test]
+    fn write_back_is_forced_where_the_cpu_can() {
+        let machine = SimMachine::new(&[]);
+        let before = [guest(&machine, 0).hcr_el2, host(&machine, 0).hcr_el2];
+        machine.force_write_back();
+        let after = [guest(&machine, 0).hcr_el2, host(&machine, 0).hcr_el2];
+        assert_eq!(after.map(|hcr| hcr >> 46 & 1), [1, 1]);
+        assert_eq!(after.map(|hcr| hcr & !(1 << 46)), before);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod boot;
 mod bounce;
+mod caches;
 mod donate;
 mod reclaim;
 mod share;

@@ -43,8 +43,9 @@ impl Model<'_> {
         for i in 0..self.judge(effects, expected, got) {
             let pfn = nth(range, i);
             assert_eq!(self.fixture.machine.tag(pfn), Some(0), "a new frame is zeros");
-            self.fixture.machine.plant(pfn, secret(slot));
+            self.all_see_the_same(pfn.number());
             self.set(pfn.number(), Is::Guests(slot, at + i, false));
+            self.fixture.machine.store_cached(pfn, secret(slot));
         }
     }
 
@@ -69,6 +70,7 @@ impl Model<'_> {
         let effects = self.fixture.machine.effects();
         let got = self.fixture.memory.host_unshare_guest(&self.fixture.machine, guest, range);
         for i in 0..self.judge(effects, expected, got) {
+            self.all_see_the_same(nth(range, i).number());
             self.set(nth(range, i).number(), Is::Hosts);
         }
     }
@@ -96,6 +98,7 @@ impl Model<'_> {
         let (m, memory) = (&self.fixture.machine, &mut self.fixture.memory);
         let got = memory.map_borrowed(m, guest, gfn(at), range);
         for i in 0..self.judge(effects, expected, got) {
+            self.all_see_the_same(nth(range, i).number());
             self.set(nth(range, i).number(), Is::Lent(slot, Some(at + i)));
         }
     }
@@ -135,11 +138,12 @@ impl Model<'_> {
         for i in 0..self.judge(effects, expected, got) {
             let at = range.start().number() + i;
             let pfn = self.seen_at(slot, at).unwrap();
+            self.all_see_the_same(pfn);
+            let frame = Pfn::new(pfn).unwrap();
             if shared_place(slot) == SharedPlace::Alias {
-                let frame = Pfn::new(pfn).unwrap();
                 assert_eq!(self.fixture.machine.tag(frame), Some(0), "no contents go with it");
-                self.fixture.machine.plant(frame, secret(slot));
             }
+            self.fixture.machine.store_cached(frame, secret(slot));
             self.set(pfn, Is::Guests(slot, at, to));
         }
     }
@@ -269,7 +273,10 @@ impl Model<'_> {
             let pfn = nth(range, i).number();
             match self.is(pfn).unwrap().0 {
                 Is::Guests(_, _, lent) => self.came_back(pfn, lent),
-                _ => self.set(pfn, Is::Hosts),
+                _ => {
+                    self.all_see_the_same(pfn);
+                    self.set(pfn, Is::Hosts);
+                }
             }
         }
     }

@@ -41,6 +41,11 @@ pub(crate) fn nth(range: PfnRange, index: u64) -> Pfn {
     range.start().checked_add(index).unwrap()
 }
 
+/// What the host stores past the caches.
+const PAST: u64 = 0x9a57_0000_9a57_0000;
+/// Stores from one call to the next.
+const STORES: u64 = 32;
+
 const SLOTS: usize = 3;
 const GUEST_RAM: u64 = 600;
 
@@ -251,9 +256,37 @@ impl<'a> Model<'a> {
     /// A guest's frame is the host's again: no byte of the guest's is left.
     fn came_back(&mut self, pfn: u64, was_lent: bool) {
         let tag = self.fixture.machine.tag(Pfn::new(pfn).unwrap());
+        self.all_see_the_same(pfn);
         // The hostile host may write into a lent frame right after the wipe.
         assert!(tag == Some(0) || (was_lent && tag == Some(0xbad0_0001)), "{tag:x?} in {pfn:#x}");
         self.set(pfn, Is::Hosts);
+    }
+
+    /// Who sees the frame has changed: nobody sees anything else of it than the
+    /// others, whatever memory type they choose.
+    #[track_caller]
+    fn all_see_the_same(&self, pfn: u64) {
+        let pfn = Pfn::new(pfn).unwrap();
+        let (machine, past) = (&self.fixture.machine, self.fixture.machine.load_uncached(pfn));
+        assert_eq!(machine.tag(pfn), Some(past), "in and past the caches of {pfn:x?}");
+    }
+
+    /// Somebody stores to a frame of their own, in or past the caches, or the
+    /// caches lose it. Not chosen, so that the choices are the calls'.
+    fn somebody_stores(&mut self, step: u64) {
+        let number = step.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let pfn = nth(BANK, number % BANK.count());
+        let machine = &self.fixture.machine;
+        let (stored, by_guest) = match self.is(pfn.number()).map(|(is, _)| is) {
+            Some(Is::Hosts | Is::Lent(..) | Is::Guests(_, _, true)) => (PAST, false),
+            Some(Is::Guests(slot, _, false)) => (secret(slot), true),
+            _ => return,
+        };
+        match step % 4 {
+            0 => machine.evict(pfn),
+            1 if by_guest => machine.store_cached(pfn, stored),
+            _ => machine.store_uncached(pfn, stored),
+        }
     }
 
     /// The guest is dying. Its frames keep their place in the model, because
@@ -285,7 +318,10 @@ impl<'a> Model<'a> {
             assert_eq!(self.fixture.memory.entry(pfn), expected, "frame {number:#x}");
             let place = match is {
                 Is::Guests(slot, at, lent) => {
-                    assert_eq!(self.fixture.machine.tag(pfn), Some(secret(*slot)));
+                    let tag = self.fixture.machine.tag(pfn);
+                    // The host writes into what is lent to it, past the caches.
+                    let hosts = *lent && tag == Some(PAST);
+                    assert!(hosts || tag == Some(secret(*slot)), "{tag:x?} in {number:#x}");
                     Some((slot, views(*slot, *at, *lent)))
                 }
                 Is::Lent(slot, Some(at)) => Some((slot, (gfn(*at), None))),
@@ -312,6 +348,7 @@ fn walk(choices: Choices<'_>, steps: u64) -> Model<'_> {
             break;
         }
         model.step();
+        (0..STORES).for_each(|store| model.somebody_stores(step * STORES + store));
         if step % 32 == 0 {
             model.compare();
         }

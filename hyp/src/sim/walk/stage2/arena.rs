@@ -137,6 +137,12 @@ impl Machine for Arena {
         self.words.wipe(frame);
     }
 
+    fn forces_write_back(&self) -> bool {
+        false
+    }
+
+    fn clean_frames(&self, _frames: PfnRange) {}
+
     fn publish(&self) {
         self.watching(|watch, _| watch.publish());
     }
