@@ -321,6 +321,50 @@ fn a_realm_that_reboots_finds_its_disk_as_it_left_it() -> Result<()> {
 
 /// Two realms at once on one network, beside our own guest: they reach each other, and what one
 /// sends is what the other gets. Neither's end leaves anything behind.
+/// `tests/linux/debugged.rs` for an arm64 Linux without a library.
+fn debugged() -> Result<PathBuf> {
+    let (workspace, _) = ready()?;
+    let program = file("linux-debug", "debugged", b"")?;
+    let source = workspace.root.join("tests/linux/debugged.rs");
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--edition", "2024", "--target", "aarch64-unknown-none-softfloat"]);
+    rustc.args(["-C", "panic=abort", "-C", "opt-level=2", "-o"]).arg(&program).arg(source);
+    let output = rustc.current_dir(&workspace.root).output()?;
+    ensure!(output.status.success(), "{}", said(&output));
+    Ok(program)
+}
+
+/// PTRACE_SINGLESTEP ran the child to its end, breakpoints and watchpoints hit
+/// nothing, and a uprobe killed the program that it probed.
+#[test]
+fn a_realm_steps_breaks_watches_and_probes() -> Result<()> {
+    if left_out("a_realm_steps_breaks_watches_and_probes") {
+        return Ok(());
+    }
+    let program = debugged()?.display().to_string();
+    let commands = "mkdir -p /tmp; cat /dev/vda > /tmp/debugged; chmod +x /tmp/debugged\n\
+         /tmp/debugged\n\
+         mount -t tracefs none /sys/kernel/tracing; cd /sys/kernel/tracing\n\
+         echo \"p:up /tmp/debugged:$(/tmp/debugged where)\" > uprobe_events\n\
+         echo 1 > events/uprobes/up/enable\n\
+         /tmp/debugged probe; echo status=$?\n\
+         echo hits=$(grep -c 'up: (' trace)\n";
+    let output = script("linux-debug", commands, &["--disk", &program, "--abi", "rsi"])?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    ensure!(lines.contains(&"steps=20"), "{}", said(&output));
+    for kind in ["breakpoints=", "watchpoints="] {
+        let at = lines.iter().position(|line| line.starts_with(kind)).context("not told")?;
+        let hits = lines.get(at).and_then(|line| line.strip_prefix(kind));
+        let slots = lines.get(at + 1).and_then(|line| line.strip_prefix("of="));
+        // Each one that the kernel offers stops the program once.
+        ensure!(hits.is_some() && hits == slots && hits != Some("0"), "{}", said(&output));
+    }
+    let probed = ["sum=35", "status=0", "hits=5"].iter().all(|line| lines.contains(line));
+    ensure!(probed, "{}", said(&output));
+    Ok(())
+}
+
 #[test]
 fn two_realms_at_once_talk_with_each_other() -> Result<()> {
     if left_out("two_realms_at_once_talk_with_each_other") {

@@ -1,7 +1,8 @@
 //! Identification registers as a world may see them.
 //!
 //! A field is shown only if the feature works in that world: it is switched,
-//! or it needs nothing from EL2. The rest reads as "not implemented". What is
+//! or emulated, or it needs nothing from EL2; a guest's are in one table that
+//! says which of the three. The rest reads as "not implemented". What is
 //! hidden also traps or is UNDEFINED (`controls`), so a world that does not
 //! believe the registers gains nothing.
 
@@ -28,100 +29,143 @@ enum Field {
 }
 use Field::{AtMost, Keep, Set};
 
-/// Value of ID register `register` for `world`; `real` is the CPU's own.
-pub fn sanitised(world: World, register: IdRegister, real: u64) -> u64 {
-    match world {
-        World::Guest => compose(guest_fields(register), real),
-        World::Host => host(register, real),
-    }
-}
-
-fn compose(fields: &[Field], real: u64) -> u64 {
-    fields.iter().fold(0, |value, field| {
-        let (position, bits) = match *field {
+impl Field {
+    /// The field, in its place, of a register that is `real`.
+    fn of(self, real: u64) -> u64 {
+        let (position, bits) = match self {
             Keep(position) => (position, real >> position & 0xf),
             Set(position, bits) => (position, bits & 0xf),
             AtMost(position, most) => (position, (real >> position & 0xf).min(most)),
         };
-        value | bits << position
-    })
+        bits << position
+    }
 }
 
-/// The fields a guest sees; what is not listed reads as zero (and so do all
-/// AArch32 registers: a guest's EL0 is AArch64 only).
-fn guest_fields(register: IdRegister) -> &'static [Field] {
+/// Value of ID register `register` for `world`; `real` is the CPU's own.
+pub fn sanitised(world: World, register: IdRegister, real: u64) -> u64 {
+    match world {
+        World::Guest => {
+            let fields = guest_fields(register).iter();
+            fields.fold(0, |value, (field, _, _)| value | field.of(real))
+        }
+        World::Host => host(register, real),
+    }
+}
+
+/// What stands behind a feature that a guest is shown. A feature with nothing
+/// behind it is not shown: it would be there until somebody uses it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Behind {
+    /// The CPU does it by itself, by instructions and by bits of PSTATE, of
+    /// translation tables and of registers that every world has (SCTLR_EL1,
+    /// TCR_EL1 and so on, which `world::el1` and `vectors.S` switch).
+    Cpu,
+    /// State of its own, which `el2-boot` saves and loads in this file.
+    Switched(&'static str),
+    /// Its registers trap, and this file of `hyp` does the work.
+    Emulated(&'static str),
+}
+use Behind::{Cpu, Emulated, Switched};
+
+/// The files that the table names.
+const FP: Behind = Switched("world/fp.rs");
+const EL1: Behind = Switched("world/el1.rs");
+const GIC: Behind = Switched("world/gic.rs");
+const DEBUG: Behind = Emulated("guest/debug.rs");
+const STAGE_2: Behind = Emulated("stage2/mod.rs");
+
+/// The fields a guest sees, by register, with their names (Arm ARM D24.2) and
+/// what stands behind each. What is not listed reads as zero, and so do all
+/// AArch32 registers: a guest's EL0 is AArch64 only.
+fn guest_fields(register: IdRegister) -> &'static [(Field, &'static str, Behind)] {
     match (register.crm, register.op2) {
-        // PFR0: EL0/EL1 AArch64 only, no EL2/EL3, FP, AdvSIMD, GICv3 CPU
-        // interface, DIT, CSV2, CSV3. No RAS, SVE, MPAM, AMU.
+        // ID_AA64PFR0_EL1. No EL2, EL3, RAS, SVE, MPAM, AMU, RME.
         (4, 0) => &[
-            Set(0, 1),
-            Set(4, 1),
-            Keep(16),
-            Keep(20),
-            Set(24, 1),
-            Keep(48),
-            AtMost(56, 1),
-            Keep(60),
+            (Set(0, 1), "EL0", Cpu),
+            (Set(4, 1), "EL1", Cpu),
+            (Keep(16), "FP", FP),
+            (Keep(20), "AdvSIMD", FP),
+            (Set(24, 1), "GIC", GIC),
+            (Keep(48), "DIT", Cpu),
+            // Without SCXTNUM_ELx, which is not switched.
+            (AtMost(56, 1), "CSV2", Cpu),
+            (Keep(60), "CSV3", Cpu),
         ],
-        // PFR1: BTI, SSBS. No MTE, SME, NMI, GCS.
-        (4, 1) => &[Keep(0), Keep(4)],
-        // DFR0: the debug architecture of v8.0 with the CPU's breakpoints and
-        // watchpoints (`guest::debug`), no PMU, SPE, trace; no double lock
-        // (0xf).
-        (5, 0) => &[Set(0, 6), Keep(12), Keep(20), Keep(28), Set(36, 0xf)],
-        // ISAR0: all instructions but transactional memory.
+        // ID_AA64PFR1_EL1. No MTE, SME, NMI, GCS.
+        (4, 1) => &[(Keep(0), "BT", Cpu), (Keep(4), "SSBS", Cpu)],
+        // ID_AA64DFR0_EL1. The debug architecture of v8.0; no PMU, SPE, trace;
+        // no double lock (0xf).
+        (5, 0) => &[
+            (Set(0, 6), "DebugVer", DEBUG),
+            (Keep(12), "BRPs", DEBUG),
+            (Keep(20), "WRPs", DEBUG),
+            (Keep(28), "CTX_CMPs", DEBUG),
+            (Set(36, 0xf), "DoubleLock", DEBUG),
+        ],
+        // ID_AA64ISAR0_EL1. No transactional memory.
         (6, 0) => &[
-            Keep(4),
-            Keep(8),
-            Keep(12),
-            Keep(16),
-            Keep(20),
-            Keep(28),
-            Keep(32),
-            Keep(36),
-            Keep(40),
-            Keep(44),
-            Keep(48),
-            Keep(52),
-            Keep(56),
-            Keep(60),
+            (Keep(4), "AES", FP),
+            (Keep(8), "SHA1", FP),
+            (Keep(12), "SHA2", FP),
+            (Keep(16), "CRC32", Cpu),
+            (Keep(20), "Atomic", Cpu),
+            (Keep(28), "RDM", FP),
+            (Keep(32), "SHA3", FP),
+            (Keep(36), "SM3", FP),
+            (Keep(40), "SM4", FP),
+            (Keep(44), "DP", FP),
+            (Keep(48), "FHM", FP),
+            (Keep(52), "TS", Cpu),
+            (Keep(56), "TLB", Cpu),
+            (Keep(60), "RNDR", Cpu),
         ],
-        // ISAR1: DPB, JSCVT, FCMA, LRCPC, FRINTTS, SB, SPECRES, BF16, DGH,
-        // I8MM. No pointer authentication (trapped), no LS64, no XS.
+        // ID_AA64ISAR1_EL1. No pointer authentication (trapped), LS64, XS.
         (6, 1) => &[
-            Keep(0),
-            Keep(12),
-            Keep(16),
-            Keep(20),
-            Keep(32),
-            Keep(36),
-            Keep(40),
-            Keep(44),
-            Keep(48),
-            Keep(52),
+            (Keep(0), "DPB", Cpu),
+            (Keep(12), "JSCVT", FP),
+            (Keep(16), "FCMA", FP),
+            (Keep(20), "LRCPC", Cpu),
+            (Keep(32), "FRINTTS", FP),
+            (Keep(36), "SB", Cpu),
+            (Keep(40), "SPECRES", Cpu),
+            (Keep(44), "BF16", FP),
+            (Keep(48), "DGH", Cpu),
+            (Keep(52), "I8MM", FP),
         ],
-        // ISAR2: RPRES, BC, CLRBHB. No WFxT (its timeout would be lost in
-        // the trap), no MOPS (HCRX_EL2.MSCEn is clear).
-        (6, 2) => &[Keep(4), Keep(20), Keep(28)],
-        // MMFR0: at most 40 bits of address, ASID size, endianness at EL0,
-        // granules. No FGT, no ECV.
-        (7, 0) => &[AtMost(0, 2), Keep(4), Keep(8), Keep(16), Keep(20), Keep(24), Keep(28)],
-        // MMFR1: access flag and dirty state, hierarchical permission
-        // disable, PAN, ETS, AFP.
-        (7, 1) => &[AtMost(0, 2), Keep(12), Keep(20), Keep(36), Keep(44)],
-        // MMFR2: CnP, UAO, LSMAOC, VARange, CCIDX, ST, AT, IDS, TTL, BBM, E0PD.
+        // ID_AA64ISAR2_EL1. No WFxT (its timeout would be lost in the trap), no
+        // MOPS (HCRX_EL2.MSCEn is clear).
+        (6, 2) => &[(Keep(4), "RPRES", FP), (Keep(20), "BC", Cpu), (Keep(28), "CLRBHB", Cpu)],
+        // ID_AA64MMFR0_EL1. At most 40 bits of address; no FGT, ECV.
+        (7, 0) => &[
+            (AtMost(0, 2), "PARange", STAGE_2),
+            (Keep(4), "ASIDBits", EL1),
+            (Keep(8), "BigEnd", Cpu),
+            (Keep(16), "BigEndEL0", Cpu),
+            (Keep(20), "TGran16", EL1),
+            (Keep(24), "TGran64", EL1),
+            (Keep(28), "TGran4", EL1),
+        ],
+        // ID_AA64MMFR1_EL1. No HAFT (it needs TCR2_EL1), VMID, VH, LO, HCX.
+        (7, 1) => &[
+            (AtMost(0, 2), "HAFDBS", EL1),
+            (Keep(12), "HPDS", EL1),
+            (Keep(20), "PAN", Cpu),
+            (Keep(36), "ETS", Cpu),
+            (Keep(44), "AFP", FP),
+        ],
+        // ID_AA64MMFR2_EL1. No NV, FWB, EVT.
         (7, 2) => &[
-            Keep(0),
-            Keep(4),
-            Keep(8),
-            Keep(16),
-            Keep(20),
-            Keep(28),
-            Keep(32),
-            Keep(36),
-            Keep(48),
-            Keep(52),
-            Keep(60),
+            (Keep(0), "CnP", EL1),
+            (Keep(4), "UAO", Cpu),
+            (Keep(8), "LSM", Cpu),
+            (Keep(16), "VARange", EL1),
+            (Keep(20), "CCIDX", EL1),
+            (Keep(28), "ST", EL1),
+            (Keep(32), "AT", Cpu),
+            (Keep(36), "IDS", Emulated("guest/sysreg.rs")),
+            (Keep(48), "TTL", Cpu),
+            (Keep(52), "BBM", Cpu),
+            (Keep(60), "E0PD", EL1),
         ],
         _ => &[],
     }
@@ -138,7 +182,7 @@ fn host(register: IdRegister, real: u64) -> u64 {
         (1, 2) if (1..=3).contains(&(real >> 24 & 0xf)) => shown & !field(24),
         (5, 0) if counts_at_el2(real) => shown & !field(8),
         // MMFR1.HAFDBS beyond dirty state needs TCR2_EL1, which traps.
-        (7, 1) => shown & !field(0) | compose(&[AtMost(0, 2)], real),
+        (7, 1) => shown & !field(0) | AtMost(0, 2).of(real),
         _ => shown,
     }
 }
@@ -277,6 +321,127 @@ mod tests {
             assert_eq!(sanitised(World::Host, IdRegister { crm, op2 }, 0), 0, "{crm} {op2}");
             assert_eq!(guest(crm, op2, u64::MAX), shown, "guest, {crm} {op2}");
             assert_eq!(guest(crm, op2, 0), always, "guest, {crm} {op2}");
+        }
+    }
+
+    /// ID_AA64PFR1, DFR0, ISAR0, ISAR1, ISAR2, MMFR0, MMFR1 and MMFR2_EL1 of the
+    /// models that are tested, as QEMU 10.0 has them.
+    const MODELS: [(&str, [u64; 8]); 9] = [
+        ("cortex-a53", [0, 0x1030_5106, 0x0001_1120, 0, 0, 0x1122, 0, 0]),
+        ("cortex-a72", [0, 0x1030_5106, 0x0001_1120, 0, 0, 0x1124, 0, 0]),
+        (
+            "cortex-a76",
+            [0x10, 0x1030_5408, 0x1000_1021_1120, 0x0010_0001, 0, 0x0010_1122, 0x1021_2122, 0x1011],
+        ),
+        (
+            "neoverse-n1",
+            [0x20, 0x1030_5408, 0x1000_1021_1120, 0x0010_0001, 0, 0x0010_1125, 0x1021_2122, 0x1011],
+        ),
+        (
+            "neoverse-v1",
+            [
+                0x20,
+                0x00f0_1030_5509,
+                0x1011_1111_1021_2120,
+                0x0011_1000_1021_1302,
+                0,
+                0x0010_1125,
+                0x1021_2122,
+                0x0220_0111_0210_1011,
+            ],
+        ),
+        (
+            "neoverse-n2",
+            [
+                0x121,
+                0x00f0_1030_5609,
+                0x1221_1111_1021_2120,
+                0x0011_1111_1021_1502,
+                0,
+                0x0222_0010_1125,
+                0x1021_2122,
+                0x1221_0111_1210_1011,
+            ],
+        ),
+        ("a64fx", [0, 0x1030_5408, 0x1021_1120, 0x0001_0001, 0, 0x1122, 0x1121_2100, 0x1011]),
+        (
+            "cortex-a710",
+            [
+                0x121,
+                0x00f0_1030_5609,
+                0x0221_1111_1021_2120,
+                0x0010_1111_1021_1502,
+                0,
+                0x0222_0010_1122,
+                0x1021_2122,
+                0x1221_0111_1010_1011,
+            ],
+        ),
+        (
+            "max",
+            [
+                0x0010_0100_0121,
+                0x1000_0000_1030_560a,
+                0x1221_1111_1021_2120,
+                0x0111_2111_1021_1502,
+                0x0011_0012,
+                0x2100_0323_1020_1126,
+                0x0110_1120_1031_2122,
+                0x1221_0111_1201_1011,
+            ],
+        ),
+    ];
+
+    /// The position of a field.
+    fn position(field: Field) -> u32 {
+        match field {
+            Keep(position) | Set(position, _) | AtMost(position, _) => position,
+        }
+    }
+
+    /// Whatever the CPU has: each bit that a guest reads is of a field in the
+    /// table, no field is there twice, and what is named behind it exists.
+    #[test]
+    fn nothing_is_shown_without_something_behind_it() {
+        let el2 = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../el2-boot/src");
+        let policy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        for register in 0..64 {
+            let id = IdRegister { crm: register / 8, op2: register % 8 };
+            let mut covered = 0;
+            for (shown, name, behind) in guest_fields(id) {
+                let mask = field(position(*shown));
+                assert_eq!(covered & mask, 0, "{name} is there twice");
+                covered |= mask;
+                let file = match behind {
+                    Cpu => continue,
+                    Switched(file) => el2.join(file),
+                    Emulated(file) => policy.join(file),
+                };
+                assert!(file.exists(), "{name}: {} is not there", file.display());
+            }
+            let with = |real| sanitised(World::Guest, id, real) & !covered;
+            let walking = (0..64).map(|bit| 1 << bit);
+            let all = [u64::MAX, 0, 0x1111_1111_1111_1111, 0x8888_8888_8888_8888];
+            for real in all.into_iter().chain(walking) {
+                assert_eq!(with(real), 0, "{id:?} of a CPU with {real:#x}");
+            }
+        }
+        let order = [(4, 1), (5, 0), (6, 0), (6, 1), (6, 2), (7, 0), (7, 1), (7, 2)];
+        for (model, values) in &MODELS {
+            for ((crm, op2), real) in order.into_iter().zip(values) {
+                let id = IdRegister { crm, op2 };
+                let fields = guest_fields(id).iter().map(|(shown, ..)| field(position(*shown)));
+                let table = fields.fold(0, |mask, field| mask | field);
+                let shown = sanitised(World::Guest, id, *real);
+                assert_eq!(shown & !table, 0, "{model} {crm} {op2}");
+                // Of each feature no more than the CPU has.
+                for (of, name, _) in guest_fields(id) {
+                    if let Keep(at) | AtMost(at, _) = of {
+                        let (seen, has) = (shown >> at & 0xf, real >> at & 0xf);
+                        assert!(seen <= has, "{model}: {name}");
+                    }
+                }
+            }
         }
     }
 }
