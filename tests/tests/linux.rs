@@ -106,6 +106,23 @@ fn debians_kernel_runs_as_a_realm() -> Result<()> {
 }
 
 #[test]
+#[ignore = "eighteen boots: cargo xtask test --long"]
+fn debians_kernel_runs_as_a_realm_on_every_cpu_model() -> Result<()> {
+    if left_out("debians_kernel_runs_as_a_realm_on_every_cpu_model") {
+        return Ok(());
+    }
+    for model in xtask::threats::MODELS {
+        for cpus in ["1", "4"] {
+            let words = ["--cpu", model, "--cpus", cpus, "--vcpus", cpus];
+            let output = script("linux-models", "nproc\n", &words)?;
+            let good = output.status.success() && output.stdout == format!("{cpus}\n").as_bytes();
+            ensure!(good, "{cpus} x {model}: {}", said(&output));
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_scripts_status_is_passed_on() -> Result<()> {
     if left_out("a_scripts_status_is_passed_on") {
         return Ok(());
