@@ -88,7 +88,7 @@ const SWITCHES: [(SystemRegister, u64); 26] = [
     ((3, 4, 12, 11, 0), 0xff),                   // ICH_HCR_EL2: all on
     ((3, 4, 1, 1, 2), !0),                       // CPTR_EL2: all trapped
     ((3, 4, 1, 1, 3), !0),                       // HSTR_EL2
-    ((3, 4, 1, 1, 1), !0 & !(1 << 8)),           // MDCR_EL2, but for TDE
+    ((3, 4, 1, 1, 1), !(1 << 8)),                // MDCR_EL2, but for TDE
     ((3, 4, 14, 1, 0), 0xff),                    // CNTHCTL_EL2: events
     ((3, 4, 1, 1, 0), !0),                       // HCR_EL2: VM, TGE, E2H, …
 ];
