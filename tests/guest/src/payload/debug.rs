@@ -149,7 +149,10 @@ pub(crate) fn work(machine: &Machine) -> bool {
 
     write!("dbgwvr1_el1", watched());
     write!("dbgwcr1_el1", WATCH_STORES);
-    let watchpoints = hits(KDE | MDE, || drop(WATCHED.load(SeqCst))) == nothing
+    let look = || {
+        let _ = WATCHED.load(SeqCst);
+    };
+    let watchpoints = hits(KDE | MDE, look) == nothing
         && hits(KDE | MDE, store) == (1, WATCHPOINT, watched())
         && hits(KDE, store) == nothing;
     write!("dbgwcr1_el1", 0u64);
