@@ -83,7 +83,7 @@ fn the_station_answers_arp_and_pings() {
 fn a_ping_of_several_fragments_is_answered_in_fragments() {
     let mut station = Station::new(1);
     answers(&mut station, &[arp_request()]);
-    let data: Vec<u8> = (0..8000u32).map(|n| (n * 7 >> 2) as u8).collect();
+    let data: Vec<u8> = (0..8000u32).map(|n| ((n * 7) >> 2) as u8).collect();
     for length in [1473, 4000, 8000] {
         let reply = answers(&mut station, &fragments(&data[..length], 1480));
         assert_eq!(reply.len(), (8 + length).div_ceil(1480), "{length}");
