@@ -129,6 +129,7 @@ pub(crate) fn map_early_device(address: u64) -> bool {
 
 /// Takes what [`map_early_device`] has mapped out again, but for GiB 0: RAM may
 /// be in the same GiB.
+#[allow(clippy::needless_range_loop)] // No reference to a table that is in use.
 pub(crate) fn unmap_early_devices() {
     for index in 1..512 {
         let block = (index as u64) << 30 | EARLY_DEVICE;

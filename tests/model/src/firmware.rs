@@ -57,7 +57,7 @@ pub fn features(id: u64) -> i64 {
         f::SYSTEM_OFF,
         f::SYSTEM_RESET,
     ];
-    if known.iter().any(|known| *known == id as u32) { 0 } else { -1 }
+    if known.contains(&(id as u32)) { 0 } else { -1 }
 }
 
 /// SMCCC_ARCH_FEATURES: there are the two calls that ask.
