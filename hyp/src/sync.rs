@@ -37,7 +37,8 @@ mod scheduled {
     }
 }
 
-#[cfg(all(test, not(feature = "shuttle")))]
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
 mod tests {
     use super::Mutex;
     use core::sync::atomic::{AtomicBool, Ordering};

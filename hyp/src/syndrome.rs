@@ -335,7 +335,7 @@ mod tests {
             [(0x0f, 0, false), (0x0c, 0, false), (0x0f, 1, true), (0x0b, 0, true), (0x07, 0, true)]
         {
             let esr = class::DATA_ABORT_LOWER << 26 | walk << 7 | status;
-            let Exception::Abort(fault) = sync(esr, 0xabc, 0x4000_0 << 4) else { panic!() };
+            let Exception::Abort(fault) = sync(esr, 0xabc, 0x4_0000 << 4) else { panic!() };
             let address = if told { 0x4000_0abc } else { Abort::NOWHERE };
             assert_eq!(fault.ipa, address, "{status:#x}, walk {walk}");
             assert_eq!(fault.gfn().is_some(), told);

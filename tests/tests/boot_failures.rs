@@ -164,7 +164,7 @@ fn lpis_that_firmware_left_on_are_switched_off() -> Result<()> {
     // GICR_CTLR of CPU 0 on QEMU virt; PROPBASER and PENDBASER hold addresses.
     const REDISTRIBUTOR: u64 = 0x080a_0000;
     let mut program = Program::default().set(3, REDISTRIBUTOR);
-    for (offset, value) in [(0x70, RAM + (48 << 20) | 0xf), (0x78, RAM + (49 << 20)), (0, 1)] {
+    for (offset, value) in [(0x70, (RAM + (48 << 20)) | 0xf), (0x78, RAM + (49 << 20)), (0, 1)] {
         program = program.set(4, value).store(4, 3, offset);
     }
     let (ended, transcript) = boot(&meddled("b-lpis", program)?, |_| Ok(()))?;

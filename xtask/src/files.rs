@@ -126,7 +126,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// The same with what can be read; `about` are the bytes to expect.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_from(path: &Path, from: impl Read, about: u64) -> Result<()> {
     let name = format!("file {}", path.display());
     let file = File::create(path).with_context(|| format!("cannot write the {name}"))?;

@@ -69,6 +69,7 @@ pub(super) fn audit(root: &Path) -> Result<Audit> {
     }
     rust_files(&root.join("tests/src"), &mut files)?;
     rust_files(&root.join("tests/tests"), &mut files)?;
+    rust_files(&root.join("tests/linux"), &mut files)?;
     for path in files {
         let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
         let source = std::fs::read_to_string(&path)
