@@ -216,8 +216,13 @@ fn the_redistributor_shows_the_lines_of_both_timers() {
     write(&rig, CVAL, 10);
     write(&rig, CTL, 1);
     assert_eq!(pending(), 0);
-    set_counter(&rig, 10);
-    assert_eq!(pending(), TIMER);
+    // It fires between the entry, which looked, and the read.
+    let seen = Arc::new(Mutex::new(0));
+    let sink = seen.clone();
+    rig.hyp.machine().world().script_until(0, 10, |_| abort(ISPENDR, 4, 5, false));
+    rig.script_check(move |vcpu| *sink.lock().unwrap() = vcpu.frame.x[5]);
+    rig.run(handle);
+    assert_eq!(*seen.lock().unwrap(), TIMER);
     write(&rig, CTL, 3);
     assert_eq!(pending(), 0, "masked");
     rig.hyp.machine().world().timer_line = true;
