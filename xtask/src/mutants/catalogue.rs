@@ -153,9 +153,9 @@ mod tests {
     #[test]
     fn every_mutant_of_the_tree_applies_to_it() {
         let root = Workspace::find().unwrap().root;
-        for mutant in load(&root).unwrap() {
-            let applied = mutant.patch.apply(&root);
-            assert!(applied.is_ok(), "{}: {:#}", mutant.id, applied.unwrap_err());
-        }
+        let stale = load(&root).unwrap().into_iter().filter_map(|mutant| {
+            mutant.patch.apply(&root).err().map(|error| format!("{}: {error:#}", mutant.id))
+        });
+        assert_eq!(stale.collect::<Vec<_>>(), [""; 0]);
     }
 }
