@@ -9,7 +9,7 @@ use crate::layout::{Layout, Sizes};
 use crate::machine::{AFFINITY, Cpus};
 use crate::mmu::{self, Stage1};
 use crate::{
-    console, cpu, dma, entropy, entry, fixmap, firmware, gic, heap, host, percpu, stop, sysreg, trace,
+    console, cpu, dma, entropy, entry, fixmap, firmware, gic, heap, host, panic, percpu, stop, sysreg, trace,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -150,6 +150,9 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
 /// On the final map and the CPU's own stack: builds the policy's state and
 /// starts the host.
 extern "C" fn finish(prepared: u64) -> ! {
+    if entry::boot_stack_was_full() {
+        panic::broken("the boot stack is too small");
+    }
     // SAFETY: `prepare` passes the box it gave up.
     let prepared = unsafe { Box::from_raw(prepared as *mut Prepared) };
     #[cfg(feature = "oracle")]

@@ -23,8 +23,10 @@ pub(crate) const SCTLR_FINAL: u64 = SCTLR_EARLY | 1 << 19;
 pub(crate) const EARLY_NORMAL: u64 = 1 << 10 | 0b11 << 8 | 1 << 6 | 0b01;
 /// Block of device memory in the early map: never executable.
 const EARLY_DEVICE: u64 = 1 << 54 | 1 << 10 | 1 << 6 | 1 << 2 | 0b01;
-/// Stack of the boot CPU until it has its own.
-const BOOT_STACK: usize = 0x8000;
+/// Stack of the boot CPU until it has its own. Nothing guards it: what boot
+/// finds in the tree is passed about by value, and took 31 of 32 KiB (and more
+/// where every edge is counted, `fuzz --on-target`).
+const BOOT_STACK: usize = 0x1_0000;
 
 global_asm!(
     include_str!("entry.S"),
@@ -100,6 +102,15 @@ pub(crate) fn data() -> ByteRange {
 pub(crate) fn boot_stack() -> ByteRange {
     let end = (&raw const boot_stack_top) as u64;
     ByteRange::between(end - BOOT_STACK as u64, end)
+}
+
+/// Has the boot stack been used to its last KiB? Below it lies the early map,
+/// so a boot that needs more than there is ends in silence.
+pub(crate) fn boot_stack_was_full() -> bool {
+    let words = boot_stack().start() as *const u64;
+    // SAFETY: the stack is bouncer's own, mapped, and nobody's any more; it was
+    // zeroed with .bss.
+    (0..128).any(|index| unsafe { words.add(index).read_volatile() } != 0)
 }
 
 /// Where a CPU that is switched on starts.
