@@ -25,6 +25,10 @@ use xtask::workspace::{Workspace, cargo};
 /// Longest a shell may take to answer.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Seconds that many boots in a row may take, on a machine that does other
+/// things, too.
+const LONG: &str = "1800";
+
 /// Whether to leave a test out; then it is said past the test harness, which
 /// keeps back what tests that pass print.
 fn left_out(test: &str) -> bool {
@@ -640,7 +644,8 @@ fn fifty_guests_killed_in_the_middle_of_io_leave_nothing() -> Result<()> {
     let commands =
         "while :; do dd if=/dev/zero of=/dev/vda bs=4k count=200 conv=notrunc,fsync; done";
     let words = ["--abi", "pkvm", "--guest-memory", "64M", "--console", "hvc0", "--disk", &path];
-    let more = ["--append", "quiet", "--lives", "50", "--kill-in-io", "--verbose"];
+    let more =
+        ["--append", "quiet", "--lives", "50", "--kill-in-io", "--verbose", "--timeout", LONG];
     let output = script("linux-kills", commands, &[words.as_slice(), &more].concat())?;
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let text = String::from_utf8_lossy(&output.stderr);
@@ -658,6 +663,7 @@ fn twenty_boots_in_a_row_leave_nothing() -> Result<()> {
         return Ok(());
     }
     let words = ["--console", "hvc0", "--append", "quiet", "--lives", "20", "--verbose"];
+    let words = [words.as_slice(), &["--timeout", LONG]].concat();
     let output = script("linux-boots", "nproc; exit 5", &words)?;
     assert_eq!(output.status.code(), Some(5), "{}", said(&output));
     assert_eq!(output.stdout, b"2\n".repeat(20), "{}", said(&output));
