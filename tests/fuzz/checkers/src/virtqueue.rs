@@ -331,16 +331,21 @@ impl Walk<'_> {
     ) -> bool {
         let before = self.window.bytes.borrow().clone();
         let disk = self.disk.clone();
+        // rust-vmm says no more of a chain than what it follows. Of one that
+        // is refused (over 2³² bytes, say) it has not seen the end.
+        let given = match chain.refused() {
+            None => writable(seen.iter().copied()),
+            Some(_) => writable(described(&before, head, self.rings.size)),
+        };
         let written = Block::new(&mut self.disk, "fuzz").serve(&self.window, chain);
         self.choices.note(format_args!("    {written} bytes, refused: {:x?}", chain.refused()));
         let mut changed = 0;
         for (at, (old, new)) in before.iter().zip(self.window.bytes.borrow().iter()).enumerate() {
             let address = BASE + at as u64;
-            let given = |buffer: &Descriptor| {
-                let inside = address.checked_sub(buffer.addr().0);
-                buffer.is_write_only() && inside.is_some_and(|at| at < u64::from(buffer.len()))
+            let inside = |(start, length): &(u64, u64)| {
+                address.checked_sub(*start).is_some_and(|at| at < *length)
             };
-            assert!(old == new || seen.iter().any(given), "the device wrote to {address:#x}");
+            assert!(old == new || given.iter().any(inside), "the device wrote to {address:#x}");
             changed += usize::from(old != new);
         }
         if chain.refused().is_some() {
@@ -359,4 +364,39 @@ impl Walk<'_> {
         assert_eq!(self.window.bytes.borrow()[at..at + ring.len()], ring[..], "the used rings");
         true
     }
+}
+
+/// Places and lengths of the buffers that the driver gave for writing.
+fn writable(buffers: impl Iterator<Item = Descriptor>) -> Vec<(u64, u64)> {
+    let buffers = buffers.filter(Descriptor::is_write_only);
+    buffers.map(|buffer| (buffer.addr().0, u64::from(buffer.len()))).collect()
+}
+
+/// The chain from `head` as the window's bytes have it, with no rule but that
+/// a table of n descriptors has no more than n in a chain.
+fn described(window: &[u8], head: u16, size: u16) -> impl Iterator<Item = Descriptor> {
+    let descriptor = |table: u64, index: u16| -> Option<Descriptor> {
+        let at = Window::offset(table.checked_add(16 * u64::from(index))?, 16).ok()?;
+        let raw = u128::from_le_bytes(window[at..at + 16].try_into().unwrap());
+        Some(Descriptor::new(
+            raw as u64,
+            (raw >> 64) as u32,
+            (raw >> 96) as u16,
+            (raw >> 112) as u16,
+        ))
+    };
+    let (mut table, mut index, mut left, mut indirect) = (BASE, head, u32::from(size), false);
+    let mut found = Vec::new();
+    while let Some(next) = descriptor(table, index).filter(|_| left > 0) {
+        if next.refers_to_indirect_table() && !indirect {
+            (table, index, left, indirect) = (next.addr().0, 0, next.len() / 16, true);
+            continue;
+        }
+        found.push(next);
+        if !next.has_next() {
+            break;
+        }
+        (index, left) = (next.next(), left - 1);
+    }
+    found.into_iter()
 }
