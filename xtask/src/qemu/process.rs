@@ -1,29 +1,22 @@
-//! One QEMU: its command line, its console, its monitor, and its end.
-//!
-//! QEMU's stdin and stdout are the QMP monitor and its stderr carries the
-//! machine's serial line together with QEMU's own complaints. So there is no
-//! socket to clean up, and whatever went wrong is in the console's tail.
+//! A running QEMU: its monitor, its end, and a look into its memory.
 
-use std::io::{BufRead, BufReader, PipeReader, Write};
+use std::io::{BufReader, PipeReader, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
+use super::pipes::{Message, read_bytes, read_lines, read_monitor};
+use super::{Boot, PROGRAM, interrupted};
 use crate::console::{printable, tells_of_panic};
 use crate::files;
 use crate::term::Step;
 
-/// The emulator.
-pub const PROGRAM: &str = "qemu-system-aarch64";
-/// Longest console line kept; a guest that never ends a line gets cut here.
-const LONGEST_LINE: usize = 4096;
 /// How long QEMU may take to answer its monitor or to quit.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -36,169 +29,7 @@ const PIECE: u64 = 128 << 20;
 /// What is not heard after so long was not said.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// Set by Ctrl-C; every running machine is then stopped.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Lets Ctrl-C stop the machine instead of leaving QEMU behind. Call once.
-///
-/// # Errors
-/// When the handler cannot be installed.
-pub fn stop_on_ctrl_c() -> Result<()> {
-    ctrlc::set_handler(|| {
-        // A second Ctrl-C does not wait for anything.
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot handle Ctrl-C")
-}
-
-/// Ends every running machine as Ctrl-C does: for a terminal that passes
-/// Ctrl-C itself on to a guest.
-pub fn interrupt() {
-    INTERRUPTED.store(true, Ordering::SeqCst);
-}
-
-/// Whether Ctrl-C was pressed.
-#[must_use]
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
-}
-
-/// The machine to emulate.
-#[derive(Debug, Clone)]
-pub struct Machine {
-    /// CPU model.
-    pub cpu: String,
-    /// Number of CPUs.
-    pub cpus: u32,
-    /// MiB of RAM.
-    pub memory: u64,
-    /// Whether the CPUs have EL2.
-    pub virtualization: bool,
-    /// GIC version.
-    pub gic: u32,
-    /// Time is the number of instructions executed: runs repeat exactly, and
-    /// nothing the emulator's machine does changes them. One CPU only.
-    pub icount: bool,
-    /// A reset, too, is an end at which the machine's memory may be looked at.
-    pub look_after_reset: bool,
-    /// The command line of what is booted: bouncer's own.
-    pub command_line: String,
-    /// Firmware that runs first and finds for itself what to boot: the kernel
-    /// and its command line are not given then.
-    pub firmware: Option<PathBuf>,
-    /// Further arguments for QEMU.
-    pub extra: Vec<String>,
-}
-
-impl Default for Machine {
-    fn default() -> Self {
-        Self {
-            cpu: crate::cpu::DEFAULT.into(),
-            cpus: 2,
-            memory: 1024,
-            virtualization: true,
-            gic: 3,
-            icount: false,
-            look_after_reset: false,
-            command_line: String::new(),
-            firmware: None,
-            extra: Vec::new(),
-        }
-    }
-}
-
-/// A module placed in RAM for bouncer (QEMU's guest-loader).
-#[derive(Debug, Clone)]
-pub struct Module {
-    /// The file.
-    pub path: PathBuf,
-    /// Where it lies, physical.
-    pub address: u64,
-    /// The host's command line makes it a kernel; none makes it the ramdisk.
-    pub bootargs: Option<String>,
-}
-
-/// What to boot and how.
-#[derive(Debug, Clone)]
-pub struct Boot {
-    /// The machine.
-    pub machine: Machine,
-    /// Flat Image that is entered first.
-    pub kernel: PathBuf,
-    /// Host kernel and ramdisk.
-    pub modules: Vec<Module>,
-    /// Files put into RAM as they are: (file, physical address).
-    pub blobs: Vec<(PathBuf, u64)>,
-    /// Wait for a debugger on this local port.
-    pub gdb: Option<u16>,
-    /// Wall-clock limit; none waits for ever.
-    pub timeout: Option<Duration>,
-}
-
 impl Boot {
-    /// QEMU's arguments.
-    #[must_use]
-    pub fn arguments(&self) -> Vec<String> {
-        let machine = &self.machine;
-        let on_off = if machine.virtualization { "on" } else { "off" };
-        let mut arguments: Vec<String> = Vec::new();
-        let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
-        add(&["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"]);
-        add(&["-M", &format!("virt,virtualization={on_off},gic-version={}", machine.gic)]);
-        add(&["-cpu", &machine.cpu, "-smp", &machine.cpus.to_string()]);
-        if machine.icount {
-            add(&["-icount", "shift=0,sleep=off"]);
-            // The seeds in the device tree, too, are the same every time.
-            add(&["-seed", "1"]);
-        }
-        add(&["-m", &format!("{}M", machine.memory)]);
-        // Memory that is not touched costs nothing: a machine may be larger
-        // than what is free here.
-        add(&[
-            "-object",
-            &format!("memory-backend-ram,id=ram,size={}M,reserve=off", machine.memory),
-        ]);
-        add(&["-machine", "memory-backend=ram"]);
-        match &machine.firmware {
-            Some(firmware) => add(&["-bios", &firmware.display().to_string()]),
-            None => {
-                add(&["-kernel", &escaped(&self.kernel.display().to_string())]);
-                if !machine.command_line.is_empty() {
-                    add(&["-append", &machine.command_line]);
-                }
-            }
-        }
-        for module in &self.modules {
-            let path = escaped(&module.path.display().to_string());
-            let address = module.address;
-            let device = match &module.bootargs {
-                Some(bootargs) => {
-                    let bootargs = escaped(bootargs);
-                    format!("guest-loader,addr={address:#x},kernel={path},bootargs={bootargs}")
-                }
-                None => format!("guest-loader,addr={address:#x},initrd={path}"),
-            };
-            add(&["-device", &device]);
-        }
-        for (path, address) in &self.blobs {
-            let path = escaped(&path.display().to_string());
-            add(&["-device", &format!("loader,addr={address:#x},file={path},force-raw=on")]);
-        }
-        add(&["-serial", "chardev:console"]);
-        add(&["-chardev", "stdio,id=monitor,signal=off"]);
-        add(&["-mon", "chardev=monitor,mode=control"]);
-        // Stopped at first: a machine that ended before the monitor was ready
-        // would end unseen.
-        add(&["-S", "-no-reboot", "-no-shutdown"]);
-        if let Some(port) = self.gdb {
-            add(&["-gdb", &format!("tcp:127.0.0.1:{port}")]);
-        }
-        arguments.extend(machine.extra.iter().cloned());
-        arguments
-    }
-
     /// Boots and runs to the end. Each console line goes to `line`; while the
     /// stopped machine still holds its memory, `after` may look into it.
     ///
@@ -257,11 +88,6 @@ impl Boot {
     }
 }
 
-/// QEMU splits option values at commas; a doubled one is a comma.
-pub(crate) fn escaped(value: &str) -> String {
-    value.replace(',', ",,")
-}
-
 /// How a machine ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -298,14 +124,6 @@ pub struct Ended {
     pub end: End,
     /// QEMU's exit status.
     pub status: ExitStatus,
-}
-
-enum Message {
-    /// From the console: a line without its end, or bytes as they came.
-    Said(Vec<u8>),
-    Monitor(Value),
-    ConsoleClosed,
-    MonitorClosed,
 }
 
 /// A running QEMU. Dropping it kills it.
@@ -540,87 +358,9 @@ fn reason_of(shutdown: &Value) -> End {
     }
 }
 
-/// The console for a person who types: nothing waits for the end of a line.
-fn read_bytes(from: &mut dyn BufRead, to: &Sender<Message>) {
-    while let Ok(chunk) = from.fill_buf() {
-        let chunk = chunk.to_vec();
-        if chunk.is_empty() {
-            break;
-        }
-        from.consume(chunk.len());
-        drop(to.send(Message::Said(chunk)));
-    }
-    drop(to.send(Message::ConsoleClosed));
-}
-
-fn read_lines(from: &mut dyn BufRead, to: &Sender<Message>) {
-    let mut line = Vec::new();
-    loop {
-        let chunk = match from.fill_buf() {
-            Ok([]) | Err(_) => break,
-            Ok(chunk) => chunk,
-        };
-        let used = chunk.len();
-        for &byte in chunk {
-            if byte != b'\n' {
-                line.push(byte);
-            }
-            if byte == b'\n' || line.len() == LONGEST_LINE {
-                // Nobody listens any more: read on, or QEMU would block.
-                drop(to.send(Message::Said(std::mem::take(&mut line))));
-            }
-        }
-        from.consume(used);
-    }
-    if !line.is_empty() {
-        drop(to.send(Message::Said(line)));
-    }
-    drop(to.send(Message::ConsoleClosed));
-}
-
-fn read_monitor(from: impl BufRead, to: &Sender<Message>) {
-    for line in from.lines().map_while(Result::ok) {
-        if let Ok(message) = serde_json::from_str(&line) {
-            drop(to.send(Message::Monitor(message)));
-        }
-    }
-    drop(to.send(Message::MonitorClosed));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn boot() -> Boot {
-        Boot {
-            machine: Machine::default(),
-            kernel: "bouncer.img".into(),
-            modules: Vec::new(),
-            blobs: Vec::new(),
-            gdb: None,
-            timeout: None,
-        }
-    }
-
-    #[test]
-    fn commas_in_boot_arguments_reach_the_host_as_commas() {
-        let module = Module {
-            path: "a,b.img".into(),
-            address: 0x4400_0000,
-            bootargs: Some("attacks=C1,C2 note=x".into()),
-        };
-        let arguments = Boot { modules: vec![module], ..boot() }.arguments();
-        let wanted = "guest-loader,addr=0x44000000,kernel=a,,b.img,bootargs=attacks=C1,,C2 note=x";
-        assert!(arguments.iter().any(|argument| argument == wanted), "{arguments:?}");
-    }
-
-    #[test]
-    fn no_network_card_and_no_reboot_and_el2() {
-        let arguments = boot().arguments().join(" ");
-        for wanted in ["-nic none", "-no-reboot", "virt,virtualization=on,gic-version=3"] {
-            assert!(arguments.contains(wanted), "{arguments}");
-        }
-    }
 
     #[test]
     fn a_shutdown_event_tells_off_from_reset_and_crash() {
@@ -630,39 +370,5 @@ mod tests {
         assert_eq!(reason_of(&shutdown("guest-reset")), End::Reset);
         assert_eq!(reason_of(&shutdown("guest-panic")), End::Died);
         assert_eq!(reason_of(&json!({ "event": "SHUTDOWN" })), End::Died);
-    }
-
-    #[test]
-    fn somebody_at_the_console_gets_the_bytes_as_they_come() {
-        let (sender, receiver) = channel();
-        read_bytes(&mut b"no line\x1b[0m".as_slice(), &sender);
-        drop(sender);
-        let bytes: Vec<u8> = receiver
-            .iter()
-            .flat_map(|message| match message {
-                Message::Said(bytes) => bytes,
-                _ => Vec::new(),
-            })
-            .collect();
-        assert_eq!(bytes, b"no line\x1b[0m");
-    }
-
-    #[test]
-    fn console_lines_are_split_cut_and_flushed_at_the_end() {
-        let (sender, receiver) = channel();
-        let mut bytes = b"one\r\ntwo\n".to_vec();
-        bytes.extend(vec![b'x'; LONGEST_LINE + 1]);
-        read_lines(&mut bytes.as_slice(), &sender);
-        drop(sender);
-        let lines: Vec<String> = receiver
-            .iter()
-            .filter_map(|message| match message {
-                Message::Said(line) => Some(printable(&line)),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(&lines[..2], ["one", "two"]);
-        assert_eq!(lines[2].len(), LONGEST_LINE);
-        assert_eq!(lines[3], "x");
     }
 }
