@@ -6,6 +6,7 @@
 //! green promise means something. Here is what they share.
 
 pub mod debugger;
+pub mod linux;
 
 pub use xtask::tiny;
 

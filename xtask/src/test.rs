@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything, in the order in which a failure says most.
 
+use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -67,7 +68,7 @@ const FUZZ: Duration = Duration::from_secs(5);
 
 /// The end-to-end tests that boot the story.
 const STORY: &str = "promises";
-/// Those that boot Linux, and take longest.
+/// How the names of those begin that boot Linux, and take longest.
 const LINUX: &str = "linux";
 
 /// Runs everything, in the order in which a failure comes soonest and says
@@ -111,11 +112,11 @@ fn native(workspace: &Workspace, suites: &mut Suites) -> Result<()> {
 
 /// End-to-end tests. The whole workspace is named, and not their package,
 /// because what cargo builds depends on it: so nothing is built twice.
-fn end_to_end(programs: &[&str]) -> Command {
+fn end_to_end<S: AsRef<OsStr>>(programs: &[S]) -> Command {
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
     programs.iter().for_each(|program| {
-        command.args(["--test", program]);
+        command.arg("--test").arg(program);
     });
     command
 }
@@ -139,8 +140,7 @@ fn rest(
     command.args(["test", "--package", "model", "--features", "shuttle", "--test", "interleaved"]);
     suites.tests(workspace, "model, several CPUs interleaved", &mut command)?;
 
-    let programs = programs(workspace)?;
-    let others: Vec<&str> = programs.iter().map(String::as_str).collect();
+    let others = programs(workspace, Kind::Other)?;
     suites.tests(workspace, "end to end: all but the story and Linux", &mut end_to_end(&others))?;
     for (name, cpu, cpus, memory, own_disk) in MATRIX {
         let mut command = end_to_end(&[STORY]);
@@ -166,7 +166,7 @@ fn rest(
         let name = format!("building {PKVM_KERNEL}, beside the others");
         suites.0.push(Suite { name, passed: Some(passed), took });
     }
-    let mut command = end_to_end(&[LINUX]);
+    let mut command = end_to_end(&programs(workspace, Kind::Linux)?);
     if options.offline {
         command.env(environment::OFFLINE, "1");
         suites.add("Linux as the guest, which must be fetched (--offline)".into(), || Ok(None))?;
@@ -186,20 +186,38 @@ fn long(workspace: &Workspace, options: &TestOptions, suites: &mut Suites) -> Re
         suites.add(name, || Ok(Some(attack::run(workspace, &attack)? == Outcome::Pass)))?;
     }
     if !options.offline {
-        let mut command = end_to_end(&[LINUX]);
+        let mut command = end_to_end(&programs(workspace, Kind::Linux)?);
         command.args(["--", "--ignored"]);
         suites.tests(workspace, "end to end: Linux as the guest, the long ones", &mut command)?;
     }
     Ok(())
 }
 
-/// The programs of end-to-end tests beside the story's and Linux's, by name.
-fn programs(workspace: &Workspace) -> Result<Vec<String>> {
+/// What a program of end-to-end tests boots.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Story,
+    Linux,
+    Other,
+}
+
+impl Kind {
+    fn of(program: &str) -> Self {
+        match program {
+            STORY => Kind::Story,
+            _ if program.starts_with(LINUX) => Kind::Linux,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// The programs of end-to-end tests of one kind, by name.
+fn programs(workspace: &Workspace, kind: Kind) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(workspace.root.join("tests/tests"))? {
         let path = entry?.path();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if path.extension().is_some_and(|end| end == "rs") && stem != STORY && stem != LINUX {
+        if path.extension().is_some_and(|end| end == "rs") && Kind::of(&stem) == kind {
             names.push(stem);
         }
     }

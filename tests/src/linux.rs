@@ -1,0 +1,57 @@
+//! What the tests with Linux as the guest share: they use it as a user does,
+//! through `cargo xtask run --guest debian`.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::Result;
+use xtask::test::environment;
+use xtask::workspace::cargo;
+
+use crate::{file, ready, two_at_a_time};
+
+/// Seconds that many boots in a row may take, on a machine that does other
+/// things, too.
+pub const LONG: &str = "1800";
+
+/// Whether to leave a test out; then it is said past the test harness, which
+/// keeps back what tests that pass print.
+#[must_use]
+pub fn left_out(test: &str) -> bool {
+    let offline = std::env::var_os(environment::OFFLINE).is_some();
+    if offline {
+        let why = format!("{test}: LEFT OUT, {} is set\n", environment::OFFLINE);
+        let _ = std::io::stderr().write_all(why.as_bytes());
+    }
+    offline
+}
+
+/// `cargo xtask` with these words, everything built.
+///
+/// # Errors
+/// When something does not build.
+pub fn xtask(words: &[&str]) -> Result<Command> {
+    let (workspace, _) = ready()?;
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--package", "xtask", "--"]).args(words);
+    command.current_dir(&workspace.root).stdin(Stdio::null());
+    Ok(command)
+}
+
+/// A script in a guest; `more` are further options.
+///
+/// # Errors
+/// When xtask cannot be built or started.
+pub fn script(test: &str, script: &str, more: &[&str]) -> Result<Output> {
+    let script = file(test, "script.sh", script.as_bytes())?.display().to_string();
+    let _turn = two_at_a_time();
+    let words = [["run", "--guest", "debian", "--script", &script].as_slice(), more].concat();
+    Ok(xtask(&words)?.output()?)
+}
+
+/// What went wrong, if anything did: the status, and all that was said.
+#[must_use]
+pub fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr))
+}
