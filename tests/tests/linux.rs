@@ -13,8 +13,9 @@ use anyhow::{Context, Result, ensure};
 use tests::linux::{LONG, left_out, said, script, xtask};
 use tests::{file, ready, two_at_a_time};
 use xtask::guest::debian;
-use xtask::guest::initramfs::Task;
+use xtask::guest::initramfs::{self, Task};
 use xtask::guest::options::Abi;
+use xtask::guest::pins::{Pins, Role};
 use xtask::workspace::Workspace;
 
 /// What one realm did, for the tests that look at it.
@@ -240,12 +241,12 @@ fn a_realm_without_msi_has_a_line_for_each_device() -> Result<()> {
 }
 
 /// A script in a guest of the user's: Debian's files, but xtask knows nothing
-/// of what is in them.
-fn own_kernel(test: &str, commands: &str, more: &[&str]) -> Result<Output> {
+/// of what is in them. `kernel` stands in for Debian's.
+fn own_kernel(test: &str, kernel: Option<&[u8]>, commands: &str, more: &[&str]) -> Result<Output> {
     let (workspace, _) = ready()?;
     let task = Task::Script(commands.into());
     let own = debian::make(&workspace, Abi::Rsi, false, &task, "own", None)?;
-    let kernel = file(test, "kernel", &own.kernel)?.display().to_string();
+    let kernel = file(test, "kernel", kernel.unwrap_or(&own.kernel))?.display().to_string();
     let initrd = file(test, "initrd", &own.initrd)?.display().to_string();
     let _turn = two_at_a_time();
     let words = ["run", "--guest", "linux", "--kernel", &kernel, "--initrd", &initrd];
@@ -263,11 +264,38 @@ fn a_users_own_kernel_runs_as_a_realm() -> Result<()> {
     let commands = "cat /proc/cmdline; ls /sys/devices/platform | grep cca\n\
         printf own >/dev/vda; sync\n";
     let more = ["--append", "quiet my=word", "--abi", "rsi", "--disk", &path];
-    let output = own_kernel("linux-own", commands, &more)?;
+    let output = own_kernel("linux-own", None, commands, &more)?;
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let text = said(&output);
     ensure!(text.contains("quiet my=word") && text.contains("arm-cca-dev"), "{text}");
     ensure!(std::fs::read(&disk)?.starts_with(b"own"), "{text}");
+    Ok(())
+}
+
+/// A kernel whose pages are four of bouncer's, where the CPU has them
+/// (ID_AA64MMFR0_EL1.TGran16): it shares the pool of its devices in its own
+/// units. Where the CPU has none of 16 KiB, the host says so and does not start
+/// it.
+#[test]
+fn a_kernel_of_16_kib_pages_runs_as_a_realm_where_the_cpu_has_them() -> Result<()> {
+    if left_out("a_kernel_of_16_kib_pages_runs_as_a_realm_where_the_cpu_has_them") {
+        return Ok(());
+    }
+    let (workspace, _) = ready()?;
+    let package = debian::package(&workspace, &Pins::own()?, Role::Kernel16k)?;
+    let kernel = initramfs::kernel(&package)?;
+    let commands = "grep -m1 KernelPageSize /proc/self/smaps; dmesg | grep -c 'RSI version'\n";
+    let words = ["--abi", "rsi", "--append", "quiet", "--cpu"];
+    let run = |cpu| {
+        own_kernel("linux-16k", Some(&kernel), commands, &[words.as_slice(), &[cpu]].concat())
+    };
+    let output = run("max")?;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let text = said(&output);
+    ensure!(text.contains("KernelPageSize:       16 kB\n1\n"), "{text}");
+    let output = run("cortex-a72")?;
+    let text = said(&output);
+    ensure!(!output.status.success() && text.contains("16 KiB"), "{text}");
     Ok(())
 }
 
@@ -283,7 +311,7 @@ fn a_realm_that_reboots_finds_its_disk_as_it_left_it() -> Result<()> {
         echo \"lives: <$lives>\"\n\
         printf \"${lives}x\" | dd of=/dev/vda conv=notrunc 2>/dev/null; sync\n\
         [ \"$lives\" = xx ] || busybox reboot -f\n";
-    let output = own_kernel("linux-reboot", commands, &["--disk", &path, "--verbose"])?;
+    let output = own_kernel("linux-reboot", None, commands, &["--disk", &path, "--verbose"])?;
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let text = said(&output);
     for lives in ["lives: <>", "lives: <x>", "lives: <xx>"] {

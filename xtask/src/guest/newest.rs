@@ -43,6 +43,7 @@ pub fn look(workspace: &Workspace, old: &Pins) -> Result<Newest> {
     let image = apt.show(&step, &kernel_suite, NEWEST_KERNEL)?;
     let release = release_in(&image).context("the newest kernel's package names no kernel")?;
     let kernel = apt.show(&step, &kernel_suite, &format!("linux-binary-{release}"))?;
+    let large_pages = release.replace("cloud-arm64", "arm64-16k");
     let version = field(&kernel, "Version").context("a package without a version")?;
     let series: Vec<&str> = version.split(['.', '-', '~']).take(2).collect();
     let source = format!("linux-source-{}={version}", series.join("."));
@@ -52,6 +53,7 @@ pub fn look(workspace: &Workspace, old: &Pins) -> Result<Newest> {
         (Role::Busybox, apt.show(&step, &suite_of(Role::Busybox)?, "busybox-static")?),
         (Role::Source, apt.show(&step, &kernel_suite, &source)?),
         (Role::Loader, apt.show(&step, &suite_of(Role::Loader)?, "u-boot-qemu")?),
+        (Role::Kernel16k, apt.show(&step, &kernel_suite, &format!("linux-binary-{large_pages}"))?),
     ];
     let mut pins = Vec::new();
     for (role, stanza) in stanzas {

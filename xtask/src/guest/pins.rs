@@ -21,12 +21,14 @@ pub enum Role {
     Source,
     /// U-Boot for QEMU's machines, which `run --loader u-boot` boots by.
     Loader,
+    /// The same kernel built for pages of 16 KiB, which a test boots.
+    Kernel16k,
 }
 
 impl Role {
     /// All roles, in the order of the table.
-    pub const ALL: [Self; 5] =
-        [Self::Kernel, Self::Modules, Self::Busybox, Self::Source, Self::Loader];
+    pub const ALL: [Self; 6] =
+        [Self::Kernel, Self::Modules, Self::Busybox, Self::Source, Self::Loader, Self::Kernel16k];
 
     /// The word in the table.
     #[must_use]
@@ -37,6 +39,7 @@ impl Role {
             Self::Busybox => "busybox",
             Self::Source => "source",
             Self::Loader => "loader",
+            Self::Kernel16k => "kernel-16k",
         }
     }
 }
