@@ -41,35 +41,47 @@ impl Fault {
     }
 }
 
+/// Runs instructions of which some may fault, with these values in x0 to x3.
+/// Each `.quad` pair names one that may, and where to go on. Gives
+/// `Result<u64, Fault>`: x0, if x1 is zero in the end. A fault leaves there what
+/// [`Fault`] has, in x1 to x3 and x5; the rest of the operands is the caller's.
+#[macro_export]
+macro_rules! attempt_asm {
+    ([$($line:expr),+], $fixups:literal, $x:expr, $($operands:tt)+) => {{
+        let [x0, x1, x2, x3]: [u64; 4] = $x;
+        let (value, faulted): (u64, u64);
+        let (esr, far, elr): (u64, u64, u64);
+        ::core::arch::asm!(
+            $($line,)+
+            ".pushsection .fixups, \"a\"",
+            ".balign 8",
+            $fixups,
+            ".popsection",
+            inlateout("x0") x0 => value,
+            inlateout("x1") x1 => faulted,
+            inlateout("x2") x2 => esr,
+            inlateout("x3") x3 => far,
+            lateout("x5") elr,
+            $($operands)+
+        );
+        if faulted == 0 { Ok(value) } else { Err($crate::attempt::Fault { esr, far, elr }) }
+    }};
+}
+
 /// Runs one instruction that may fault: its operand is in x4, a second one in
 /// x6, its result in x0. Gives `Result<u64, Fault>`.
 #[macro_export]
 macro_rules! attempt {
-    ($instruction:expr, $operand:expr, $value:expr) => {{
-        let value: u64;
-        let faulted: u64;
-        let esr: u64;
-        let far: u64;
-        let elr: u64;
-        ::core::arch::asm!(
-            "78:",
-            $instruction,
-            "79:",
-            ".pushsection .fixups, \"a\"",
-            ".balign 8",
+    ($instruction:expr, $operand:expr, $value:expr) => {
+        $crate::attempt_asm!(
+            ["78:", $instruction, "79:"],
             ".quad 78b, 79b",
-            ".popsection",
-            inlateout("x0") 0u64 => value,
-            inlateout("x1") 0u64 => faulted,
-            lateout("x2") esr,
-            lateout("x3") far,
+            [0; 4],
             inlateout("x4") $operand => _,
-            lateout("x5") elr,
             inlateout("x6") $value => _,
             options(nostack)
-        );
-        if faulted == 0 { Ok(value) } else { Err($crate::attempt::Fault { esr, far, elr }) }
-    }};
+        )
+    };
 }
 
 /// Reads a system register by name or encoding (`"S3_0_C0_C4_4"`) and survives
@@ -198,36 +210,27 @@ pub unsafe fn try_dc_ivac(address: u64) -> Result<(), Fault> {
 /// # Safety
 /// The bytes must not belong to any Rust object in use.
 pub unsafe fn try_atomic_add(address: u64, value: u64) -> Result<u64, Fault> {
-    let old: u64;
-    let faulted: u64;
-    let (esr, far, elr): (u64, u64, u64);
     // SAFETY: the caller's promise. Both halves of the pair have a fixup.
     unsafe {
-        core::arch::asm!(
-            "77:",
-            "ldxr x0, [x4]",
-            "add x7, x0, x6",
-            "78:",
-            "stxr w8, x7, [x4]",
-            "cbnz w8, 77b",
-            "79:",
-            ".pushsection .fixups, \"a\"",
-            ".balign 8",
+        attempt_asm!(
+            [
+                "77:",
+                "ldxr x0, [x4]",
+                "add x7, x0, x6",
+                "78:",
+                "stxr w8, x7, [x4]",
+                "cbnz w8, 77b",
+                "79:"
+            ],
             ".quad 77b, 79b, 78b, 79b",
-            ".popsection",
-            lateout("x0") old,
-            inlateout("x1") 0u64 => faulted,
-            out("x2") esr,
-            out("x3") far,
+            [0; 4],
             in("x4") address,
-            out("x5") elr,
             in("x6") value,
             out("x7") _,
             out("x8") _,
             options(nostack)
-        );
+        )
     }
-    if faulted == 0 { Ok(old) } else { Err(Fault { esr, far, elr }) }
 }
 
 /// HVC #0 with function id and three arguments, where it may be undefined;
@@ -236,29 +239,15 @@ pub unsafe fn try_atomic_add(address: u64, value: u64) -> Result<u64, Fault> {
 /// # Errors
 /// The exception it took.
 pub fn try_hvc(function: u64, a: [u64; 3]) -> Result<u64, Fault> {
-    let value: u64;
-    let faulted: u64;
-    let (esr, far, elr): (u64, u64, u64);
     // SAFETY: as `smccc::hvc`, which declares the same registers.
     unsafe {
-        core::arch::asm!(
-            "78:",
-            "hvc #0",
-            "mov x1, xzr",
-            "79:",
-            ".pushsection .fixups, \"a\"",
-            ".balign 8",
+        attempt_asm!(
+            ["78:", "hvc #0", "mov x1, xzr", "79:"],
             ".quad 78b, 79b",
-            ".popsection",
-            inlateout("x0") function => value,
-            inlateout("x1") a[0] => faulted,
-            inlateout("x2") a[1] => esr,
-            inlateout("x3") a[2] => far,
-            lateout("x5") elr,
+            [function, a[0], a[1], a[2]],
             options(nostack)
-        );
+        )
     }
-    if faulted == 0 { Ok(value) } else { Err(Fault { esr, far, elr }) }
 }
 
 /// Jumps to `address` and comes back by the RET that should be there.
@@ -270,27 +259,16 @@ pub fn try_hvc(function: u64, a: [u64; 3]) -> Result<u64, Fault> {
 /// If the address is executable, a function must be there that obeys the
 /// procedure call standard.
 pub unsafe fn try_exec(address: u64) -> Result<(), Fault> {
-    let faulted: u64;
-    let (esr, far, elr): (u64, u64, u64);
     // SAFETY: the caller's promise. The fixup names the link register's value,
     // which is what an instruction abort at the target leaves.
     unsafe {
-        core::arch::asm!(
-            "blr x4",
-            "78:",
-            "mov x1, xzr",
-            "79:",
-            ".pushsection .fixups, \"a\"",
-            ".balign 8",
+        attempt_asm!(
+            ["blr x4", "78:", "mov x1, xzr", "79:"],
             ".quad 78b, 79b",
-            ".popsection",
+            [0; 4],
             in("x4") address,
-            lateout("x1") faulted,
-            lateout("x2") esr,
-            lateout("x3") far,
-            lateout("x5") elr,
-            clobber_abi("C"),
-        );
+            clobber_abi("C")
+        )
     }
-    if faulted == 0 { Ok(()) } else { Err(Fault { esr, far, elr }) }
+    .map(|_| ())
 }
