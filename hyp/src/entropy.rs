@@ -27,7 +27,8 @@ const ANSWER: &[u8] = b"bouncer: answer";
 const SOURCES: &[u8] = b"bouncer: sources";
 
 /// How often a generator that has nothing at the moment is asked again. Arm
-/// ARM K14.1 (RNDR) and DEN0098 2.5 (NO_ENTROPY) both say that it is temporary.
+/// ARM K14.1 (RNDR) and DEN0098 (TRNG_RND, NO_ENTROPY) both say that it is
+/// temporary.
 const PATIENCE: usize = 64;
 
 /// Who gives random bytes at boot.
@@ -58,7 +59,8 @@ pub fn from_firmware(mut call: impl FnMut([u64; 4]) -> [u64; 4]) -> Option<[u8; 
     /// Most bits of one call: x1 to x3.
     const BITS: u64 = 192;
     const NO_ENTROPY: i64 = -3;
-    // DEN0028 7.1: only SMCCC 1.1 makes an unknown call a harmless one.
+    // Before SMCCC 1.1 even to ask for the version need not be harmless: PSCI
+    // tells whether one may (DEN0022F.b 5.16.2).
     let is_error = |x0: u64| (x0 as u32 as i32) < 0;
     let features = [function::PSCI_FEATURES.into(), function::SMCCC_VERSION.into(), 0, 0];
     let smccc = [function::SMCCC_VERSION.into(), 0, 0, 0];
@@ -208,7 +210,7 @@ mod tests {
         (bytes, asked as usize)
     }
 
-    /// DEN0098 2.1 to 2.5: found by its version, asked again while it has no
+    /// DEN0098: found by its version, asked again while it has no
     /// entropy, 192 bits a call.
     #[test]
     fn the_firmwares_generator_is_found_as_its_specification_says() {

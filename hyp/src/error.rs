@@ -22,8 +22,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The value of x0 (SMCCC return codes are negative; DEN0028 table 2-1
-    /// fixes −1 and −3, the rest are ours).
+    /// The value of x0 (SMCCC return codes are negative; DEN0028G.b
+    /// table 7-1 fixes −1 and −3, the rest are ours).
     pub const fn code(self) -> i64 {
         match self {
             Error::NotSupported => -1,

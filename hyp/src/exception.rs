@@ -44,6 +44,9 @@ const DATA_ABORT: u64 = 0x24;
 /// ESR_EL1.IL. One for every exception made here, whatever the length of the
 /// instruction: EC 0, instruction aborts, and data aborts with ISV = 0.
 const ESR_IL: u64 = 1 << 25;
+/// ESR_EL1.EA of an abort: the bus's own kind of error, which is for the
+/// implementation to say. A realm's is one (DEN0137 A5.2.7, RVKNJW), so all are.
+const ESR_EA: u64 = 1 << 9;
 /// ESR_EL1.WnR of a data abort.
 const ESR_WNR: u64 = 1 << 6;
 /// DFSC or IFSC: synchronous external abort, not on a table walk.
@@ -57,7 +60,8 @@ pub fn inject_sync_external_abort(machine: &impl Machine, frame: &mut Frame, fau
     let same_level = if from_el0(frame.pstate) { 0 } else { 1 };
     let write = if fault.write && !fault.instruction { ESR_WNR } else { 0 };
     machine.write_el1(El1Register::Far, fault.va);
-    enter_el1(machine, frame, (class + same_level) << 26 | write | EXTERNAL_ABORT);
+    let syndrome = (class + same_level) << 26 | ESR_EA | write | EXTERNAL_ABORT;
+    enter_el1(machine, frame, syndrome);
 }
 
 /// The instruction at the current world's PC does not exist for it: it takes
@@ -187,13 +191,13 @@ mod tests {
     #[test]
     fn a_refused_access_is_an_external_abort_with_its_address_and_direction() {
         for (pstate, instruction, write, esr) in [
-            (EL0, false, false, 0x9200_0010),
-            (EL0, false, true, 0x9200_0050),
-            (EL1H, false, false, 0x9600_0010),
-            (EL1T, false, true, 0x9600_0050),
-            (AARCH32_USER, false, true, 0x9200_0050),
-            (EL0, true, false, 0x8200_0010),
-            (EL1H, true, false, 0x8600_0010),
+            (EL0, false, false, 0x9200_0210),
+            (EL0, false, true, 0x9200_0250),
+            (EL1H, false, false, 0x9600_0210),
+            (EL1T, false, true, 0x9600_0250),
+            (AARCH32_USER, false, true, 0x9200_0250),
+            (EL0, true, false, 0x8200_0210),
+            (EL1H, true, false, 0x8600_0210),
         ] {
             let (machine, mut frame) = (machine(), frame(pstate));
             inject_sync_external_abort(&machine, &mut frame, &fault(instruction, write));

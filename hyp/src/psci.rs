@@ -31,8 +31,14 @@ pub mod code {
     pub const INVALID_ADDRESS: i64 = -9;
 }
 
-/// What bouncer tells guests: PSCI 1.1, SMCCC 1.1, no trusted OS to migrate.
+/// What bouncer tells guests: PSCI 1.1, and no trusted OS to migrate.
 pub(crate) const VERSION: i64 = 1 << 16 | 1;
+/// The calling convention of what EL2 answers to the host and to guests with
+/// pKVM's calls: results in x0 to x3, x4 to x17 preserved. Nobody is told of 1.3
+/// or later, where bit 16 of an identifier is a hint.
+pub(crate) const SMCCC_1_1: i64 = 1 << 16 | 1;
+/// A realm's: results in x1 to x8, too (DEN0137 B1.1, RNNFPH).
+pub(crate) const SMCCC_1_2: i64 = 1 << 16 | 2;
 /// MIGRATE_INFO_TYPE: nothing to migrate.
 pub(crate) const NO_TRUSTED_OS: i64 = 2;
 /// AFFINITY_INFO: the CPU is on.
@@ -40,14 +46,21 @@ pub(crate) const AFFINITY_ON: i64 = 0;
 /// AFFINITY_INFO: the CPU is off.
 pub(crate) const AFFINITY_OFF: i64 = 1;
 
-/// SMCCC_ARCH_FEATURES, which SMCCC 1.1 must have (DEN0028 7.3): of the calls
+/// SMCCC_ARCH_FEATURES, which SMCCC 1.1 must have (DEN0028G.b 7.3): of the calls
 /// that can be asked about there are the two that ask. Its argument is 32 bits
-/// wide, whatever is above them (2.7).
+/// wide, whatever is above them (DEN0028E 2.6).
 pub(crate) fn arch_features(id: u64) -> i64 {
     match id as u32 {
         function::SMCCC_VERSION | function::SMCCC_ARCH_FEATURES => code::SUCCESS,
         _ => code::NOT_SUPPORTED,
     }
+}
+
+/// Does CPU_SUSPEND's power_state name a power-down state? StateType is bit 16
+/// of the original format, which PSCI_FEATURES says is spoken here, and bit 30
+/// of the extended one, where the original one has a zero (DEN0022F.b 5.4.2).
+pub(crate) const fn is_power_down(state: u64) -> bool {
+    state & (1 << 16 | 1 << 30) != 0
 }
 
 /// PSCI_FEATURES, for host and guests alike: both front ends serve the same
@@ -90,5 +103,6 @@ mod tests {
             }
         }
         assert_eq!((VERSION, NO_TRUSTED_OS), (0x1_0001, 2));
+        assert_eq!((SMCCC_1_1, SMCCC_1_2), (0x1_0001, 0x1_0002));
     }
 }

@@ -18,7 +18,9 @@ impl<M: Machine> Running<'_, M> {
         let low = |value: u64| value & 0xffff_ffff;
         let realm = self.abi == GuestAbi::Rsi;
         let value = match id {
-            function::SMCCC_VERSION | function::PSCI_VERSION => psci::VERSION,
+            function::PSCI_VERSION => psci::VERSION,
+            function::SMCCC_VERSION if realm => psci::SMCCC_1_2,
+            function::SMCCC_VERSION => psci::SMCCC_1_1,
             // Not in the table of what a realm has (DEN0137 A4.3.7, A4.3.4).
             function::MIGRATE_INFO_TYPE | function::SMCCC_ARCH_FEATURES if realm => {
                 code::NOT_SUPPORTED
@@ -30,7 +32,8 @@ impl<M: Machine> Running<'_, M> {
             function::PSCI_FEATURES => psci::features(a1),
             function::SMCCC_ARCH_FEATURES => psci::arch_features(a1),
             function::AFFINITY_INFO_32 => self.affinity_info(low(a1), low(a2)),
-            function::AFFINITY_INFO_64 => self.affinity_info(a1, a2),
+            // The level is a uint32 of both (DEN0022F.b 5.1.5).
+            function::AFFINITY_INFO_64 => self.affinity_info(a1, low(a2)),
             function::CPU_ON_32 => return Some(self.cpu_on(low(a1), low(a2), low(a3))),
             function::CPU_ON_64 => return Some(self.cpu_on(a1, a2, a3)),
             function::CPU_OFF => return Some(Outcome::exit(HostExit::CpuOff)),
@@ -56,7 +59,7 @@ impl<M: Machine> Running<'_, M> {
 
     /// CPU_ON: the vCPU is ready at once; the host learns that it should run
     /// it. A vCPU's MPIDR affinity is its number. It starts with the caller's
-    /// endianness (DEN0022 6.4.3).
+    /// endianness (DEN0022F.b 6.4.3.2).
     fn cpu_on(&mut self, mpidr: u64, entry: u64, context: u64) -> Outcome {
         let endianness = self.hyp.machine.read_el1(El1Register::Sctlr) & SCTLR_EE;
         let started = self.hyp.with_vm(self.handle, |vm| {
@@ -82,7 +85,7 @@ impl<M: Machine> Running<'_, M> {
     /// CPU_SUSPEND: standby is a WFI; power-down states do not exist here. A
     /// realm's is standby whatever it asks for (DEN0137 B6.3.4.1.1).
     fn suspend(&mut self, state: u64) -> Outcome {
-        if self.abi == GuestAbi::Pkvm && state & (1 << 16 | 1 << 30) != 0 {
+        if self.abi == GuestAbi::Pkvm && psci::is_power_down(state) {
             return self.results([code::INVALID_PARAMETERS as u64, 0, 0, 0]);
         }
         self.results([code::SUCCESS as u64, 0, 0, 0]);

@@ -67,23 +67,26 @@ pub(super) fn handle_smc<M: Machine>(
 /// The allow-list. `None` for everything that is not on it.
 fn call<M: Machine>(hyp: &Hypervisor<M>, id: u32, [a1, a2, a3]: [u64; 3]) -> Option<i64> {
     let relay = |arguments: [u64; 4]| hyp.machine.firmware_call(arguments) as i64;
+    let low = |value: u64| value & 0xffff_ffff;
     Some(match id {
-        function::SMCCC_VERSION | function::PSCI_VERSION | function::MIGRATE_INFO_TYPE => {
-            relay([u64::from(id), 0, 0, 0])
-        }
+        function::PSCI_VERSION | function::MIGRATE_INFO_TYPE => relay([u64::from(id), 0, 0, 0]),
+        // What the host calls is EL2. The firmware may have none, after
+        // PSCI_FEATURES said there is one, or one with hints in identifiers,
+        // which are not on this list.
+        function::SMCCC_VERSION => psci::SMCCC_1_1,
         function::PSCI_FEATURES => psci::features(a1),
         function::SMCCC_ARCH_FEATURES => psci::arch_features(a1),
-        function::AFFINITY_INFO_32 | function::AFFINITY_INFO_64 => {
-            relay([u64::from(id), a1, a2, 0])
-        }
-        function::CPU_ON_32 => cpu_on(hyp, a1 & 0xffff_ffff, a2 & 0xffff_ffff, a3 & 0xffff_ffff),
+        function::AFFINITY_INFO_32 => relay([u64::from(id), low(a1), low(a2), 0]),
+        function::AFFINITY_INFO_64 => relay([u64::from(id), a1, low(a2), 0]),
+        function::CPU_ON_32 => cpu_on(hyp, low(a1), low(a2), low(a3)),
         function::CPU_ON_64 => cpu_on(hyp, a1, a2, a3),
         function::CPU_OFF => cpu_off(hyp),
         // A power-down state would resume at an address of the host's choice
-        // with EL2 gone. Standby is a WFI, which the host can do itself.
+        // with EL2 gone. Standby is a WFI, which the host can do itself. (DENIED
+        // would be a reason of OS-initiated mode: DEN0022F.b 5.4.5.)
         function::CPU_SUSPEND_32 | function::CPU_SUSPEND_64 => {
-            if a1 & (1 << 16 | 1 << 30) != 0 {
-                code::DENIED
+            if psci::is_power_down(a1) {
+                code::INVALID_PARAMETERS
             } else {
                 code::SUCCESS
             }

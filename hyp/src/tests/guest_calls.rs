@@ -131,7 +131,7 @@ fn a_guest_starts_its_other_vcpus_and_the_host_is_told_to_run_them() {
     assert_eq!(rig.run(handle)[..2], [exit::CPU_ON, 1]);
 }
 
-/// SMC32 calls have 32-bit arguments, whatever is above them (SMCCC 2.6).
+/// SMC32 calls have 32-bit arguments, whatever is above them (DEN0028E 2.6).
 #[test]
 fn a_32_bit_power_call_has_32_bit_arguments() {
     let mut rig = Rig::new();

@@ -60,7 +60,7 @@ fn c8_no_power_down_state_and_no_unlisted_function_reaches_the_firmware() {
     let resume = rig.frames(1) << 12;
     for state in [1 << 16, 1 << 30] {
         let suspend = rig.smc(u64::from(function::CPU_SUSPEND_64), &[state, resume, 0]);
-        assert_eq!(suspend, code::DENIED);
+        assert_eq!(suspend, code::INVALID_PARAMETERS);
     }
     // SYSTEM_SUSPEND, CPU_DEFAULT_SUSPEND, MEM_PROTECT, SYSTEM_RESET2,
     // trusted OS and SiP calls, TRNG.
@@ -88,16 +88,30 @@ fn c8_standby_is_allowed_and_does_nothing() {
 fn c8_what_is_relayed_carries_its_own_arguments_and_no_others() {
     let rig = Rig::new();
     rig.hyp.machine().world().firmware_answer = 0x5;
-    for asked in [function::SMCCC_VERSION, function::PSCI_VERSION, function::MIGRATE_INFO_TYPE] {
+    for asked in [function::PSCI_VERSION, function::MIGRATE_INFO_TYPE] {
         assert_eq!(rig.smc(u64::from(asked), &[7, 8, 9]), 5);
         let relayed = rig.hyp.machine().world().firmware_log.pop();
         assert_eq!(relayed, Some([u64::from(asked), 0, 0, 0]));
     }
-    for asked in [function::AFFINITY_INFO_32, function::AFFINITY_INFO_64] {
-        assert_eq!(rig.smc(u64::from(asked), &[7, 8, 9]), 5);
+    let dirty = 0xdead << 32;
+    for (asked, affinity) in
+        [(function::AFFINITY_INFO_32, 7), (function::AFFINITY_INFO_64, dirty | 7)]
+    {
+        assert_eq!(rig.smc(u64::from(asked), &[dirty | 7, dirty | 8, 9]), 5);
         let relayed = rig.hyp.machine().world().firmware_log.pop();
-        assert_eq!(relayed, Some([u64::from(asked), 7, 8, 0]));
+        assert_eq!(relayed, Some([u64::from(asked), affinity, 8, 0]));
     }
+}
+
+/// Whatever the firmware's is: what the host calls is EL2.
+#[test]
+fn the_hosts_calling_convention_is_el2s() {
+    let rig = Rig::new();
+    for firmware in [u64::MAX, 0x1_0000, 0x1_0005] {
+        rig.hyp.machine().world().firmware_answer = firmware;
+        assert_eq!(rig.smc(u64::from(function::SMCCC_VERSION), &[]), 0x1_0001);
+    }
+    assert!(rig.hyp.machine().world().firmware_log.is_empty());
 }
 
 #[test]

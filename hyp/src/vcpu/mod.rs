@@ -12,7 +12,7 @@ use crate::syndrome::Transfer;
 use state::VcpuState;
 
 /// PSTATE at the first instruction: EL1h, D A I F masked (as PSCI CPU_ON,
-/// DEN0022 6.4.3, and the arm64 boot protocol ask).
+/// DEN0022F.b 6.4.3, and the arm64 boot protocol ask).
 pub const BOOT_PSTATE: u64 = 0x3c5;
 
 /// SCTLR_EL1 at the first instruction: RES1 bits, MMU and caches off.

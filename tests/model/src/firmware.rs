@@ -16,8 +16,9 @@ pub fn firmware(
     let id = u32::try_from(id).ok().filter(|_| immediate == 0)?;
     Some(match id {
         // Relayed; the simulated firmware says 0.
-        f::SMCCC_VERSION | f::PSCI_VERSION | f::MIGRATE_INFO_TYPE => 0,
+        f::PSCI_VERSION | f::MIGRATE_INFO_TYPE => 0,
         f::AFFINITY_INFO_32 | f::AFFINITY_INFO_64 => 0,
+        f::SMCCC_VERSION => 0x1_0001,
         f::PSCI_FEATURES => features(a1),
         f::SMCCC_ARCH_FEATURES => arch_features(a1),
         f::CPU_ON_32 => cpu_on(state, a1 & 0xffff_ffff, a2 & 0xffff_ffff),
@@ -29,7 +30,9 @@ pub fn firmware(
             }
             0
         }
-        f::CPU_SUSPEND_32 | f::CPU_SUSPEND_64 if a1 & (1 << 16 | 1 << 30) != 0 => code::DENIED,
+        f::CPU_SUSPEND_32 | f::CPU_SUSPEND_64 if a1 & (1 << 16 | 1 << 30) != 0 => {
+            code::INVALID_PARAMETERS
+        }
         f::CPU_SUSPEND_32 | f::CPU_SUSPEND_64 => 0,
         f::SYSTEM_OFF | f::SYSTEM_RESET => {
             state.off = true;

@@ -78,6 +78,7 @@ pub fn power(
     let value = |value: i64| Expected::results(vcpu, [value as u64, 0, 0, 0]);
     let low = |value: u64| value & 0xffff_ffff;
     Some(match function {
+        psci::SMCCC_VERSION if vm.realm => value(0x1_0002),
         psci::SMCCC_VERSION | psci::PSCI_VERSION => value(0x1_0001),
         psci::MIGRATE_INFO_TYPE | psci::SMCCC_ARCH_FEATURES if vm.realm => value(-1),
         psci::PSCI_FEATURES if vm.realm && low(a1) == u64::from(psci::MIGRATE_INFO_TYPE) => {
@@ -87,7 +88,7 @@ pub fn power(
         psci::PSCI_FEATURES => value(features(a1)),
         psci::SMCCC_ARCH_FEATURES => value(arch_features(a1)),
         psci::AFFINITY_INFO_32 => value(affinity(vm, low(a1), low(a2))),
-        psci::AFFINITY_INFO_64 => value(affinity(vm, a1, a2)),
+        psci::AFFINITY_INFO_64 => value(affinity(vm, a1, low(a2))),
         psci::CPU_ON_32 => cpu_on(state, vm, vcpu, [low(a1), low(a2), low(a3)]),
         psci::CPU_ON_64 => cpu_on(state, vm, vcpu, [a1, a2, a3]),
         psci::CPU_OFF => Expected::exit(vcpu, 0, Exit::Exactly([exit::CPU_OFF, 0, 0])),

@@ -17,7 +17,9 @@ pub fn smc(state: &mut State, slot: u8, index: usize) -> Expected {
     let answer = |values| Ok(Expected::results(vcpu, values));
     let function = u32::try_from(function).ok().filter(|_| vm.realm);
     let expected = match function {
-        Some(id::VERSION) => answer([u64::from(a1 != 0x1_0000), 0x1_0000, 0x1_0000, 0]),
+        Some(id::VERSION) => {
+            answer([u64::from(a1 & 0x7fff_ffff != 0x1_0000), 0x1_0000, 0x1_0000, 0])
+        }
         Some(id::FEATURES) => answer([0; 4]),
         Some(id::ATTESTATION_TOKEN_INIT) => {
             if let Some(vcpu) = vcpu_mut(state, slot, index) {

@@ -118,8 +118,10 @@ fn not_supported() -> Answer {
     [Error::NotSupported.code() as u64, 0, 0, 0]
 }
 
-/// VERSION(wanted) → lowest, highest: there is one.
+/// VERSION(wanted) → lowest, highest: there is one. Bits from 31 up are SBZ
+/// (DEN0137 B5.4.4).
 fn version(wanted: u64) -> Answer {
+    let wanted = wanted & 0x7fff_ffff;
     let status = if wanted == id::REVISION { status::SUCCESS } else { status::ERROR_INPUT };
     [status, id::REVISION, id::REVISION, 0]
 }

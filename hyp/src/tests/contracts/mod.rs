@@ -10,14 +10,15 @@
 //! | file | specification |
 //! |---|---|
 //! | `rsi` | RMM 1.0 (DEN0137 1.0-rel0): realms and their services |
-//! | `realm_power` | its chapter B6: PSCI of a realm |
-//! | `power` | PSCI (DEN0022D.b): guests with pKVM's calls, the host |
-//! | `smccc` | SMC Calling Convention (DEN0028E) |
+//! | `power` | PSCI 1.3 (DEN0022F.b), and for realms RMM 1.0's chapter B6 |
+//! | `smccc` | SMC Calling Convention (DEN0028) |
 //!
-//! Where bouncer differs on purpose a row says so, and how.
+//! Where bouncer differs on purpose a row says so, and how. Paragraphs of PSCI
+//! and of the RMM are the documents'. Those of the calling convention are as
+//! other projects cite them (Linux, EDK2, QEMU, Xen), each with the issue that
+//! they name.
 
 mod power;
-mod realm_power;
 mod rsi;
 mod smccc;
 

@@ -6,6 +6,7 @@ use crate::abi::rsi::{self as id, ripas, status};
 use crate::abi::{exit, guest};
 use crate::layout;
 use crate::machine::{El1Register, Machine, Vmid};
+use crate::trap::Trap;
 use std::sync::{Arc, Mutex};
 
 /// The unprotected half of the address space.
@@ -26,17 +27,26 @@ fn accepted(top: u64) -> [u64; 4] {
 
 const INPUT: [u64; 4] = [status::ERROR_INPUT, 0, 0, 0];
 
-/// The realm reaches for `address`: the syndrome of what it takes, if it takes
-/// an exception.
-fn reach(rig: &Rig, realm: u64, address: u64, fetch: bool) -> u64 {
+/// A load from `address`, where stage 2 has nothing.
+fn load(address: u64) -> Trap {
+    abort(address, 8, 3, false)
+}
+
+/// A fetch from there; `status` is what stage 2 has against it.
+fn fetch(address: u64, status: u64) -> Trap {
+    Trap { esr: 0x20 << 26 | 1 << 25 | status, ..load(address) }
+}
+
+/// IFSC of a translation fault and of a permission fault, at level 3.
+const TRANSLATION: u64 = 0x07;
+const PERMISSION: u64 = 0x0f;
+
+/// The realm reaches for something: the syndrome of the exception it takes.
+fn reach(rig: &Rig, realm: u64, access: Trap) -> u64 {
     rig.hyp.machine().write_el1(El1Register::Vbar, VECTORS);
     rig.script(move |vcpu| {
         vcpu.frame.pstate = 5;
-        let mut trap = abort(address, 8, 3, false);
-        if fetch {
-            trap.esr = 0x20 << 26 | 1 << 25 | 0x07;
-        }
-        trap
+        access
     });
     rig.script_check(|vcpu| assert_eq!(vcpu.frame.pc, VECTORS + 0x200));
     assert_eq!(rig.run(realm)[0], exit::INTERRUPT, "the Host does not hear of it");
@@ -139,9 +149,33 @@ const PROMISES: &[Rule] = &[
         check: |rig| {
             let (realm, _) = rig.realm(1);
             set(rig, realm, ipa(1), ipa(2), ripas::EMPTY);
-            for (fetch, class) in [(false, 0x25), (true, 0x21)] {
-                let esr = reach(rig, realm, ipa(1), fetch);
+            for (access, class) in [(load(ipa(1)), 0x25), (fetch(ipa(1), TRANSLATION), 0x21)] {
+                let esr = reach(rig, realm, access);
                 assert_eq!((esr >> 26, esr & 0x3f), (class, 0x10), "{esr:#x}");
+            }
+        },
+    },
+    Rule {
+        paragraph: "A5.2.7 RVKNJW",
+        says: "a synchronous external abort has EA set",
+        check: |rig| {
+            let (realm, _) = rig.realm(1);
+            set(rig, realm, ipa(1), ipa(2), ripas::EMPTY);
+            for access in [load(ipa(1)), fetch(ipa(1), TRANSLATION)] {
+                assert_eq!(reach(rig, realm, access) >> 9 & 1, 1);
+            }
+        },
+    },
+    Rule {
+        paragraph: "A5.2.6 RXLSKP",
+        says: "a fetch from an unprotected page is a synchronous external abort",
+        check: |rig| {
+            let (realm, _) = rig.realm(1);
+            set(rig, realm, ipa(1), ipa(2), ripas::EMPTY);
+            // A shared page is there, but not to be executed; the next is not.
+            for (page, status) in [(1, PERMISSION), (2, TRANSLATION)] {
+                let esr = reach(rig, realm, fetch(ALIAS | ipa(page), status));
+                assert_eq!((esr >> 26, esr & 0x3f), (0x21, 0x10), "{esr:#x}");
             }
         },
     },
@@ -183,8 +217,10 @@ const COMMANDS: &[Rule] = &[
                 let back = [ipa(1), ipa(2), x3 | ripas::RAM, x4, 9, 9, 9];
                 assert_eq!(smc(rig, realm, id::IPA_STATE_SET, &back), accepted(ipa(2)));
             }
-            let version = [0x1_0000, 9, 9, 9, 9];
-            assert_eq!(smc(rig, realm, id::VERSION, &version)[0], status::SUCCESS);
+            for wanted in [0x1_0000, 0x8001_0000, u64::MAX << 31 | 0x1_0000] {
+                let version = [wanted, 9, 9, 9, 9];
+                assert_eq!(smc(rig, realm, id::VERSION, &version)[0], status::SUCCESS);
+            }
         },
     },
     Rule {

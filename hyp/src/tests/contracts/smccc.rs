@@ -1,4 +1,5 @@
-//! SMC Calling Convention (DEN0028E), for all three callers.
+//! SMC Calling Convention (DEN0028), for all three callers. EL2 speaks version
+//! 1.1 of it, and 1.2 with realms; a letter is the issue whose number it is.
 
 use super::{By, NOT_SUPPORTED, PC, Rule, answer, call, call_imm, hold, ipa};
 use crate::abi::rsi;
@@ -6,7 +7,7 @@ use crate::psci::{code, function as f};
 
 const RULES: &[Rule] = &[
     Rule {
-        paragraph: "2.5.1, 2.6",
+        paragraph: "E 2.6, E 2.7",
         says: "x4 to x30 are preserved, also by a call that is not known",
         check: |rig| {
             let (vm, _) = rig.vm(1);
@@ -20,7 +21,7 @@ const RULES: &[Rule] = &[
         },
     },
     Rule {
-        paragraph: "2.6",
+        paragraph: "E 2.6",
         says: "a 32-bit call has 32-bit arguments, whatever is above them",
         check: |rig| {
             let (vm, _) = rig.vm(2);
@@ -41,7 +42,7 @@ const RULES: &[Rule] = &[
         },
     },
     Rule {
-        paragraph: "2.9",
+        paragraph: "E 2.9",
         says: "an immediate that is not zero is reserved: no function is behind it",
         check: |rig| {
             let (vm, _) = rig.vm(1);
@@ -57,7 +58,7 @@ const RULES: &[Rule] = &[
         },
     },
     Rule {
-        paragraph: "5.2",
+        paragraph: "D 5.2",
         says: "an unknown function is -1 in all of x0",
         check: |rig| {
             let (vm, _) = rig.vm(1);
@@ -73,7 +74,7 @@ const RULES: &[Rule] = &[
         },
     },
     Rule {
-        paragraph: "5.2, 2.7",
+        paragraph: "D 5.2",
         says: "a function of 32 bits is not there under its 64-bit identifier",
         check: |rig| {
             let (vm, _) = rig.vm(1);
@@ -87,18 +88,45 @@ const RULES: &[Rule] = &[
         },
     },
     Rule {
-        paragraph: "7.2",
-        says: "SMCCC_VERSION: 1.1 or later",
+        paragraph: "G.b table 2-1",
+        says: "bits 23:16 of a fast call are zero (from 1.3 on bit 16 is a hint: nobody is told 1.3)",
         check: |rig| {
             let (vm, _) = rig.vm(1);
             let (realm, _) = rig.realm(1);
-            for (handle, by) in [(vm, By::Hvc), (realm, By::Smc)] {
-                assert!(answer(rig, handle, by, f::SMCCC_VERSION.into(), &[])[0] >= 0x1_0001);
+            for bit in 16..=23 {
+                let function = u64::from(f::PSCI_VERSION) | 1 << bit;
+                assert_eq!(answer(rig, vm, By::Hvc, function, &[]), NOT_SUPPORTED);
+                assert_eq!(answer(rig, realm, By::Smc, function, &[]), NOT_SUPPORTED);
+                assert_eq!(rig.smc(function, &[]), -1);
             }
         },
     },
     Rule {
-        paragraph: "7.3",
+        paragraph: "D 3.1",
+        says: "the identifier is w0; bits above it are ignored (ours: refused, as pKVM does)",
+        check: |rig| {
+            let (vm, _) = rig.vm(1);
+            for bit in [32, 63] {
+                let function = u64::from(f::PSCI_VERSION) | 1 << bit;
+                assert_eq!(answer(rig, vm, By::Hvc, function, &[]), NOT_SUPPORTED);
+                assert_eq!(rig.smc(function, &[]), -1);
+            }
+        },
+    },
+    Rule {
+        paragraph: "G.b 7.2; DEN0137 B1.1 RNNFPH",
+        says: "SMCCC_VERSION: 1.1; a realm's is 1.2 or later, for it has results behind x3",
+        check: |rig| {
+            let (vm, _) = rig.vm(1);
+            let (realm, _) = rig.realm(1);
+            let version = u64::from(f::SMCCC_VERSION);
+            assert_eq!(answer(rig, vm, By::Hvc, version, &[]), [0x1_0001, 0, 0, 0]);
+            assert_eq!(answer(rig, realm, By::Smc, version, &[]), [0x1_0002, 0, 0, 0]);
+            assert_eq!(rig.smc(version, &[]), 0x1_0001);
+        },
+    },
+    Rule {
+        paragraph: "G.b 7.3",
         says: "SMCCC_ARCH_FEATURES is there from 1.1 on (not a realm's: DEN0137 RYLFMD)",
         check: |rig| {
             let (vm, _) = rig.vm(1);

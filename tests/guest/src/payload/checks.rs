@@ -135,7 +135,7 @@ fn unknown_calls_are_refused() -> bool {
         && hvc_imm1(0x8400_0000, none)[0] == NOT_SUPPORTED
 }
 
-/// x4 to x17 survive calls (SMCCC 1.1).
+/// x4 to x17 survive calls (SMCCC 1.1 and later).
 fn registers_are_preserved() -> bool {
     [0x8400_0000, u64::from(hyp::abi::guest::HYP_MEMINFO), 0xc600_003f]
         .iter()

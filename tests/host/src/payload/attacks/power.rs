@@ -13,7 +13,7 @@ use super::{Finding, Owner};
 use crate::payload::report::GOOD;
 use crate::payload::{cpus, run};
 
-/// PSCI function ids (DEN0022, 5.1) and codes.
+/// PSCI function ids and codes (DEN0022F.b 5.1, 5.2.2).
 const CPU_ON: u32 = 0xc400_0003;
 const CPU_SUSPEND: u32 = 0xc400_0001;
 const SYSTEM_SUSPEND: u32 = 0xc400_000e;

@@ -18,7 +18,7 @@ use crate::payload::calls::BOUNCER;
 use crate::payload::machine::Machine;
 use crate::payload::report::GOOD;
 
-/// PSCI CPU_ON and INVALID_ADDRESS (DEN0022, 5.1 and 5.2.2).
+/// PSCI CPU_ON and INVALID_ADDRESS (DEN0022F.b 5.1.4 and 5.2.2).
 const CPU_ON: u32 = 0xc400_0003;
 const INVALID_ADDRESS: i64 = -9;
 
