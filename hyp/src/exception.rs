@@ -51,16 +51,29 @@ const ESR_EA: u64 = 1 << 9;
 const ESR_WNR: u64 = 1 << 6;
 /// DFSC or IFSC: synchronous external abort, not on a table walk.
 const EXTERNAL_ABORT: u64 = 0x10;
+/// DFSC or IFSC: Address size fault, level 0.
+const ADDRESS_SIZE: u64 = 0;
 
 /// The access `fault` of the current world is refused as a bus would refuse
 /// it: the world takes a synchronous external abort at the instruction, with
 /// its virtual address in FAR_EL1. Nothing of what stage 2 said reaches it.
 pub fn inject_sync_external_abort(machine: &impl Machine, frame: &mut Frame, fault: &Abort) {
+    inject_abort(machine, frame, fault, ESR_EA | EXTERNAL_ABORT);
+}
+
+/// The access `fault` of the current world names an address that its physical
+/// address space does not have: it takes an Address size fault, level 0, as if
+/// the output of its stage 1 were larger than the CPU's addresses.
+pub fn inject_address_size_fault(machine: &impl Machine, frame: &mut Frame, fault: &Abort) {
+    inject_abort(machine, frame, fault, ADDRESS_SIZE);
+}
+
+fn inject_abort(machine: &impl Machine, frame: &mut Frame, fault: &Abort, status: u64) {
     let class = if fault.instruction { INSTRUCTION_ABORT } else { DATA_ABORT };
     let same_level = if from_el0(frame.pstate) { 0 } else { 1 };
     let write = if fault.write && !fault.instruction { ESR_WNR } else { 0 };
     machine.write_el1(El1Register::Far, fault.va);
-    let syndrome = (class + same_level) << 26 | ESR_EA | write | EXTERNAL_ABORT;
+    let syndrome = (class + same_level) << 26 | write | status;
     enter_el1(machine, frame, syndrome);
 }
 

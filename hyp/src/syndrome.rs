@@ -114,6 +114,11 @@ impl Abort {
     pub fn gfn(&self) -> Option<Gfn> {
         Gfn::containing(self.ipa)
     }
+
+    /// Does it name an address that no page of a guest has?
+    pub fn is_beyond_the_address_space(&self) -> bool {
+        self.ipa != Self::NOWHERE && self.gfn().is_none()
+    }
 }
 
 /// Decodes a synchronous trap.

@@ -3,14 +3,14 @@
 use crate::addr::{FRAME_SIZE, Gfn};
 use crate::error::Error;
 use crate::event::EventKind;
-use crate::exception::inject_sync_external_abort;
+use crate::exception::{inject_address_size_fault, inject_sync_external_abort};
 use crate::layout;
 use crate::machine::Machine;
 use crate::memory::HostMemory;
 use crate::stats::VmCounter;
 use crate::syndrome::{Abort, FaultStatus};
 use crate::trap::Trap;
-use crate::vm::Vm;
+use crate::vm::{GuestAbi, Vm};
 
 use super::exposure::HostExit;
 use super::{Outcome, Running};
@@ -31,6 +31,9 @@ enum Verdict {
 
 impl<M: Machine> Running<'_, M> {
     pub(super) fn abort(&mut self, trap: &Trap, fault: &Abort) -> Outcome {
+        if self.abi == GuestAbi::Rsi && fault.is_beyond_the_address_space() {
+            return self.no_such_address(fault);
+        }
         let (FaultStatus::Translation, Some(gfn)) = (fault.status, fault.gfn()) else {
             return self.refuse(fault);
         };
@@ -76,6 +79,14 @@ impl<M: Machine> Running<'_, M> {
             self.hyp.record(EventKind::GuestUndescribed, owner, trap, page, 0);
         }
         self.refuse(fault)
+    }
+
+    /// A realm's addresses have as many bits as RSI_REALM_CONFIG tells it, and
+    /// beyond them is nothing that a bus could refuse (DEN0137 A5.2.8, RGYVZQ).
+    fn no_such_address(&mut self, fault: &Abort) -> Outcome {
+        self.count(VmCounter::Injected);
+        inject_address_size_fault(&self.hyp.machine, &mut self.vcpu.state.frame, fault);
+        Outcome::Resume
     }
 
     /// Nothing is there for this guest: the bus refuses.

@@ -180,6 +180,24 @@ const PROMISES: &[Rule] = &[
         },
     },
     Rule {
+        paragraph: "A5.2.8 RGYVZQ, RLSJJR",
+        says: "what is beyond the realm's address space is an Address size fault",
+        check: |rig| {
+            let (realm, _) = rig.realm(1);
+            for (access, class) in [
+                (load(1 << id::IPA_BITS), 0x25),
+                (load(1 << 47 | 0x18), 0x25),
+                (fetch(1 << id::IPA_BITS, TRANSLATION), 0x21),
+            ] {
+                let esr = reach(rig, realm, access);
+                assert_eq!((esr >> 26, esr & 0x3f), (class, 0), "{esr:#x}");
+            }
+            // Its last page is within, and answers as a bus does.
+            let esr = reach(rig, realm, load((1 << id::IPA_BITS) - 0x1000));
+            assert_eq!(esr & 0x3f, 0x10);
+        },
+    },
+    Rule {
         paragraph: "A5.2.3 IPGHBT, A5.3.1",
         says: "a protected page that is RAM and not assigned exits to the Host",
         check: |rig| {
