@@ -53,8 +53,9 @@ pub mod host {
     /// x2 = descriptor table, x3 = how often it was reset; part 1: x1 = driver
     /// area, x2 = device area; part 2: x1 = guest address of the bounce BAR
     /// when the queue was enabled, x2 = its pages.
-    /// With policy bounce-bar these are offsets into the bounce BAR, with
-    /// shared-pages guest physical addresses.
+    /// With policies bounce-bar and device-memory the areas are offsets into
+    /// the BAR, with shared-pages guest physical addresses. Part 2 matters
+    /// with bounce-bar only: with device-memory x1 is 0.
     pub const QUEUE_INFO: u32 = 0xC600_010F;
     /// (handle, device, cause) → (). Cause: a queue, or
     /// [`super::CAUSE_CONFIG`]: interrupt the guest.
@@ -190,6 +191,8 @@ pub const CAUSE_CONFIG: u64 = 0xffff;
 pub const POLICY_BOUNCE_BAR: u64 = 0;
 /// DEVICE_CREATE policy: DMA in pages the guest shares.
 pub const POLICY_SHARED_PAGES: u64 = 1;
+/// DEVICE_CREATE policy: DMA in a BAR, by offsets into it.
+pub const POLICY_DEVICE_MEMORY: u64 = 2;
 
 /// Most VMs at once.
 pub const MAX_VMS: usize = 8;

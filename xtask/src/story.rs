@@ -239,7 +239,7 @@ fn bootargs(config: &Config, disk: &Disk, note: &str) -> String {
         Kind::Raw => (WHOLE_DISK, "last-sector"),
     };
     format!(
-        "scenario={scenario} vcpus={vcpus} policy=both attacks=all hash={hash} write={write} note={note}"
+        "scenario={scenario} vcpus={vcpus} policy=all attacks=all hash={hash} write={write} note={note}"
     )
 }
 

@@ -193,7 +193,7 @@ fn counters(transcript: &Transcript) {
     let (machine, runs): (Vec<_>, Vec<_>) =
         transcript.counters.iter().partition(|(run, _)| run.as_str() == "machine");
     if !runs.is_empty() {
-        anstream::println!("\n  {}", paint(HEAD, "the two DMA policies side by side"));
+        anstream::println!("\n  {}", paint(HEAD, "the DMA policies side by side"));
         for line in table(&runs) {
             anstream::println!("    {line}");
         }

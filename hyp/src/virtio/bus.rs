@@ -49,11 +49,11 @@ impl PciBus {
     }
 
     /// Adds a device of virtio type `device_type` (1 network, 2 block,
-    /// 3 console, 4 entropy) with `queues` queues and, under
-    /// [`Policy::BounceBar`], `bounce_pages` pages of bounce memory. Returns
-    /// its index; it is in slot index + 1.
+    /// 3 console, 4 entropy) with `queues` queues and, unless it works in
+    /// [`Policy::SharedPages`], `bounce_pages` pages of memory of its own.
+    /// Returns its index; it is in slot index + 1.
     ///
-    /// The bounce memory may be any multiple of 64 KiB up to 16 MiB. The BAR
+    /// That memory may be any multiple of 64 KiB up to 16 MiB. The BAR
     /// is the next power of two; its rest stays empty.
     ///
     /// # Errors

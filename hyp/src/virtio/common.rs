@@ -7,7 +7,7 @@
 use super::all_ones;
 use super::device_config::DeviceConfig;
 use super::msix::{Msix, NO_VECTOR};
-use super::policy::feature;
+use super::policy::{feature, provisional};
 use super::queue::{MAX_QUEUES, Queue, Reach};
 use super::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET};
 
@@ -168,6 +168,7 @@ impl Common {
             // No notification data of the device's, no admin queue, and a
             // queue reset is complete when the write is.
             (QUEUE_NOTIFY_DATA | QUEUE_RESET | ADMIN_QUEUE_INDEX | ADMIN_QUEUE_NUM, 2) => 0,
+            _ if self.offered & feature::DMB != 0 => read_device_memory(offset, size),
             _ => all_ones(size),
         }
     }
@@ -296,6 +297,15 @@ impl Common {
             }
             _ => Outcome::Quiet,
         }
+    }
+}
+
+/// Reads what a device memory buffer adds: which region it is, and of what.
+fn read_device_memory(offset: u64, size: u8) -> u64 {
+    match (offset, size) {
+        (provisional::DMB_SHM_ID_AT, 2) => u64::from(provisional::DMB_SHM_ID),
+        (provisional::DMB_MEMORY_TYPE_AT, 2) => u64::from(provisional::DMB_COHERENT),
+        _ => all_ones(size),
     }
 }
 

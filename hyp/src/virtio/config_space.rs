@@ -6,7 +6,7 @@
 //! size are simply not writable, so all ones read back as the size mask.
 
 use super::msix::MAX_VECTORS;
-use super::policy::{CAP_SWIOTLB, DeviceType};
+use super::policy::{CAP_SHARED_MEMORY, DeviceType, Policy, provisional};
 use super::queue::MAX_QUEUES;
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, GfnRange};
 use crate::layout;
@@ -24,14 +24,23 @@ pub const REGISTER_BAR_SIZE: u64 = 0x4000;
 pub(super) mod structure {
     use super::{MAX_QUEUES, MAX_VECTORS};
 
-    /// Length 64 includes the fields of RING_RESET and of admin queues.
-    pub(crate) const COMMON: (u64, u64) = (0x0000, 64);
+    /// With what a device memory buffer adds; see [`super::common_length`].
+    pub(crate) const COMMON: (u64, u64) = (0x0000, super::provisional::DMB_COMMON_LENGTH);
     pub(crate) const ISR: (u64, u64) = (0x0400, 4);
     pub(crate) const DEVICE: (u64, u64) = (0x0800, 64);
     pub(crate) const NOTIFY: (u64, u64) =
         (0x1000, MAX_QUEUES as u64 * super::NOTIFY_MULTIPLIER as u64);
     pub(crate) const MSIX_TABLE: (u64, u64) = (0x2000, MAX_VECTORS as u64 * 16);
     pub(crate) const MSIX_PENDING: (u64, u64) = (0x3000, 8);
+}
+
+/// Length of the common configuration as its capability tells it. 64 includes
+/// the fields of RING_RESET and of admin queues.
+const fn common_length(policy: Policy) -> u64 {
+    match policy {
+        Policy::BounceBar | Policy::SharedPages => 64,
+        Policy::DeviceMemory => provisional::DMB_COMMON_LENGTH,
+    }
 }
 
 /// Bytes between the notification registers of two queues: room for the
@@ -75,7 +84,7 @@ const CAP_ISR: u8 = 0x64;
 const CAP_DEVICE: u8 = 0x74;
 const CAP_PCI_CFG: u8 = 0x84;
 const CAP_BOUNCE: u8 = 0x98;
-const CAP_MSIX: u8 = 0xa8;
+const CAP_MSIX: u8 = 0xb0;
 const PCI_CFG: usize = word_at(CAP_PCI_CFG);
 const MSIX: usize = word_at(CAP_MSIX);
 
@@ -105,7 +114,12 @@ impl ConfigSpace {
     ///
     /// PCI wants a BAR to be a power of two large; the capability gives the
     /// exact length, and what lies between the two is nobody's.
-    pub(super) fn new(device_type: &DeviceType, queues: u16, bounce_pages: u64) -> Self {
+    pub(super) fn new(
+        device_type: &DeviceType,
+        policy: Policy,
+        queues: u16,
+        bounce_pages: u64,
+    ) -> Self {
         let bounce_bar_size = match bounce_pages {
             0 => 0,
             pages => pages.next_power_of_two() * FRAME_SIZE,
@@ -120,12 +134,12 @@ impl ConfigSpace {
         if bounce_bar_size != 0 {
             space.set(BAR2, BAR_PREFETCHABLE_64);
         }
-        space.add_capabilities(device_type, queues);
+        space.add_capabilities(device_type, policy, queues);
         space
     }
 
     /// The chain is written back to front, so that each member knows the next.
-    fn add_capabilities(&mut self, device_type: &DeviceType, queues: u16) {
+    fn add_capabilities(&mut self, device_type: &DeviceType, policy: Policy, queues: u16) {
         let msix = [
             u32::from(queues) << 16 | MSIX_ID, // queues + 1 vectors, encoded minus one
             structure::MSIX_TABLE.0 as u32 | u32::from(REGISTER_BAR),
@@ -135,9 +149,20 @@ impl ConfigSpace {
             self.set(MSIX + index, word);
         }
         let mut next = CAP_MSIX;
-        if self.bounce_bar_size != 0 {
-            let length = self.bounce_pages * FRAME_SIZE;
-            next = self.virtio_cap(CAP_BOUNCE, next, CAP_SWIOTLB, BOUNCE_BAR, (0, length), &[]);
+        let memory = (0, self.bounce_pages * FRAME_SIZE);
+        match policy {
+            Policy::BounceBar => {
+                let kind = provisional::CAP_SWIOTLB;
+                next = self.virtio_cap(CAP_BOUNCE, next, kind, BOUNCE_BAR, memory, &[]);
+            }
+            Policy::DeviceMemory => {
+                // A virtio_pci_cap64: the upper halves of offset and length.
+                let kind = CAP_SHARED_MEMORY;
+                next = self.virtio_cap(CAP_BOUNCE, next, kind, BOUNCE_BAR, memory, &[0, 0]);
+                let id = u32::from(provisional::DMB_SHM_ID) << 8;
+                self.set(word_at(CAP_BOUNCE) + 1, u32::from(BOUNCE_BAR) | id);
+            }
+            Policy::SharedPages => {}
         }
         next = self.virtio_cap(CAP_PCI_CFG, next, 5, 0, (0, 0), &[0]);
         if device_type.config_length != 0 {
@@ -147,7 +172,8 @@ impl ConfigSpace {
         next = self.virtio_cap(CAP_ISR, next, 3, REGISTER_BAR, structure::ISR, &[]);
         let notify = (structure::NOTIFY.0, u64::from(queues) * u64::from(NOTIFY_MULTIPLIER));
         next = self.virtio_cap(CAP_NOTIFY, next, 2, REGISTER_BAR, notify, &[NOTIFY_MULTIPLIER]);
-        next = self.virtio_cap(CAP_COMMON, next, 1, REGISTER_BAR, structure::COMMON, &[]);
+        let common = (structure::COMMON.0, common_length(policy));
+        next = self.virtio_cap(CAP_COMMON, next, 1, REGISTER_BAR, common, &[]);
         self.set(CAPABILITIES, u32::from(next));
     }
 

@@ -66,7 +66,7 @@ impl Device {
             index,
             policy,
             device_type,
-            space: ConfigSpace::new(&device_type, queues, bounce_pages),
+            space: ConfigSpace::new(&device_type, policy, queues, bounce_pages),
             common: Common::new(offered, policy.mandatory(), queues),
             config: DeviceConfig::new(&device_type),
             interrupts: Interrupts::new(line, queues + 1),
@@ -173,6 +173,7 @@ impl Device {
         match self.policy {
             Policy::BounceBar => self.bounce_window().map(Reach::window),
             Policy::SharedPages => Some(Reach::guest()),
+            Policy::DeviceMemory => Some(Reach::region(self.frames.pages())),
         }
     }
 
@@ -289,12 +290,8 @@ impl Device {
 
     /// See [`super::PciBus::descriptions`].
     pub(super) fn description(&self) -> [u64; 4] {
-        let policy = match self.policy {
-            Policy::BounceBar => crate::abi::POLICY_BOUNCE_BAR,
-            Policy::SharedPages => crate::abi::POLICY_SHARED_PAGES,
-        };
         let queues = u64::from(self.common.queue_count());
-        [u64::from(self.device_type.id), policy, self.frames.pages(), queues]
+        [u64::from(self.device_type.id), self.policy.to_abi(), self.frames.pages(), queues]
     }
 
     /// See [`super::PciBus::queue`].

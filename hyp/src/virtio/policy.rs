@@ -8,20 +8,58 @@
 use crate::abi;
 use crate::error::Error;
 
-/// `cfg_type` of the capability that names the bounce memory.
+/// Numbers that no published version of virtio has.
 ///
-/// Number 10 and feature bit 27 come from the virtio RFC of 2025 ("swiotlb",
-/// later "restricted DMA"), which was not merged: virtio 1.4 has neither, and
-/// assigns cfg_type 8 to shared memory and 9 to vendor data, so those two may
-/// not be reused. Both numbers are defined here and nowhere else.
-pub const CAP_SWIOTLB: u8 = 10;
+/// Two proposals let a device bring its own memory. Neither is merged, and
+/// their numbers may change; they are here and nowhere else.
+///
+/// - "swiotlb", later "restricted DMA" (D. Woodhouse, virtio-comment, first
+///   RFC of 2 April 2025): feature bit 27 and `cfg_type` 10.
+/// - "Device Memory Buffer" (A. Graf, virtio-comment of 4 August 2026,
+///   `20260804161202.38619-1-graf@amazon.com`; for Linux RFC of 9 August 2026,
+///   `20260809182010.32931-1-graf@amazon.com`, v2 of 18 August 2026,
+///   `20260818211425.91009-1-graf@amazon.com`): feature bit 44 and two fields
+///   behind those of virtio 1.4's common configuration.
+pub mod provisional {
+    /// Bit 27, VIRTIO_F_SWIOTLB: see [`super::feature::SWIOTLB`]. It was
+    /// ANY_LAYOUT in legacy devices.
+    pub const SWIOTLB: u64 = 1 << 27;
+    /// `cfg_type` of the capability that names the bounce memory. Virtio 1.4
+    /// assigns 8 to shared memory and 9 to vendor data.
+    pub const CAP_SWIOTLB: u8 = 10;
+    /// Bit 44, VIRTIO_F_DMB: see [`super::feature::DMB`]. Bits 28 to 41 are
+    /// virtio 1.4's.
+    pub const DMB: u64 = 1 << 44;
+    /// Offset of `dmb_shm_id` in the common configuration: 16 bits, read-only,
+    /// the id of the shared memory region that is the buffer.
+    pub const DMB_SHM_ID_AT: u64 = 0x40;
+    /// Offset of the buffer's memory type, of v2: 16 bits, read-only.
+    pub const DMB_MEMORY_TYPE_AT: u64 = 0x42;
+    /// Bytes of a common configuration that has both fields.
+    pub const DMB_COMMON_LENGTH: u64 = 0x44;
+    /// The memory type "coherent": ordinary cacheable memory on both sides,
+    /// without cache maintenance. v2 demands the type by this name; its value
+    /// is not published, so this one is ours: not 0, which a field that is
+    /// not there may read as.
+    pub const DMB_COHERENT: u16 = 1;
+    /// The region's id. The proposal leaves it to the device, up to 255; no
+    /// device type may define it for a region of its own, and those of virtio
+    /// 1.4 count up from 0.
+    pub const DMB_SHM_ID: u8 = 0x44;
+}
+
+/// `cfg_type` of a shared memory region's capability (section 4.1.4.7).
+pub const CAP_SHARED_MEMORY: u8 = 8;
 
 /// Feature bits (as masks) that the transport knows. Section 6.
 pub mod feature {
-    /// The device's DMA goes through the memory of [`super::CAP_SWIOTLB`]
-    /// only. Bit 27 was ANY_LAYOUT in legacy devices, so a driver may believe
-    /// it only together with [`VERSION_1`] and the capability.
-    pub const SWIOTLB: u64 = 1 << 27;
+    /// The device's queues and buffers lie in one shared memory region of its
+    /// own, and all addresses are offsets into it, of which 0 is none.
+    pub use super::provisional::DMB;
+    /// The device's DMA goes through the memory of
+    /// [`super::provisional::CAP_SWIOTLB`] only. A driver may believe it only
+    /// together with [`VERSION_1`] and the capability.
+    pub use super::provisional::SWIOTLB;
     /// Descriptors may point at a table of descriptors.
     pub const INDIRECT_DESC: u64 = 1 << 28;
     /// `used_event` and `avail_event` suppress notifications.
@@ -59,7 +97,7 @@ const ALWAYS_OFFERED: u64 = feature::INDIRECT_DESC
     | feature::NOTIFICATION_DATA
     | feature::RING_RESET;
 
-/// Most pages of bounce memory one device has (16 MiB).
+/// Most pages of memory that one device brings (16 MiB).
 pub const MAX_BOUNCE_PAGES: u64 = 4096;
 /// Bounce memory comes in pieces of 64 KiB, the largest page a guest uses.
 const BOUNCE_GRANULE_PAGES: u64 = 16;
@@ -72,6 +110,9 @@ pub enum Policy {
     BounceBar,
     /// The guest shares pages with the host; rings and buffers live in those.
     SharedPages,
+    /// As with [`Policy::BounceBar`] the device brings its own memory as a
+    /// BAR. The driver names bytes of it by their offset, wherever it is.
+    DeviceMemory,
 }
 
 impl Policy {
@@ -83,7 +124,17 @@ impl Policy {
         match number {
             abi::POLICY_BOUNCE_BAR => Ok(Policy::BounceBar),
             abi::POLICY_SHARED_PAGES => Ok(Policy::SharedPages),
+            abi::POLICY_DEVICE_MEMORY => Ok(Policy::DeviceMemory),
             _ => Err(Error::InvalidParameter),
+        }
+    }
+
+    /// Its number: the inverse of [`Self::from_abi`].
+    pub const fn to_abi(self) -> u64 {
+        match self {
+            Policy::BounceBar => abi::POLICY_BOUNCE_BAR,
+            Policy::SharedPages => abi::POLICY_SHARED_PAGES,
+            Policy::DeviceMemory => abi::POLICY_DEVICE_MEMORY,
         }
     }
 
@@ -92,29 +143,34 @@ impl Policy {
         match self {
             Policy::BounceBar => ALWAYS_OFFERED | feature::SWIOTLB,
             Policy::SharedPages => ALWAYS_OFFERED,
+            Policy::DeviceMemory => ALWAYS_OFFERED | feature::DMB,
         }
     }
 
     /// Features without which FEATURES_OK is refused.
     ///
     /// VERSION_1 is always among them: without it bit 27 would mean
-    /// ANY_LAYOUT. A bounce BAR does not insist on ACCESS_PLATFORM, because
-    /// its addresses are those of its own memory with or without a platform.
+    /// ANY_LAYOUT. So is ACCESS_PLATFORM: without it a driver may believe that
+    /// the device takes any address of the guest's. Linux asks a device's own
+    /// mapping operations for addresses only with it.
     pub const fn mandatory(self) -> u64 {
+        let base = feature::VERSION_1 | feature::ACCESS_PLATFORM;
         match self {
-            Policy::BounceBar => feature::VERSION_1 | feature::SWIOTLB,
-            Policy::SharedPages => feature::VERSION_1 | feature::ACCESS_PLATFORM,
+            Policy::BounceBar => base | feature::SWIOTLB,
+            Policy::SharedPages => base,
+            Policy::DeviceMemory => base | feature::DMB,
         }
     }
 
-    /// Checks how much bounce memory a device of this policy asks for.
+    /// Checks how much memory a device of this policy is to bring.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`]: bounce-bar needs a multiple of 16 pages
-    /// (64 KiB) from 16 to [`MAX_BOUNCE_PAGES`]; shared-pages has none.
+    /// [`Error::InvalidParameter`]: bounce-bar and device-memory need a
+    /// multiple of 16 pages (64 KiB) from 16 to [`MAX_BOUNCE_PAGES`];
+    /// shared-pages has none.
     pub(super) const fn check_bounce_pages(self, pages: u64) -> Result<(), Error> {
         let acceptable = match self {
-            Policy::BounceBar => {
+            Policy::BounceBar | Policy::DeviceMemory => {
                 pages != 0
                     && pages <= MAX_BOUNCE_PAGES
                     && pages.is_multiple_of(BOUNCE_GRANULE_PAGES)

@@ -6,7 +6,7 @@
 //! fixed from then on, so it cannot go stale.
 
 use super::msix::NO_VECTOR;
-use crate::addr::{ADDRESS_BITS, GfnRange};
+use crate::addr::{ADDRESS_BITS, FRAME_SIZE, GfnRange};
 
 /// Most queues of a device.
 pub const MAX_QUEUES: usize = 8;
@@ -23,8 +23,8 @@ pub struct QueueInfo {
     pub size: u16,
     /// May the backend use it? The rest is zero if not.
     pub enabled: bool,
-    /// Descriptor table. Here and below: an offset into the bounce BAR, or
-    /// with shared pages a guest physical address.
+    /// Descriptor table. Here and below: an offset into the memory that the
+    /// device brings, or with shared pages a guest physical address.
     pub descriptor: u64,
     /// Driver area (available ring).
     pub driver: u64,
@@ -32,7 +32,7 @@ pub struct QueueInfo {
     pub device: u64,
     /// What to subtract from an address in a descriptor to get such an
     /// offset: where the bounce BAR was when the queue was enabled; 0 with
-    /// shared pages.
+    /// shared pages, and with device memory, where they are offsets already.
     pub base: u64,
     /// How often the queue was reset, alone or with its device. A backend
     /// that sees a new number must forget its ring positions.
@@ -44,23 +44,36 @@ pub struct QueueInfo {
 pub(super) struct Reach {
     base: u64,
     length: u64,
+    /// Addresses are offsets, and 0 means that there is none.
+    no_zero: bool,
 }
 
 impl Reach {
     /// The bounce window, where it is now.
     pub(super) const fn window(window: GfnRange) -> Self {
-        Self { base: window.start().base(), length: window.count() * crate::addr::FRAME_SIZE }
+        let length = window.count() * FRAME_SIZE;
+        Self { base: window.start().base(), length, no_zero: false }
     }
 
     /// All of the guest's address space: pages that are not shared fault for
     /// the backend when it touches them.
     pub(super) const fn guest() -> Self {
-        Self { base: 0, length: 1 << ADDRESS_BITS }
+        Self { base: 0, length: 1 << ADDRESS_BITS, no_zero: false }
+    }
+
+    /// Device memory of so many pages, wherever its BAR is: offsets into it.
+    /// Address 0 is reserved, and refused. (That drivers leave the rest of the
+    /// first page alone as well is their affair.)
+    pub(super) const fn region(pages: u64) -> Self {
+        Self { base: 0, length: pages * FRAME_SIZE, no_zero: true }
     }
 
     /// Offset of a ring at `address`, if it is aligned and wholly inside.
     fn place(self, address: u64, length: u64, align: u64) -> Option<u64> {
         if !address.is_multiple_of(align) {
+            return None;
+        }
+        if self.no_zero && address == 0 {
             return None;
         }
         let offset = address.checked_sub(self.base)?;

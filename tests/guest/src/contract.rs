@@ -9,6 +9,10 @@
 /// else (virtio RFC of 2025; never merged, so believed only together with the
 /// capability).
 pub const SWIOTLB: u64 = 1 << 27;
+/// VIRTIO_F_DMB: the device brings its own memory, and addresses are offsets
+/// into it (Device Memory Buffer, proposed in August 2026; believed only
+/// together with the region that the common configuration names).
+pub const DMB: u64 = 1 << 44;
 /// VIRTIO_F_VERSION_1 (virtio 1.4, 6).
 pub const VERSION_1: u64 = 1 << 32;
 /// VIRTIO_F_ACCESS_PLATFORM: the device obeys the platform's rules for DMA.
@@ -23,12 +27,16 @@ pub enum Refusal {
     NoAccessPlatform,
     /// The command line wants the bounce BAR and the device has none.
     NoBounce,
-    /// The command line wants shared pages and the device has a bounce BAR.
+    /// The command line wants device memory and the device has none.
+    NoDeviceMemory,
+    /// The command line wants shared pages and the device brings its memory.
     NotShared,
     /// A capability is missing, or names bytes outside its BAR.
     BadCapability,
     /// The bounce region is not made of whole 64 KiB units.
     BadBounce,
+    /// The device memory is no region of whole pages, of which five at least.
+    BadDeviceMemory,
     /// The device did not keep FEATURES_OK.
     FeaturesRejected,
     /// What the device offers changed after the decision.
@@ -44,10 +52,12 @@ pub enum Refusal {
 /// What the command line allows (`dma=`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wanted {
-    /// The bounce BAR if there is one, shared pages otherwise.
+    /// What the device brings, and shared pages if it brings nothing.
     Any,
     /// `bounce`.
     Bounce,
+    /// `memory`.
+    Memory,
     /// `shared` and `shared-each`.
     Shared,
 }
@@ -70,7 +80,21 @@ impl Region {
     }
 }
 
-/// The capabilities of a virtio function; of each kind the first counts.
+/// Most shared memory regions of a function that are looked at.
+const REGIONS: usize = 4;
+/// Bytes of a common configuration that says which of them is device memory,
+/// and where in it: the region's id and the memory's type.
+pub const DMB_COMMON_LENGTH: u64 = 0x44;
+/// See [`DMB_COMMON_LENGTH`].
+pub const DMB_SHM_ID: usize = 0x40;
+/// See [`DMB_COMMON_LENGTH`].
+pub const DMB_MEMORY_TYPE: usize = 0x42;
+/// Memory type: ordinary cacheable memory on both sides. The value is
+/// bouncer's, for none is published.
+const COHERENT: u16 = 1;
+
+/// The capabilities of a virtio function; of each kind the first counts, but
+/// for shared memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Capabilities {
     /// Common configuration (cfg_type 1).
@@ -83,6 +107,8 @@ pub struct Capabilities {
     pub device: Option<Region>,
     /// Bounce memory (10).
     pub bounce: Option<Region>,
+    /// Shared memory regions (8) with their ids.
+    pub shared: [Option<(u8, Region)>; REGIONS],
     /// Configuration offset of the MSI-X capability.
     pub msix: Option<u8>,
 }
@@ -124,12 +150,19 @@ impl Capabilities {
         }
         // A virtio_pci_cap64 has the upper halves behind it.
         let high = |offset| if length >= 24 { u64::from(read(at + offset)) << 32 } else { 0 };
-        let wide = kind == 10;
+        let wide = matches!(kind, 8 | 10);
         let region = Region {
             bar: read(at + 4) as u8,
             offset: u64::from(read(at + 8)) | if wide { high(16) } else { 0 },
             length: u64::from(read(at + 12)) | if wide { high(20) } else { 0 },
         };
+        if kind == 8 {
+            let id = (read(at + 4) >> 8) as u8;
+            if let Some(place) = self.shared.iter_mut().find(|place| place.is_none()) {
+                *place = Some((id, region));
+            }
+            return;
+        }
         let slot = match kind {
             1 => &mut self.common,
             2 => &mut self.notify,
@@ -141,11 +174,26 @@ impl Capabilities {
         *slot = slot.or(Some(region));
     }
 
+    /// The region that is device memory, if the common configuration names
+    /// one that is there, and of memory that needs no care.
+    pub fn device_memory(&self, id: u16, memory_type: u16) -> Option<Region> {
+        let named = |place: &&(u8, Region)| u16::from(place.0) == id;
+        let region = self.shared.iter().flatten().find(named).map(|(_, region)| *region);
+        region.filter(|_| memory_type == COHERENT)
+    }
+
+    /// Is something that is memory, not registers, in this BAR?
+    pub fn is_memory(&self, bar: u8) -> bool {
+        let shared = self.shared.iter().flatten().map(|(_, region)| *region);
+        self.bounce.into_iter().chain(shared).any(|region| region.bar == bar)
+    }
+
     /// Checks every region against the size of its BAR, which `bar_size`
     /// gives.
     ///
     /// # Errors
-    /// [`Refusal::BadCapability`] or [`Refusal::BadBounce`].
+    /// [`Refusal::BadCapability`], [`Refusal::BadBounce`] or
+    /// [`Refusal::BadDeviceMemory`].
     pub fn check(&self, bar_size: impl Fn(u8) -> Option<u64>) -> Result<(), Refusal> {
         let fits = |region: Region, least| {
             bar_size(region.bar).is_some_and(|size| region.fits(size, least))
@@ -158,6 +206,16 @@ impl Capabilities {
         }
         if self.device.is_some_and(|region| !fits(region, 1)) {
             return Err(Refusal::BadCapability);
+        }
+        // One page is left alone, and with fewer than four nothing works.
+        let page = 1 << 12;
+        for (_, region) in self.shared.iter().flatten() {
+            if !fits(*region, 5 * page)
+                || !region.offset.is_multiple_of(page)
+                || !region.length.is_multiple_of(page)
+            {
+                return Err(Refusal::BadDeviceMemory);
+            }
         }
         let unit = 1 << 16;
         match self.bounce {
@@ -180,6 +238,8 @@ pub enum Dma {
     Bounce(Region),
     /// Only in pages the guest shares.
     SharedPages,
+    /// Only in its own memory, named by offsets.
+    Memory(Region),
 }
 
 /// What the guest will hold the device to.
@@ -193,11 +253,17 @@ pub struct Contract {
     pub mandatory: u64,
 }
 
-/// Decides from the features `offered` and the bounce capability.
+/// Decides from the features `offered`, and from the memory the device brings:
+/// by the bounce capability, or as the region that is said to be its `memory`.
 ///
 /// # Errors
 /// Why the guest goes without the device.
-pub fn decide(offered: u64, bounce: Option<Region>, wanted: Wanted) -> Result<Contract, Refusal> {
+pub fn decide(
+    offered: u64,
+    bounce: Option<Region>,
+    memory: Option<Region>,
+    wanted: Wanted,
+) -> Result<Contract, Refusal> {
     if offered & VERSION_1 == 0 {
         return Err(Refusal::NoVersion1);
     }
@@ -207,25 +273,26 @@ pub fn decide(offered: u64, bounce: Option<Region>, wanted: Wanted) -> Result<Co
     // Bit 27 alone may be a legacy ANY_LAYOUT, the capability alone some other
     // device's idea.
     let bounce = bounce.filter(|_| offered & SWIOTLB != 0);
-    let base = VERSION_1 | ACCESS_PLATFORM;
-    match (bounce, wanted) {
-        (Some(region), Wanted::Any | Wanted::Bounce) => {
-            Ok(Contract { dma: Dma::Bounce(region), offered, mandatory: base | SWIOTLB })
-        }
-        (None, Wanted::Any | Wanted::Shared) => {
-            Ok(Contract { dma: Dma::SharedPages, offered, mandatory: base })
-        }
-        (None, Wanted::Bounce) => Err(Refusal::NoBounce),
-        (Some(_), Wanted::Shared) => Err(Refusal::NotShared),
+    // The same holds of bit 44 and a region.
+    let memory = memory.filter(|_| offered & DMB != 0);
+    let contract =
+        |dma, bits| Ok(Contract { dma, offered, mandatory: VERSION_1 | ACCESS_PLATFORM | bits });
+    match (bounce, memory, wanted) {
+        (Some(region), _, Wanted::Any | Wanted::Bounce) => contract(Dma::Bounce(region), SWIOTLB),
+        (None, _, Wanted::Bounce) => Err(Refusal::NoBounce),
+        (_, Some(region), Wanted::Any | Wanted::Memory) => contract(Dma::Memory(region), DMB),
+        (_, None, Wanted::Memory) => Err(Refusal::NoDeviceMemory),
+        (None, None, Wanted::Any | Wanted::Shared) => contract(Dma::SharedPages, 0),
+        (_, _, Wanted::Shared) => Err(Refusal::NotShared),
     }
 }
 
 impl Contract {
     /// What to write as driver features when the driver asks for `wanted`:
     /// its own choice of what the device offers, and what is mandatory.
-    /// A driver never gets SWIOTLB by asking.
+    /// A driver never gets SWIOTLB or DMB by asking.
     pub fn accept(&self, wanted: u64) -> u64 {
-        (wanted & self.offered & !SWIOTLB) | self.mandatory
+        (wanted & self.offered & !(SWIOTLB | DMB)) | self.mandatory
     }
 }
 
@@ -236,6 +303,7 @@ mod tests {
 
     const GOOD: u64 = VERSION_1 | ACCESS_PLATFORM;
     const BOUNCE: Region = Region { bar: 4, offset: 0, length: 1 << 18 };
+    const MEMORY: Region = Region { bar: 4, offset: 0x1000, length: 5 << 12 };
 
     /// Configuration space with these vendor capabilities: (kind, bar, offset,
     /// length), and MSI-X last.
@@ -263,7 +331,7 @@ mod tests {
 
     #[test]
     fn bit_and_capability_together_make_a_bounce_device() {
-        let contract = decide(GOOD | SWIOTLB, Some(BOUNCE), Wanted::Any).unwrap();
+        let contract = decide(GOOD | SWIOTLB, Some(BOUNCE), None, Wanted::Any).unwrap();
         assert_eq!(contract.dma, Dma::Bounce(BOUNCE));
         assert_eq!(contract.mandatory & SWIOTLB, SWIOTLB);
     }
@@ -271,30 +339,66 @@ mod tests {
     #[test]
     fn one_without_the_other_is_not_believed() {
         for (offered, bounce) in [(GOOD | SWIOTLB, None), (GOOD, Some(BOUNCE))] {
-            assert_eq!(decide(offered, bounce, Wanted::Bounce), Err(Refusal::NoBounce));
-            let contract = decide(offered, bounce, Wanted::Any).unwrap();
+            assert_eq!(decide(offered, bounce, None, Wanted::Bounce), Err(Refusal::NoBounce));
+            let contract = decide(offered, bounce, None, Wanted::Any).unwrap();
             assert_eq!(contract.dma, Dma::SharedPages);
             assert_eq!(contract.accept(!0) & SWIOTLB, 0);
         }
+        for (offered, memory) in [(GOOD | DMB, None), (GOOD, Some(MEMORY))] {
+            assert_eq!(decide(offered, None, memory, Wanted::Memory), Err(Refusal::NoDeviceMemory));
+            let contract = decide(offered, None, memory, Wanted::Any).unwrap();
+            assert_eq!(contract.dma, Dma::SharedPages);
+            assert_eq!(contract.accept(!0) & DMB, 0);
+        }
+    }
+
+    #[test]
+    fn bit_and_region_together_make_device_memory() {
+        for wanted in [Wanted::Any, Wanted::Memory] {
+            let contract = decide(GOOD | DMB, None, Some(MEMORY), wanted).unwrap();
+            assert_eq!(contract.dma, Dma::Memory(MEMORY));
+            assert_eq!(contract.mandatory, GOOD | DMB);
+        }
+        let bounce = decide(GOOD | DMB, None, Some(MEMORY), Wanted::Bounce);
+        assert_eq!(bounce, Err(Refusal::NoBounce));
+    }
+
+    #[test]
+    fn device_memory_is_the_region_that_is_named_and_of_no_other_kind() {
+        let mut all = REGISTERS.to_vec();
+        all.extend([(8, 4, 0, 1 << 18), (8, 4 | 7 << 8, 0x1000, 5 << 12)]);
+        let found = scanned(&space(&all));
+        assert_eq!(found.device_memory(7, COHERENT), Some(MEMORY));
+        assert_eq!(found.device_memory(0, COHERENT), Some(BOUNCE));
+        for (id, memory_type) in [(8, COHERENT), (0x107, COHERENT), (7, 0), (7, 2), (7, 0xffff)] {
+            assert_eq!(found.device_memory(id, memory_type), None);
+        }
+        assert!(found.is_memory(4) && !found.is_memory(0));
     }
 
     #[test]
     fn a_device_without_access_platform_is_refused_even_if_it_bounces() {
         assert_eq!(
-            decide(VERSION_1 | SWIOTLB, Some(BOUNCE), Wanted::Any),
+            decide(VERSION_1 | SWIOTLB, Some(BOUNCE), None, Wanted::Any),
             Err(Refusal::NoAccessPlatform)
         );
-        assert_eq!(decide(ACCESS_PLATFORM, None, Wanted::Any), Err(Refusal::NoVersion1));
+        assert_eq!(
+            decide(VERSION_1 | DMB, None, Some(MEMORY), Wanted::Any),
+            Err(Refusal::NoAccessPlatform)
+        );
+        assert_eq!(decide(ACCESS_PLATFORM, None, None, Wanted::Any), Err(Refusal::NoVersion1));
     }
 
     #[test]
     fn the_command_line_can_only_narrow() {
-        assert_eq!(decide(GOOD | SWIOTLB, Some(BOUNCE), Wanted::Shared), Err(Refusal::NotShared));
+        let shared = |bit, bounce, memory| decide(GOOD | bit, bounce, memory, Wanted::Shared);
+        assert_eq!(shared(SWIOTLB, Some(BOUNCE), None), Err(Refusal::NotShared));
+        assert_eq!(shared(DMB, None, Some(MEMORY)), Err(Refusal::NotShared));
     }
 
     #[test]
     fn a_driver_gets_what_it_asks_for_of_what_is_offered_and_the_mandatory_bits() {
-        let contract = decide(GOOD | 1 << 28, None, Wanted::Any).unwrap();
+        let contract = decide(GOOD | 1 << 28, None, None, Wanted::Any).unwrap();
         assert_eq!(contract.accept(1 << 28 | 1 << 29 | VERSION_1), GOOD | 1 << 28);
     }
 
@@ -331,6 +435,10 @@ mod tests {
         assert_eq!(checked((10, 4, 0x1_0000, 1 << 18)), Err(Refusal::BadBounce));
         assert_eq!(checked((10, 4, 0x1000, 0x1_0000)), Err(Refusal::BadBounce));
         assert_eq!(checked((10, 3, 0, 0x1_0000)), Err(Refusal::BadBounce));
+        assert_eq!(checked((8, 4, 0x1000, 5 << 12)), Ok(()));
+        for (offset, length) in [(0x1000, 1 << 18), (0x1000, 4 << 12), (0x800, 5 << 12)] {
+            assert_eq!(checked((8, 4, offset, length)), Err(Refusal::BadDeviceMemory));
+        }
         assert_eq!(checked((1, 0, 0, 32)), Err(Refusal::BadCapability));
         // The sum of these wraps in 32 bits.
         assert_eq!(checked((1, 0, 0xffff_ff00, 0x200)), Err(Refusal::BadCapability));

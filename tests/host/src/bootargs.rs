@@ -1,5 +1,8 @@
 //! The command line: words `name=value`, separated by spaces.
 
+/// The DMA policies of DEVICE_CREATE by name, in the order of their story.
+pub const POLICIES: [&str; 3] = ["bounce-bar", "shared-pages", "device-memory"];
+
 /// What a run should do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options<'a> {
@@ -11,10 +14,9 @@ pub struct Options<'a> {
     /// (`seed=`, `calls=`), and is
     /// not read here; any other word is the guest's scenario, run alone.
     pub scenario: &'a str,
-    /// `policy=`: whether to run guests with a bounce BAR, with shared pages.
-    pub bounce: bool,
-    /// See [`Self::bounce`].
-    pub shared: bool,
+    /// `policy=`: one of [`POLICIES`], or `all`. With which the guest with the
+    /// disk is run.
+    pub policy: &'a str,
     /// `vcpus=`: of the guest that runs the disk story, 1 to 8.
     pub vcpus: u64,
     /// `attacks=`: `all`, `none`, or rows separated by commas.
@@ -35,8 +37,7 @@ impl<'a> Options<'a> {
     pub fn parse(line: &'a str) -> Result<Self, &'a str> {
         let mut options = Options {
             scenario: "story",
-            bounce: true,
-            shared: true,
+            policy: "all",
             vcpus: 2,
             attacks: "all",
             hash: None,
@@ -48,9 +49,8 @@ impl<'a> Options<'a> {
             match name {
                 "scenario" => options.scenario = value,
                 "policy" => {
-                    options.bounce = matches!(value, "bounce-bar" | "both");
-                    options.shared = matches!(value, "shared-pages" | "both");
-                    if !options.bounce && !options.shared {
+                    options.policy = value;
+                    if value != "all" && !POLICIES.contains(&value) {
                         return Err(word);
                     }
                 }
@@ -71,6 +71,12 @@ impl<'a> Options<'a> {
         Ok(options)
     }
 
+    /// The DMA policies to run, in order.
+    pub fn policies(&self) -> impl Iterator<Item = &'static str> + use<'a> {
+        let wanted = self.policy;
+        POLICIES.into_iter().filter(move |policy| wanted == "all" || wanted == *policy)
+    }
+
     /// Should the attacks of this row be made?
     pub fn attacks(&self, row: &str) -> bool {
         self.attacks == "all" || self.attacks.split(',').any(|name| name == row)
@@ -85,14 +91,14 @@ mod tests {
     fn an_empty_line_is_the_whole_story() {
         let options = Options::parse("").unwrap();
         assert_eq!((options.scenario, options.vcpus), ("story", 2));
-        assert!(options.bounce && options.shared && options.attacks("C1"));
+        assert!(options.policies().eq(POLICIES) && options.attacks("C1"));
     }
 
     #[test]
     fn words_choose() {
         let line = "quiet policy=bounce-bar vcpus=8 attacks=C1,M3 note=hi";
         let options = Options::parse(line).unwrap();
-        assert!(options.bounce && !options.shared);
+        assert!(options.policies().eq(["bounce-bar"]));
         assert!(options.attacks("M3") && !options.attacks("C10"));
         assert_eq!((options.vcpus, options.note), (8, Some("hi")));
     }

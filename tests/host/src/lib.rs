@@ -24,5 +24,6 @@ pub mod measurement;
 pub mod memory;
 pub mod net;
 pub mod queue;
+pub mod span;
 pub mod tree;
 pub mod uart;

@@ -150,7 +150,9 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
         id::DEVICE_CREATE => {
             let rules = device_type(a2);
             let pages = match a3 {
-                abi::POLICY_BOUNCE_BAR => (1..=256).any(|granule| a4 == granule * 16),
+                abi::POLICY_BOUNCE_BAR | abi::POLICY_DEVICE_MEMORY => {
+                    (1..=256).any(|granule| a4 == granule * 16)
+                }
                 abi::POLICY_SHARED_PAGES => a4 == 0,
                 _ => false,
             };

@@ -9,10 +9,16 @@ fn each_policy_offers_its_own_contract() {
     let mut shared = Platform::with_block(Policy::SharedPages);
     assert_eq!(bounce.offered(0) & BOUNCE_FEATURES, BOUNCE_FEATURES);
     assert_eq!(shared.offered(0) & BOUNCE_FEATURES, SHARED_FEATURES, "no SWIOTLB");
-    assert!(bounce.structure(0, 10).is_some());
-    assert!(shared.structure(0, 10).is_none(), "and no capability");
-    for platform in [&mut bounce, &mut shared] {
-        let rest = platform.offered(0) & !BOUNCE_FEATURES;
+    let mut memory = Platform::with_block(Policy::DeviceMemory);
+    assert_eq!(memory.offered(0) & BOUNCE_FEATURES, SHARED_FEATURES, "nor here");
+    assert_eq!(memory.offered(0) & MEMORY_FEATURES, MEMORY_FEATURES);
+    assert_eq!((bounce.offered(0) | shared.offered(0)) & 1 << 44, 0, "DMB here alone");
+    // One capability each, and neither with shared pages.
+    for (platform, has) in
+        [(&mut bounce, [false, true]), (&mut shared, [false; 2]), (&mut memory, [true, false])]
+    {
+        assert_eq!([8, 10].map(|kind| platform.structure(0, kind).is_some()), has);
+        let rest = platform.offered(0) & !(BOUNCE_FEATURES | MEMORY_FEATURES);
         assert_eq!(rest, 1 << 9 | 1 << 28 | 1 << 29 | 1 << 35 | 1 << 38 | 1 << 40);
         for select in [2, 3, 4, u64::from(u32::MAX)] {
             platform.common_write(0, DEVICE_FEATURE_SELECT, 4, select);
@@ -25,8 +31,10 @@ fn each_policy_offers_its_own_contract() {
 #[test]
 fn declining_a_mandatory_feature_is_refused() {
     for (policy, mandatory) in [
-        (Policy::BounceBar, [1 << 27, 1 << 32].as_slice()),
+        // Bit 33 too: else Linux gives the device addresses of its memory.
+        (Policy::BounceBar, [1 << 27, 1 << 32, 1 << 33].as_slice()),
         (Policy::SharedPages, [1 << 32, 1 << 33].as_slice()),
+        (Policy::DeviceMemory, [1 << 32, 1 << 33, 1 << 44].as_slice()),
     ] {
         let mut platform = Platform::with_block(policy);
         let offered = platform.offered(0);
@@ -79,7 +87,7 @@ fn driver_ok_without_features_ok_is_ignored() {
 fn driver_ok_counts_only_after_features_ok_was_granted() {
     let mut platform = Platform::with_block(Policy::BounceBar);
     platform.negotiate(0, 0);
-    for (select, word) in [(0, 1 << 27), (1, 1)] {
+    for (select, word) in [(0, 1 << 27), (1, 3)] {
         platform.common_write(0, DRIVER_FEATURE_SELECT, 4, select);
         platform.common_write(0, DRIVER_FEATURE, 4, word);
     }

@@ -247,6 +247,9 @@ fn a_bus_refuses_devices_it_cannot_be_honest_about() {
     for pages in [0, 1, 15, 17, 4096 + 16, 1 << 40, u64::MAX] {
         assert_eq!(bus.create(2, Policy::BounceBar, pages, 1), Err(InvalidParameter));
     }
+    for pages in [0, 1, 15, 17, 4096 + 16, u64::MAX] {
+        assert_eq!(bus.create(2, Policy::DeviceMemory, pages, 1), Err(InvalidParameter));
+    }
     assert!(bus.is_empty());
     for index in 0..crate::abi::MAX_DEVICES {
         assert_eq!(bus.create(2, Policy::BounceBar, 4096, 1), Ok(index));

@@ -77,7 +77,7 @@ pub fn virtio_pci(data: &[u8]) {
 
 /// The host's backend against hostile rings and against rust-vmm's queue.
 pub fn virtqueue(data: &[u8]) {
-    virtqueue::run(choices(data));
+    virtqueue::run(|| choices(data));
 }
 
 /// Every syndrome, of host and guest, against the architecture's rules of

@@ -5,9 +5,11 @@
 use super::checked_transport::{CheckedTransport, Verdict};
 use super::pci::{self, Bus, Function, Msi};
 use super::{Machine, bounce_hal, share_hal};
+use bounce_hal::Names;
 use core::ptr::NonNull;
 use guest::contract::{self, Contract, Dma, Refusal, Wanted};
 use guest::lending::PAGE;
+use rt::mmio;
 use virtio_drivers::transport::Transport;
 use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
@@ -30,6 +32,7 @@ impl Opened {
         match self.contract.dma {
             Dma::Bounce(_) => "bounce",
             Dma::SharedPages => "shared",
+            Dma::Memory(_) => "memory",
         }
     }
 }
@@ -52,16 +55,23 @@ pub(crate) fn open(
     let word = machine.argument("dma");
     let wanted = match word {
         Some("bounce") => Wanted::Bounce,
+        Some("memory") => Wanted::Memory,
         Some("shared" | "shared-each") => Wanted::Shared,
         _ => Wanted::Any,
     };
-    let contract = contract::decide(inner.read_device_features(), capabilities.bounce, wanted)?;
+    let (bounce, memory) = (capabilities.bounce, device_memory(function));
+    let contract = contract::decide(inner.read_device_features(), bounce, memory, wanted)?;
     match contract.dma {
         Dma::Bounce(region) => {
             let address = function.address(region).ok_or(Refusal::BadBounce)?;
             // SAFETY: the region lies in its own BAR, which `pci` mapped as
             // Normal memory, and index and device are one to one.
-            unsafe { bounce_hal::open(index, address, region.length) };
+            unsafe { bounce_hal::open(index, address, region.length, Names::Addresses) };
+        }
+        Dma::Memory(region) => {
+            let address = function.address(region).ok_or(Refusal::BadDeviceMemory)?;
+            // SAFETY: as above; `Capabilities::check` wants five pages.
+            unsafe { bounce_hal::open(index, address, region.length, Names::Offsets) };
         }
         Dma::SharedPages => {
             let end = machine.spare.end - index * PAGES * PAGE;
@@ -82,6 +92,21 @@ pub(crate) fn open(
     let common = common.ok_or(Refusal::BadCapability)?;
     let (transport, verdict) = CheckedTransport::new(inner, contract, common, intid.is_some());
     Ok(Opened { transport, verdict, contract, intid })
+}
+
+/// The region that the device's common configuration says is its memory.
+pub(super) fn device_memory(function: &Function) -> Option<contract::Region> {
+    let common = function.capabilities.common?;
+    if !common.fits(function.bar_size(common.bar)?, contract::DMB_COMMON_LENGTH) {
+        return None;
+    }
+    let at = function.address(common)? as usize;
+    // SAFETY: registers of the common configuration, which lies in its BAR and
+    // is long enough.
+    let (id, memory_type) = unsafe {
+        (mmio::read16(at + contract::DMB_SHM_ID), mmio::read16(at + contract::DMB_MEMORY_TYPE))
+    };
+    function.capabilities.device_memory(id, memory_type)
 }
 
 /// The address at which registers of a BAR are mapped: their own. The caller

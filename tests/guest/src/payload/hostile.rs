@@ -12,11 +12,13 @@ use rt::{attempt, println, try_mrs};
 /// Attempts made so far.
 pub(super) struct Attacks {
     pub(super) all_refused: bool,
+    /// The row of attempts by the driver of a device.
+    pub(super) driver_row: &'static str,
 }
 
 impl Attacks {
     pub(super) fn new() -> Self {
-        Self { all_refused: true }
+        Self { all_refused: true, driver_row: "G3" }
     }
 
     /// Tells of one attempt.
@@ -123,10 +125,13 @@ fn sharing(machine: &Machine, attacks: &mut Attacks) {
     attacks.call("G2", "relinquish-mmio", (pkvm::mem_relinquish(layout::UART), 0));
 }
 
-/// G2: a bounce BAR is the host's memory, lent; it is not the guest's to give.
+/// G2: memory that a device brings is the host's, lent; it is not the guest's
+/// to give.
 fn bounce_memory(functions: &[Function], attacks: &mut Attacks) {
     for function in functions {
-        let bounce = function.capabilities.bounce.and_then(|region| function.address(region));
+        let capabilities = &function.capabilities;
+        let brought = capabilities.bounce.or(super::device::device_memory(function));
+        let bounce = brought.and_then(|region| function.address(region));
         if let Some(address) = bounce {
             attacks.call("G2", "share-bounce-bar", mem_share(address, 1));
             attacks.call("G2", "unshare-bounce-bar", mem_unshare(address, 1));

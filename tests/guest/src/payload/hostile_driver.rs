@@ -6,7 +6,7 @@ use super::hostile::Attacks;
 use super::pci::{Bus, Function};
 use super::raw_device::*;
 use super::{Machine, pci, secrets, yes};
-use guest::contract::SWIOTLB;
+use guest::contract::{ACCESS_PLATFORM, DMB, SWIOTLB};
 use rt::println;
 use virtio_drivers::transport::DeviceType;
 
@@ -23,13 +23,14 @@ pub(super) fn play(machine: &Machine) -> bool {
 }
 
 /// Makes the attempts; true if all were refused and the device still works,
-/// `None` if there is no disk with a bounce window.
+/// `None` if there is no disk that brings its memory.
 pub(super) fn attack(bus: &Bus, functions: &[Function], attacks: &mut Attacks) -> Option<bool> {
     let disk = functions.iter().find(|function| function.kind == DeviceType::Block);
     let Some(device) = disk.and_then(|function| RawDevice::new(bus, function)) else {
-        println!("guest: no disk with a bounce window, its attempts are left out");
+        println!("guest: no disk that brings its memory, its attempts are left out");
         return None;
     };
+    attacks.driver_row = if device.by_offset() { "G3.memory" } else { "G3.bounce" };
     let private = secrets::plant();
     negotiation(&device, attacks);
     queues(&device, private, attacks);
@@ -53,7 +54,7 @@ pub(super) fn attack(bus: &Bus, functions: &[Function], attacks: &mut Attacks) -
 
 /// Tells of one attempt: a row of G3 by its own number.
 fn note(attacks: &mut Attacks, id: &str, what: &str, refused: bool) {
-    attacks.note("G3", &alloc::format!("{id}-{what}"), refused);
+    attacks.note(attacks.driver_row, &alloc::format!("{id}-{what}"), refused);
 }
 
 /// A decent request on a fresh device.
@@ -81,7 +82,8 @@ fn negotiation(device: &RawDevice, attacks: &mut Attacks) {
     let sets = [
         ("accept-never-offered", decent | 1 << 50),
         ("accept-beyond-64", decent | 1 << 100),
-        ("decline-bounce", decent & !u128::from(SWIOTLB)),
+        ("decline-bounce", decent & !u128::from(SWIOTLB | DMB)),
+        ("decline-platform", decent & !u128::from(ACCESS_PLATFORM)),
         ("accept-nothing", 0),
     ];
     for (what, set) in sets {
@@ -110,6 +112,10 @@ fn queues(device: &RawDevice, private: u64, attacks: &mut Attacks) {
         ("D10", "used-behind-the-end", SIZE, descriptors, avail, end),
         ("D10", "table-wraps", SIZE, 0u64.wrapping_sub(64), avail, used),
         ("D10", "table-misaligned", SIZE, descriptors + 8, avail, used),
+        ("D10", "table-at-zero", SIZE, 0, avail, used),
+        ("D10", "available-at-zero", SIZE, descriptors, 0, used),
+        ("D10", "used-at-zero", SIZE, descriptors, avail, 0),
+        ("D10", "table-by-the-other-name", SIZE, device.misnamed(DESCRIPTORS), avail, used),
     ];
     for (id, what, size, descriptors, avail, used) in setups {
         device.reset();
@@ -182,6 +188,11 @@ fn chains(device: &RawDevice, private: u64) -> alloc::vec::Vec<Chain> {
         ),
         ("D10", "data-straddles-the-end", with_data(device.window_end - 256, 512), IO_ERROR),
         ("D10", "data-in-its-own-ring", with_data(device.at(USED), 512), IO_ERROR),
+        ("D10", "data-at-zero", with_data(0, 512), IO_ERROR),
+        ("D10", "data-by-the-other-name", with_data(device.misnamed(DATA), 512), IO_ERROR),
+        ("D10", "status-at-zero", [header, data, (0, 1, WRITE, 0)].to_vec(), NO_STATUS),
+        ("D10", "table-straddles-the-end", table(device.window_end - 16, 48), NO_STATUS),
+        ("D10", "table-at-zero", table(0, 48), NO_STATUS),
         (
             "D10",
             "writable-before-readable",

@@ -82,7 +82,7 @@ pub(crate) fn enumerate(tree: &Fdt) -> Option<(Bus, Vec<Function>)> {
     for (at, info) in found {
         let Some(kind) = virtio_device_type(&info) else { continue };
         let capabilities = contract::scan(|register| ecam.read_word(at, register));
-        let bars = place(&mut root, at, &mut windows, capabilities.bounce)?;
+        let bars = place(&mut root, at, &mut windows, &capabilities)?;
         functions.push(Function { at, kind, capabilities, bars });
     }
     Some((Bus { root, ecam }, functions))
@@ -93,7 +93,7 @@ fn place(
     root: &mut PciRoot<Ecam>,
     at: DeviceFunction,
     windows: &mut Windows,
-    bounce: Option<Region>,
+    capabilities: &Capabilities,
 ) -> Option<[Option<(u64, u64)>; 6]> {
     let mut placed = [None; 6];
     for (index, bar) in root.bars(at).ok()?.into_iter().enumerate() {
@@ -105,11 +105,11 @@ fn place(
         } else {
             root.set_bar_32(at, index as u8, u32::try_from(address).ok()?);
         }
-        // Below 1 GiB everything is mapped as Device already. Bounce memory
-        // is memory, cached on both sides.
+        // Below 1 GiB everything is mapped as Device already. Memory that a
+        // device brings is memory, cached on both sides.
         if address >= 1 << 30 {
-            let is_bounce = bounce.is_some_and(|region| usize::from(region.bar) == index);
-            let kind = if is_bounce { mmu::Memory::Normal } else { mmu::Memory::Device };
+            let memory = capabilities.is_memory(index as u8);
+            let kind = if memory { mmu::Memory::Normal } else { mmu::Memory::Device };
             mmu::map_identity(address, size.next_multiple_of(4096), kind).ok()?;
         }
         placed[index] = Some((address, size));

@@ -11,16 +11,16 @@ use virtio_drivers::transport::pci::bus::ConfigurationAccess;
 
 /// Entries of its queue.
 pub(crate) const SIZE: u16 = 8;
-/// Where things lie in the window.
-pub(crate) const DESCRIPTORS: u64 = 0;
-pub(crate) const AVAIL: u64 = 0x1000;
-pub(crate) const USED: u64 = 0x2000;
-pub(crate) const HEADER: u64 = 0x3000;
-pub(crate) const STATUS: u64 = 0x3100;
-pub(crate) const TABLE: u64 = 0x3200;
-pub(crate) const DATA: u64 = 0x4000;
+/// Where things lie in the window; not in its first page.
+pub(crate) const DESCRIPTORS: u64 = 0x1000;
+pub(crate) const AVAIL: u64 = 0x2000;
+pub(crate) const USED: u64 = 0x3000;
+pub(crate) const HEADER: u64 = 0x4000;
+pub(crate) const STATUS: u64 = 0x4100;
+pub(crate) const TABLE: u64 = 0x4200;
+pub(crate) const DATA: u64 = 0x5000;
 /// Bytes of it that are used.
-const USED_BYTES: usize = 0x5000;
+const USED_BYTES: usize = 0x6000;
 
 /// Descriptor flags (virtio 1.4, 2.7.5).
 pub(crate) const NEXT: u16 = 1;
@@ -57,24 +57,31 @@ pub(crate) struct RawDevice {
     common: usize,
     kick: usize,
     multiplier: usize,
+    /// Where the CPU finds its window.
     pub(crate) window: u64,
+    /// The device's name for the window's first byte, and for what is behind
+    /// its last.
+    first: u64,
     pub(crate) window_end: u64,
 }
 
 impl RawDevice {
-    /// The function's registers, if they are where they should be and it has
-    /// a bounce window.
+    /// The function's registers, if they are where they should be and it
+    /// brings its memory.
     pub(crate) fn new(bus: &Bus, function: &Function) -> Option<Self> {
         let capabilities = &function.capabilities;
         capabilities.check(|bar| function.bar_size(bar)).ok()?;
-        let bounce = capabilities.bounce?;
-        let window = function.address(bounce)?;
+        let memory = super::device::device_memory(function);
+        let region = capabilities.bounce.or(memory)?;
+        let window = function.address(region)?;
+        let first = if memory.is_some() { 0 } else { window };
         Some(Self {
             common: function.address(capabilities.common?)? as usize,
             kick: function.address(capabilities.notify?)? as usize,
             multiplier: bus.ecam.read_word(function.at, notify_at(bus, function)? + 16) as usize,
             window,
-            window_end: window + bounce.length,
+            first,
+            window_end: first + region.length,
         })
     }
 
@@ -110,19 +117,35 @@ impl RawDevice {
         unsafe { mmio::read8(self.common + 0x14) }
     }
 
-    /// Address of a place in the window.
+    /// The device's address of a place in the window.
     pub(crate) fn at(&self, offset: u64) -> u64 {
+        self.first + offset
+    }
+
+    /// What it would be under the other policy: an offset where addresses are
+    /// wanted, an address where offsets are.
+    pub(crate) fn misnamed(&self, offset: u64) -> u64 {
+        if self.by_offset() { self.window + offset } else { offset }
+    }
+
+    /// Are places in the window named by their offsets?
+    pub(crate) fn by_offset(&self) -> bool {
+        self.first == 0
+    }
+
+    /// The CPU's.
+    fn here(&self, offset: u64) -> u64 {
         self.window + offset
     }
 
     fn store16(&self, offset: u64, value: u16) {
         // SAFETY: see above.
-        unsafe { (self.at(offset) as *mut u16).write_volatile(value) };
+        unsafe { (self.here(offset) as *mut u16).write_volatile(value) };
     }
 
     fn load16(&self, offset: u64) -> u16 {
         // SAFETY: see above.
-        unsafe { (self.at(offset) as *const u16).read_volatile() }
+        unsafe { (self.here(offset) as *const u16).read_volatile() }
     }
 
     /// Resets the device and clears its window.
@@ -163,8 +186,9 @@ impl RawDevice {
 
     /// The set a decent driver accepts.
     pub(crate) fn decent(&self) -> u64 {
-        let wanted = contract::VERSION_1 | contract::ACCESS_PLATFORM | contract::SWIOTLB;
-        self.offered() & (wanted | INDIRECT_DESC)
+        let wanted = contract::VERSION_1 | contract::ACCESS_PLATFORM;
+        let memory = contract::SWIOTLB | contract::DMB;
+        self.offered() & (wanted | memory | INDIRECT_DESC)
     }
 
     /// Sets queue 0 up; is it enabled then?
@@ -197,7 +221,7 @@ impl RawDevice {
     /// Writes descriptors to `table`, an offset into the window.
     pub(crate) fn describe(&self, table: u64, descriptors: &[Descriptor]) {
         for (index, (address, length, flags, next)) in (0..).zip(descriptors) {
-            let at = self.at(table + 16 * index);
+            let at = self.here(table + 16 * index);
             // SAFETY: see above.
             unsafe {
                 (at as *mut u64).write_volatile(*address);
@@ -212,9 +236,9 @@ impl RawDevice {
     pub(crate) fn header(&self, sector: u64) {
         // SAFETY: see above.
         unsafe {
-            (self.at(HEADER) as *mut u64).write_volatile(0);
-            (self.at(HEADER + 8) as *mut u64).write_volatile(sector);
-            (self.at(STATUS) as *mut u8).write_volatile(UNWRITTEN);
+            (self.here(HEADER) as *mut u64).write_volatile(0);
+            (self.here(HEADER + 8) as *mut u64).write_volatile(sector);
+            (self.here(STATUS) as *mut u8).write_volatile(UNWRITTEN);
         }
     }
 
@@ -257,7 +281,7 @@ impl RawDevice {
         interrupts::wait(milliseconds, || used() || stopped());
         if used() {
             // SAFETY: see above.
-            Outcome::Served(unsafe { (self.at(STATUS) as *const u8).read_volatile() })
+            Outcome::Served(unsafe { (self.here(STATUS) as *const u8).read_volatile() })
         } else if stopped() {
             Outcome::Stopped
         } else {

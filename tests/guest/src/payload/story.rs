@@ -73,7 +73,7 @@ fn refused(device: &str, refusal: Refusal) -> bool {
 fn with_disk(machine: &Machine, opened: Opened) -> bool {
     let dma = opened.dma();
     match opened.contract.dma {
-        Dma::Bounce(_) => {
+        Dma::Bounce(_) | Dma::Memory(_) => {
             let done = use_disk::<BounceHal<DISK>>(machine, opened, dma);
             let (counters, high_water) = bounce_hal::counters(DISK);
             report(dma, counters, high_water, 0, 0);
@@ -185,7 +185,7 @@ fn print_hash(name: &str, dma: &str, hash: [u8; 32]) {
 fn with_console(opened: Opened) -> bool {
     let dma = opened.dma();
     let sent = match opened.contract.dma {
-        Dma::Bounce(_) => greet::<BounceHal<CONSOLE>>(opened),
+        Dma::Bounce(_) | Dma::Memory(_) => greet::<BounceHal<CONSOLE>>(opened),
         Dma::SharedPages => {
             let sent = greet::<ShareHal<CONSOLE>>(opened);
             sent && share_hal::close(CONSOLE).is_some_and(|report| report.leaked == 0)

@@ -232,8 +232,8 @@ impl Generator {
         match self.random.below(20) {
             0..=8 => self.donate(world, handle, RAM + next, pages.saturating_sub(next)),
             9 | 10 => {
-                let policy = self.random.below(2);
-                let pages = if policy == 0 { WINDOW } else { 0 };
+                let policy = self.random.below(3);
+                let pages = if policy == abi::POLICY_SHARED_PAGES { 0 } else { WINDOW };
                 let kind = 1 + self.random.below(4);
                 let queues = 1 + self.random.below(3);
                 Self::hvc(id::DEVICE_CREATE, &[handle, kind, policy, pages, queues])

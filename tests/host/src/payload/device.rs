@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use host::bouncer::{Handle, QueueInfo};
 use host::frames::Run;
 use host::queue::{Hostile, Queue, Rings};
+use host::span::Span;
 use hyp::layout;
 
 use super::backend::Backend;
@@ -28,6 +29,8 @@ const BUDGET: usize = 256;
 pub(super) enum Place {
     /// In these frames of the host's, behind the bounce BAR.
     Bounce(Run),
+    /// In these frames of the host's, named by offsets.
+    Memory(Run),
     /// In guest RAM that the guest shared; all its RAM is in this run. A
     /// guest may set this bit in the address of a page that it shared.
     Shared(Run, u64),
@@ -252,17 +255,17 @@ fn open(
     if !info.enabled {
         return Ok(None);
     }
-    // A bounce BAR's rings are told as offsets into it; what is on them are
-    // guest addresses in both cases.
-    let (window, base) = match place {
+    // A bounce BAR's rings are told as offsets into it, and guest addresses
+    // are on them. Otherwise both are the driver's own words.
+    let (span, base) = match place {
         Place::Bounce(run) => {
             let guest = info.window;
-            (Window { guest, alias: 0, host: run.base(), bytes: run.bytes() }, guest)
+            (Span::at(guest, 0, run.base(), run.bytes()), guest)
         }
-        Place::Shared(run, alias) => {
-            (Window { guest: layout::RAM, alias, host: run.base(), bytes: run.bytes() }, 0)
-        }
+        Place::Memory(run) => (Span::by_offset(run.base(), run.bytes()), 0),
+        Place::Shared(run, alias) => (Span::at(layout::RAM, alias, run.base(), run.bytes()), 0),
     };
+    let window = Window(span);
     let at = |offset: u64| base.checked_add(offset).ok_or(Hostile::Rings);
     let rings = Rings {
         size: info.size,

@@ -1,8 +1,9 @@
 //! The guest memory a backend may touch: a run of the host's address space
 //! that the guest sees somewhere else.
 //!
-//! With a bounce BAR it is the host's own frames behind the BAR: every access
-//! succeeds, and nothing else is in range. With shared pages it is the guest's
+//! Of a device that brings its memory it is the host's own frames behind the
+//! BAR: every access succeeds, and nothing else is in range. With shared pages
+//! it is the guest's
 //! whole RAM: the host's mapping has holes wherever the guest did not share,
 //! and an access there is a fault that this module survives and counts.
 
@@ -11,40 +12,27 @@
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use host::memory::{Fault, Memory};
+use host::span::Span;
 use rt::attempt;
 
 /// Accesses by backends that the hardware refused.
 pub(super) static REFUSED: AtomicU64 = AtomicU64::new(0);
 
-/// `bytes` bytes that the guest knows at `guest` and the host at `host`.
+/// A run of memory, and the only way to it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
-    pub(super) guest: u64,
-    /// A bit that may be set in the guest's address: the same byte.
-    pub(super) alias: u64,
-    pub(super) host: u64,
-    pub(super) bytes: u64,
-}
+pub(super) struct Window(pub(super) Span);
 
 impl Window {
-    /// The host's address of `length` bytes at guest address `address`.
-    fn translate(&self, address: u64, length: u64) -> Result<u64, Fault> {
-        let fault = Fault { address };
-        let offset = (address & !self.alias).checked_sub(self.guest).ok_or(fault)?;
-        let end = offset.checked_add(length).ok_or(fault)?;
-        if end > self.bytes { Err(fault) } else { Ok(self.host + offset) }
-    }
-
     /// An access at host address `at` was refused by the hardware.
     fn refused(&self, at: u64) -> Fault {
         REFUSED.fetch_add(1, Ordering::Relaxed);
-        Fault { address: at - self.host + self.guest }
+        Fault { address: self.0.guest_address(at) }
     }
 }
 
 impl Memory for Window {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
-        let mut at = self.translate(address, into.len() as u64)?;
+        let mut at = self.0.translate(address, into.len() as u64)?;
         let mut rest = into;
         while !rest.is_empty() {
             let step = step(at, rest.len());
@@ -62,7 +50,7 @@ impl Memory for Window {
     }
 
     fn write(&self, address: u64, from: &[u8]) -> Result<(), Fault> {
-        let mut at = self.translate(address, from.len() as u64)?;
+        let mut at = self.0.translate(address, from.len() as u64)?;
         let mut rest = from;
         while !rest.is_empty() {
             let step = step(at, rest.len());
@@ -87,7 +75,7 @@ impl Memory for Window {
         if !address.is_multiple_of(2) {
             return Err(Fault { address });
         }
-        let at = self.translate(address, 2)?;
+        let at = self.0.translate(address, 2)?;
         let value = attempt::try_read_u16(at).map_err(|_| self.refused(at))?;
         // DMB: what the index announces is read after the index.
         fence(Ordering::SeqCst);
@@ -98,7 +86,7 @@ impl Memory for Window {
         if !address.is_multiple_of(2) {
             return Err(Fault { address });
         }
-        let at = self.translate(address, 2)?;
+        let at = self.0.translate(address, 2)?;
         fence(Ordering::SeqCst);
         // SAFETY: as in `write`.
         let done = unsafe { attempt::try_write_u16(at, value.into()) };

@@ -58,16 +58,12 @@ impl<'a> Walk<'a> {
             (2, Policy::BounceBar, 16, 3, base | 1 << 27 | 1 << 9),
             (1, Policy::BounceBar, 48, 2, base | 1 << 27),
             (2, Policy::SharedPages, 0, 8, base | 1 << 9),
-            (4, Policy::BounceBar, 256, 1, base | 1 << 27),
+            (4, Policy::DeviceMemory, 256, 1, base | 1 << 44),
         ]
         .map(|(device_type, policy, pages, queues, offered)| {
             let index = platform.bus.create(device_type, policy, pages, queues).unwrap();
             platform.place_bars(index);
-            let mandatory = match policy {
-                Policy::BounceBar => 1 << 27 | 1 << 32,
-                Policy::SharedPages => SHARED_FEATURES,
-            };
-            Contract { policy, offered, mandatory, pages, queues }
+            Contract { policy, offered, mandatory: features(policy), pages, queues }
         });
         Self {
             choices,
@@ -144,7 +140,7 @@ impl<'a> Walk<'a> {
                 .note(format_args!("device {device}: read config {register:#x} ({size} bytes)"));
             self.platform.config_read(device, register, size);
         } else {
-            let register = self.choices.pick(&[4, 0x10, 0x18, 0x1c, 0x94, 0xa8, register]);
+            let register = self.choices.pick(&[4, 0x10, 0x18, 0x1c, 0x94, 0xb0, register]);
             let value = self.value();
             self.choices.note(format_args!(
                 "device {device}: config {register:#x} ({size} bytes) := {value:#x}"
@@ -204,10 +200,7 @@ impl<'a> Walk<'a> {
 
     fn enable(&mut self, device: usize) {
         let Contract { policy, pages, queues, .. } = self.contracts[device];
-        let (base, length) = match policy {
-            Policy::BounceBar => (bounce_base(device), pages * 4096),
-            Policy::SharedPages => (layout::RAM, 1 << 30),
-        };
+        let (base, length) = addresses(policy, device, pages);
         let queue = self.choices.below(u64::from(queues) + 1);
         self.common_write(device, QUEUE_SELECT, 2, queue);
         let size = self.choices.pick(&[1, 16, 64, 256, 256, 3, 0]);
@@ -215,6 +208,7 @@ impl<'a> Walk<'a> {
         for field in [QUEUE_DESC, QUEUE_DRIVER, QUEUE_DEVICE] {
             let address = match self.choices.below(64) {
                 0 => self.value(),
+                2 => 0,
                 1 => base + length - 16 * self.choices.below(300),
                 _ => base + 16 * self.choices.below(length / 32),
             };
@@ -341,16 +335,19 @@ impl<'a> Walk<'a> {
         let size = u64::from(info.size);
         assert!(size.is_power_of_two() && size <= 256);
         let limit = match contract.policy {
-            Policy::BounceBar => contract.pages * 4096,
+            Policy::BounceBar | Policy::DeviceMemory => contract.pages * 4096,
             Policy::SharedPages => 1 << 39,
         };
-        assert_eq!(info.base == 0, contract.policy == Policy::SharedPages);
+        assert_eq!(info.base != 0, contract.policy == Policy::BounceBar);
+        // Of device memory, 0 is the address of nothing.
+        let first = u64::from(contract.policy == Policy::DeviceMemory);
         for (offset, length, align) in [
             (info.descriptor, 16 * size, 16),
             (info.driver, 6 + 2 * size, 2),
             (info.device, 6 + 8 * size, 4),
         ] {
-            assert!(offset < limit && offset + length <= limit && offset % align == 0);
+            assert!(offset >= first && offset < limit && offset + length <= limit);
+            assert_eq!(offset % align, 0);
         }
     }
 

@@ -11,6 +11,7 @@ use std::vec::Vec;
 
 // Features, and what a well-behaved driver of each policy accepts.
 pub(crate) const BOUNCE_FEATURES: u64 = 1 << 27 | 1 << 32 | 1 << 33;
+pub(crate) const MEMORY_FEATURES: u64 = 1 << 32 | 1 << 33 | 1 << 44;
 pub(crate) const SHARED_FEATURES: u64 = 1 << 32 | 1 << 33;
 
 // Common configuration (section 4.1.4.3).
@@ -51,6 +52,26 @@ pub(crate) fn bounce_base(index: usize) -> u64 {
     layout::PCI_MEM64 + index as u64 * 0x100_0000
 }
 
+/// What a driver of this policy must accept, and may use alone.
+pub(crate) fn features(policy: Policy) -> u64 {
+    match policy {
+        Policy::BounceBar => BOUNCE_FEATURES,
+        Policy::SharedPages => SHARED_FEATURES,
+        Policy::DeviceMemory => MEMORY_FEATURES,
+    }
+}
+
+/// First address that a driver of device `index` gives it, and how many bytes
+/// it may name from there on. Device memory is named by offsets, and the first
+/// page of it is left alone.
+pub(crate) fn addresses(policy: Policy, index: usize, pages: u64) -> (u64, u64) {
+    match policy {
+        Policy::BounceBar => (bounce_base(index), pages * 4096),
+        Policy::SharedPages => (layout::RAM, 1 << 30),
+        Policy::DeviceMemory => (0x1000, (pages - 1) * 4096),
+    }
+}
+
 /// Where a virtio structure is: BAR, offset, length, and the capability's
 /// place in configuration space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,7 +107,7 @@ impl Platform {
     /// One block device with two queues, BARs placed, decode on.
     pub(crate) fn with_block(policy: Policy) -> Self {
         let mut platform = Self::empty();
-        let pages = if policy == Policy::BounceBar { PAGES } else { 0 };
+        let pages = if policy == Policy::SharedPages { 0 } else { PAGES };
         platform.bus.create(2, policy, pages, 2).unwrap();
         platform.place_bars(0);
         platform
@@ -95,11 +116,8 @@ impl Platform {
     /// The same, set up to DRIVER_OK with queue 0 at the start of its memory.
     pub(crate) fn with_live_block(policy: Policy) -> Self {
         let mut platform = Self::with_block(policy);
-        let (features, base) = match policy {
-            Policy::BounceBar => (BOUNCE_FEATURES | 1 << 40, bounce_base(0)),
-            Policy::SharedPages => (SHARED_FEATURES | 1 << 40, layout::RAM),
-        };
-        assert!(platform.negotiate(0, features));
+        let (base, _) = addresses(policy, 0, PAGES);
+        assert!(platform.negotiate(0, features(policy) | 1 << 40));
         assert!(platform.enable_queue(0, 0, 64, [base, base + 0x1000, base + 0x2000]));
         platform.set_status(0, 15);
         assert_eq!(platform.status(0), 15);

@@ -294,10 +294,10 @@ impl Stage<'_> {
 
     /// Act four: a guest that attacks. What it tells of its own attempts is
     /// reported in its name.
-    pub(super) fn hostile(&mut self) {
+    pub(super) fn hostile(&mut self, policy: &str) {
         let disk = self.disk.take().map(|disk| DevicePlan::Disk(disk, BOUNCE_PAGES));
         let devices = disk.into_iter().collect();
-        let Some(vm) = self.build("bounce-bar", "hostile", 1, devices) else { return };
+        let Some(vm) = self.build(policy, "hostile", 1, devices) else { return };
         run::admit(Arc::clone(&vm));
         if !run::until(LIFE, || vm.end() != end::NOT_YET) {
             self.fail("the hostile guest did not end");
@@ -363,7 +363,7 @@ fn page_in(words: &str) -> Option<u64> {
 /// An attempt that a guest tells of: `@guest attack id= what= outcome=`.
 fn guest_finding(line: &str) -> Option<Finding> {
     let words = line.strip_prefix("@guest attack ")?;
-    let id = ["G1", "G2", "G3", "G4", "G5"]
+    let id = ["G1", "G2", "G3.bounce", "G3.memory", "G4", "G5"]
         .into_iter()
         .find(|id| rt::dt::argument(words, "id") == Some(id))?;
     let what = rt::dt::argument(words, "what")?.replace('-', " ");

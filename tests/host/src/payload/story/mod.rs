@@ -1,8 +1,8 @@
 //! What happens, in order.
 //!
 //! Act one: the host alone attacks what it can reach without a guest. Act two:
-//! a guest uses its disk through the bounce BAR, then another through shared
-//! pages. Act three: guests that keep a secret, lend a page and spin, while
+//! a guest uses its disk through the bounce BAR, another through shared pages,
+//! a third through device memory. Act three: guests that keep a secret, lend a page and spin, while
 //! the host attacks them; guests that keep patterns in all their registers. Act four: a hostile guest. Act five: a realm, which
 //! does all three. After each guest its memory must come back wiped.
 
@@ -33,7 +33,7 @@ use super::{attacks, clock, cpus, run, window};
 const RAM_MIB: u64 = 16;
 /// Last pages of a guest's RAM, that are donated when it touches them.
 const ON_DEMAND: u64 = 64;
-/// Pages of a disk's bounce BAR: 1 MiB.
+/// Pages of memory that a disk brings: 1 MiB.
 const BOUNCE_PAGES: u64 = 256;
 /// How long a guest that nothing interrupts stays on its CPU, at least, in
 /// milliseconds.
@@ -110,16 +110,13 @@ impl Stage<'_> {
             return self.registers();
         }
         if self.options.scenario != "story" {
-            let policy = if self.options.bounce { "bounce-bar" } else { "shared-pages" };
+            let policy = self.options.policies().next().unwrap_or("bounce-bar");
             self.guest(policy, self.options.scenario);
             return;
         }
         self.alone();
-        if self.options.bounce {
-            self.guest("bounce-bar", "story");
-        }
-        if self.options.shared {
-            self.guest("shared-pages", "story");
+        for policy in self.options.policies() {
+            self.guest(policy, "story");
         }
         if self.options.attacks != "none" {
             self.measured();
@@ -128,7 +125,8 @@ impl Stage<'_> {
             self.spinning();
             self.registers();
             self.debugging();
-            self.hostile();
+            self.hostile("bounce-bar");
+            self.hostile("device-memory");
             self.realm();
         }
     }
@@ -171,9 +169,12 @@ impl Stage<'_> {
         vcpus: u64,
         devices: Vec<DevicePlan>,
     ) -> Option<Arc<Vm>> {
-        let shared = policy == "shared-pages";
-        let mut bootargs =
-            format!("scenario={scenario} dma={}", if shared { "shared" } else { "bounce" });
+        let (policy_number, dma) = match policy {
+            "shared-pages" => (abi::POLICY_SHARED_PAGES, "shared"),
+            "device-memory" => (abi::POLICY_DEVICE_MEMORY, "memory"),
+            _ => (abi::POLICY_BOUNCE_BAR, "bounce"),
+        };
+        let mut bootargs = format!("scenario={scenario} dma={dma}");
         let options = &self.options;
         let passed_on = [("hash", options.hash), ("note", options.note), ("write", options.write)];
         for (name, value) in passed_on {
@@ -181,14 +182,8 @@ impl Stage<'_> {
                 bootargs += &format!(" {name}={value}");
             }
         }
-        let plan = Plan {
-            policy: if shared { abi::POLICY_SHARED_PAGES } else { abi::POLICY_BOUNCE_BAR },
-            flags,
-            vcpus,
-            bootargs,
-            devices,
-            ..payload(self.image)
-        };
+        let plan =
+            Plan { policy: policy_number, flags, vcpus, bootargs, devices, ..payload(self.image) };
         let vm = match Vm::build(&FREE, plan) {
             Ok(vm) => vm,
             Err(problem) => {

@@ -58,17 +58,19 @@ impl Vm {
             DevicePlan::Entropy(_) => (TYPE_ENTROPY, 1, FEW_PAGES),
             DevicePlan::Net(_) => (TYPE_NETWORK, 2, NETWORK_PAGES),
         };
-        let pages = if policy == abi::POLICY_BOUNCE_BAR { bounce_pages } else { 0 };
+        let pages = if policy == abi::POLICY_SHARED_PAGES { 0 } else { bounce_pages };
         let index = BOUNCER
             .device_create(self.handle, kind, policy, pages, queues)
             .map_err(step("DEVICE_CREATE"))?;
         if let Some(expected) = self.expected.lock().as_mut() {
             expected.device([kind, policy, pages, queues]);
         }
-        let place = if pages == 0 {
-            Place::Shared(self.ram, if self.is_realm() { ALIAS } else { 0 })
-        } else {
-            Place::Bounce(self.share_bounce(free, index, pages)?)
+        let place = match policy {
+            abi::POLICY_SHARED_PAGES => {
+                Place::Shared(self.ram, if self.is_realm() { ALIAS } else { 0 })
+            }
+            abi::POLICY_DEVICE_MEMORY => Place::Memory(self.share_bounce(free, index, pages)?),
+            _ => Place::Bounce(self.share_bounce(free, index, pages)?),
         };
         let backend = self.backend(plan, index)?;
         self.devices.push(Mutex::new(Device::new(index, backend, place, queues as usize)));
@@ -103,7 +105,7 @@ impl Vm {
         })
     }
 
-    /// Lends frames to be the device's bounce BAR.
+    /// Lends frames to be the memory that the device brings.
     fn share_bounce(
         &mut self,
         free: &Mutex<FreeFrames>,
