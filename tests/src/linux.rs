@@ -4,9 +4,9 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use xtask::test::environment;
-use xtask::workspace::cargo;
+use xtask::workspace::{Workspace, cargo};
 
 use crate::{file, ready, two_at_a_time};
 
@@ -54,4 +54,30 @@ pub fn script(test: &str, script: &str, more: &[&str]) -> Result<Output> {
 pub fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!("{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr))
+}
+
+/// The kernel with the pKVM guest driver takes minutes to build. `cargo xtask
+/// test` builds it; who runs plain `cargo test` has its tests only behind
+/// `cargo xtask guest build-pkvm`.
+///
+/// # Errors
+/// When that cannot be said.
+pub fn left_out_without_pkvm(test: &str) -> Result<bool> {
+    if left_out(test) || xtask::guest::pkvm::built(&Workspace::find()?).is_ok() {
+        return Ok(left_out(test));
+    }
+    let why = format!("{test}: LEFT OUT, run `cargo xtask guest build-pkvm` to have it\n");
+    std::io::stderr().write_all(why.as_bytes())?;
+    Ok(true)
+}
+
+/// What a run with `--verbose` counted of its first guest.
+///
+/// # Errors
+/// When it did not.
+pub fn counter(output: &Output, name: &str) -> Result<u64> {
+    let text = said(output);
+    let rest = text.split(&format!(" {name}=")).nth(1);
+    let value = rest.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    value.with_context(|| format!("no count of {name}: {text}"))
 }

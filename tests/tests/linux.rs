@@ -4,19 +4,17 @@
 //! What Debian's archive has must be fetched once. `BOUNCER_OFFLINE=1`
 //! (`cargo xtask test --offline`) leaves these tests out, and says so.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
-use tests::linux::{LONG, left_out, said, script, xtask};
+use tests::linux::{LONG, counter, left_out, left_out_without_pkvm, said, script, xtask};
 use tests::{file, ready, two_at_a_time};
 use xtask::guest::debian;
 use xtask::guest::initramfs::{self, Task};
 use xtask::guest::options::Abi;
 use xtask::guest::pins::{Pins, Role};
-use xtask::workspace::Workspace;
 
 /// What one realm did, for the tests that look at it.
 struct Realm {
@@ -186,13 +184,9 @@ fn no_page_that_a_realm_shares_holds_what_its_kernel_left_there() -> Result<()> 
     let text = said(&output);
     assert_eq!(output.status.code(), Some(6), "{text}");
     ensure!(text.contains("init_on_alloc=0"), "{text}");
-    let count = |name: &str| {
-        let value = text.split(&format!(" {name}=")).nth(1).map(str::split_whitespace);
-        value.and_then(|mut words| words.next()?.parse::<u64>().ok())
-    };
-    let shared = count("pages_shared").context("no count of pages")?;
+    let shared = counter(&output, "pages_shared")?;
     ensure!(shared > 16_000, "{shared} pages shared: {text}");
-    assert_eq!(count("bytes_shared_not_zero"), Some(0), "{text}");
+    assert_eq!(counter(&output, "bytes_shared_not_zero")?, 0, "{text}");
     Ok(())
 }
 
@@ -245,7 +239,8 @@ fn a_realm_without_msi_has_a_line_for_each_device() -> Result<()> {
 fn own_kernel(test: &str, kernel: Option<&[u8]>, commands: &str, more: &[&str]) -> Result<Output> {
     let (workspace, _) = ready()?;
     let task = Task::Script(commands.into());
-    let own = debian::make(&workspace, Abi::Rsi, false, &task, "own", None)?;
+    let kind = debian::Kind { abi: Abi::Rsi, newest: false, module: false };
+    let own = debian::make(&workspace, &kind, &task, "own", None)?;
     let kernel = file(test, "kernel", kernel.unwrap_or(&own.kernel))?.display().to_string();
     let initrd = file(test, "initrd", &own.initrd)?.display().to_string();
     let _turn = two_at_a_time();
@@ -408,18 +403,6 @@ fn a_neighbour_that_ends_before_its_time_is_told() -> Result<()> {
     assert_eq!(output.status.code(), Some(123), "{}", said(&output));
     ensure!(said(&output).contains("ended before its time"), "{}", said(&output));
     Ok(())
-}
-
-/// The kernel with the pKVM guest driver takes minutes to build. `cargo xtask
-/// test` builds it; who runs plain `cargo test` has its tests only behind
-/// `cargo xtask guest build-pkvm`.
-fn left_out_without_pkvm(test: &str) -> Result<bool> {
-    if left_out(test) || xtask::guest::pkvm::built(&Workspace::find()?).is_ok() {
-        return Ok(left_out(test));
-    }
-    let why = format!("{test}: LEFT OUT, run `cargo xtask guest build-pkvm` to have it\n");
-    std::io::stderr().write_all(why.as_bytes())?;
-    Ok(true)
 }
 
 #[test]

@@ -149,6 +149,9 @@ pub struct BenchOptions {
     /// its last frame, and what its requests cost
     #[arg(long, value_enum)]
     pub guest: Option<Measured>,
+    /// Which memory the guest's devices may use [default: shared-pages]
+    #[arg(long, value_enum, requires = "guest")]
+    pub policy: Option<crate::guest::options::Policy>,
     /// Write the figures as JSON to FILE
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::Outcome;
+use crate::guest::bounce;
 use crate::setup::rust::TARGET;
 use crate::term::{BAD, GOOD, HEAD, Step, paint, run_quietly};
 use crate::threats::{self, Catalogue};
@@ -62,7 +63,13 @@ fn catalogue_holds(workspace: &Workspace) -> Result<bool> {
 /// When the source cannot be read.
 pub fn run(workspace: &Workspace) -> Result<Outcome> {
     let mut held = true;
-    for (name, mut command) in commands(workspace) {
+    let style = bounce::checkpatch(workspace)?.map(|command| ("the kernel's style", command));
+    if style.is_none() {
+        let why = "linux/bounce in the kernel's style: left out, its checkpatch.pl comes with \
+            `cargo xtask guest build-pkvm`";
+        anstream::println!("  {} {why}", paint(BAD, "–"));
+    }
+    for (name, mut command) in commands(workspace).into_iter().chain(style) {
         let step = Step::new("Checking");
         step.note(name);
         match run_quietly(&step, &mut command) {

@@ -15,7 +15,7 @@ use super::boot::{Guest, Ways};
 use super::debian;
 use super::disk::Disk;
 use super::initramfs::Task;
-use super::options::{Abi, Console};
+use super::options::{Abi, Console, NO_SHARED_POOLS, Policy};
 use super::read;
 use super::run::word;
 use super::screen::Keyboard;
@@ -135,10 +135,13 @@ struct Figure {
 pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Outcome> {
     setup::run()?;
     let images = build::images_of(workspace, Variant::Profiled)?;
+    let policy = options.policy.unwrap_or(Policy::SharedPages);
     let mut figures: Vec<Figure> = Vec::new();
     for (name, what, script) in RUNS {
         let step = Step::new("Measuring");
-        let Some(cost) = boot(workspace, &images, script)? else { return Ok(Outcome::Interrupted) };
+        let Some(cost) = boot(workspace, &images, policy, script)? else {
+            return Ok(Outcome::Interrupted);
+        };
         step.done(what);
         let (requests, cost) = match figures.first() {
             None => (1, cost),
@@ -155,19 +158,27 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Outcome> {
 }
 
 /// Boots a guest that runs `script`; `None` after Ctrl-C.
-fn boot(workspace: &Workspace, images: &Images, script: &str) -> Result<Option<Cost>> {
+fn boot(
+    workspace: &Workspace,
+    images: &Images,
+    policy: Policy,
+    script: &str,
+) -> Result<Option<Cost>> {
     let scratch = RunFolder::new(workspace, "bench-disk")?;
     let disk = scratch.join("scratch-disk.img");
     std::fs::write(&disk, vec![0; DISK]).context("cannot make a scratch disk")?;
     let task = Task::Script(format!("{script} >/dev/null 2>&1\n").into_bytes());
     let word = word();
-    let made = debian::make(workspace, Abi::Rsi, false, &task, &word, None)?;
+    let kind = debian::Kind { abi: Abi::Rsi, newest: false, module: policy.brings_memory() };
+    let made = debian::make(workspace, &kind, &task, &word, None)?;
+    let more = if policy.brings_memory() { NO_SHARED_POOLS } else { "" };
     let guest = Guest {
         name: "bench".to_owned(),
         kernel: made.kernel,
         initrd: Some(made.initrd),
-        command_line: format!("console={} quiet panic=-1", Console::Hvc0.device()),
+        command_line: format!("console={} quiet panic=-1 {more}", Console::Hvc0.device()),
         abi: Abi::Rsi,
+        policy,
         console: Console::Hvc0,
         vcpus: 1,
         memory: MEMORY,

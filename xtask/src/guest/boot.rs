@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::disk::Disk;
-use super::options::{Abi, Console};
+use super::options::{Abi, Console, Policy};
 use super::output::{Marks, Sorter};
 use super::read;
 use super::screen::{Keyboard, Screen};
@@ -37,6 +37,8 @@ pub struct Guest {
     pub command_line: String,
     /// Whose calls it speaks.
     pub abi: Abi,
+    /// Which memory its devices may use.
+    pub policy: Policy,
     /// Its console.
     pub console: Console,
     /// Its CPUs.
@@ -116,12 +118,16 @@ impl Guest {
     /// The host's command line.
     fn bootargs(&self) -> String {
         let mut devices = Vec::new();
-        if self.abi != Abi::None {
+        if self.abi != Abi::None || self.policy.brings_memory() {
             devices.extend(self.disk.is_some().then_some("blk"));
             devices.extend(["net", "rng"]);
             devices.extend((self.console == Console::Hvc0).then_some("console"));
         }
         let devices = if devices.is_empty() { "none".to_owned() } else { devices.join(",") };
+        let policy = match self.policy {
+            Policy::SharedPages => String::new(),
+            other => format!(" policy={}", other.word()),
+        };
         let attack = match self.attack {
             None => String::new(),
             Some(None) => " attack=on".to_owned(),
@@ -137,7 +143,7 @@ impl Guest {
             count => format!(" neighbours={count}"),
         };
         format!(
-            "scenario=linux abi={} memory={} vcpus={} devices={devices} console={}{neighbours}{lives}{kill}{attack}",
+            "scenario=linux abi={} memory={} vcpus={} devices={devices}{policy} console={}{neighbours}{lives}{kill}{attack}",
             self.abi.word(),
             self.memory,
             self.vcpus,
@@ -327,6 +333,7 @@ mod tests {
             initrd: None,
             command_line: String::new(),
             abi: Abi::Rsi,
+            policy: Policy::SharedPages,
             console: Console::Pl011,
             vcpus: 3,
             memory: 256,
@@ -360,6 +367,9 @@ mod tests {
         // Nothing is shared, so there is nothing to build a device on.
         let plain = Guest { abi: Abi::None, ..guest() };
         assert!(plain.bootargs().contains("devices=none"));
+        let own_memory = Guest { policy: Policy::BounceBar, ..plain };
+        let wanted = "abi=none memory=256 vcpus=3 devices=net,rng policy=bounce-bar console=pl011";
+        assert!(own_memory.bootargs().ends_with(wanted), "{}", own_memory.bootargs());
         let hvc = Guest { abi: Abi::Pkvm, console: Console::Hvc0, ..guest() };
         assert!(hvc.bootargs().contains("abi=pkvm"));
         assert!(hvc.bootargs().ends_with("devices=net,rng,console console=hvc0"));

@@ -46,9 +46,24 @@ type Visit<'a> = dyn FnMut(&str, &mut dyn Read) -> Result<()> + 'a;
 /// # Errors
 /// As [`members`], and those of `visit`.
 pub fn visit(package: &Path, visit: &mut Visit<'_>) -> Result<()> {
+    read(package, &mut |tar| files(tar, visit))
+}
+
+/// Puts all that a package has into a folder: links and modes, too.
+///
+/// # Errors
+/// As [`members`], and when it cannot be written.
+pub fn unpack(package: &Path, folder: &Path) -> Result<()> {
+    read(package, &mut |tar| Ok(tar::Archive::new(tar).unpack(folder)?))
+}
+
+/// What is done with the tar archive of a package's files.
+type Use<'a> = dyn FnMut(&mut dyn Read) -> Result<()> + 'a;
+
+fn read(package: &Path, with: &mut Use<'_>) -> Result<()> {
     let result = match dpkg(package) {
-        Some(command) => with_dpkg(command, visit),
-        None => with_crates(package, visit),
+        Some(command) => with_dpkg(command, with),
+        None => with_crates(package, with),
     };
     result.with_context(|| format!("{} cannot be read", package.display()))
 }
@@ -64,14 +79,14 @@ fn dpkg(package: &Path) -> Option<Command> {
     Some(command)
 }
 
-fn with_dpkg(mut command: Command, visit: &mut Visit<'_>) -> Result<()> {
+fn with_dpkg(mut command: Command, with: &mut Use<'_>) -> Result<()> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let mut tar = BufReader::new(child.stdout.take().context("no stdout")?);
-    let visited = files(&mut tar, visit);
+    let used = with(&mut tar);
     // To its end, or dpkg-deb would complain of a broken pipe.
     let drained = std::io::copy(&mut tar, &mut std::io::sink());
     let status = child.wait()?;
-    visited?;
+    used?;
     drained?;
     if !status.success() {
         bail!("dpkg-deb failed ({status})");
@@ -79,13 +94,13 @@ fn with_dpkg(mut command: Command, visit: &mut Visit<'_>) -> Result<()> {
     Ok(())
 }
 
-fn with_crates(package: &Path, visit: &mut Visit<'_>) -> Result<()> {
+fn with_crates(package: &Path, with: &mut Use<'_>) -> Result<()> {
     let mut archive = ar::Archive::new(BufReader::new(File::open(package)?));
     while let Some(entry) = archive.next_entry() {
         let entry = entry?;
         let name = String::from_utf8_lossy(entry.header().identifier()).into_owned();
         match name.trim_end_matches('/') {
-            "data.tar.xz" => return files(&mut XzReader::new(entry, true), visit),
+            "data.tar.xz" => return with(&mut XzReader::new(entry, true)),
             other if other.starts_with("data.tar") => {
                 bail!("its files are in {other}; install dpkg, only .xz is read without it")
             }
@@ -173,7 +188,7 @@ mod tests {
         };
         let wanted =
             [("usr/bin/busybox".to_owned(), b"elf".to_vec()), ("usr/lib/large".to_owned(), large)];
-        assert_eq!(read(&|visit| with_crates(&path, visit)), wanted);
+        assert_eq!(read(&|visit| with_crates(&path, &mut |tar| files(tar, visit))), wanted);
         // On a machine without dpkg-deb this is the crates once more.
         assert_eq!(read(&|visit| super::visit(&path, visit)), wanted);
         let some = members(&path, |path| path.ends_with("busybox")).unwrap();
@@ -182,9 +197,10 @@ mod tests {
         let cut = std::fs::read(&path).unwrap();
         std::fs::write(&path, &cut[..cut.len() / 2]).unwrap();
         assert!(members(&path, |_| true).is_err());
-        assert!(with_crates(&path, &mut |_, _| Ok(())).is_err());
+        assert!(with_crates(&path, &mut |tar| files(tar, &mut |_, _| Ok(()))).is_err());
         let path = package("data.tar.lz", b"");
-        let said = with_crates(&path, &mut |_, _| Ok(())).unwrap_err().to_string();
+        let said =
+            with_crates(&path, &mut |tar| files(tar, &mut |_, _| Ok(()))).unwrap_err().to_string();
         assert!(said.contains("data.tar.lz"), "{said}");
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use super::bounce::{self, Target};
 use super::initramfs::{self, Task};
+use super::modules::Module;
 use super::options::Abi;
 use super::pins::{Pins, Role};
-use super::{archive, chosen, pkvm, with_advice};
+use super::{archive, chosen, pkvm, read, with_advice};
 use crate::term::Step;
 use crate::workspace::Workspace;
 
@@ -20,21 +22,34 @@ pub struct Debian {
     pub initrd: Vec<u8>,
 }
 
-/// Fetches and packs. The pKVM guest has a kernel of its own.
+/// Which Debian guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Whose calls it speaks. The pKVM guest has a kernel of its own.
+    pub abi: Abi,
+    /// With what Debian's archive holds today.
+    pub newest: bool,
+    /// With the module for devices that bring their own memory.
+    pub module: bool,
+}
+
+/// Fetches and packs, and builds the module if it is wanted.
 ///
 /// # Errors
-/// When a package cannot be fetched or read, or the pKVM kernel is not built.
+/// When a package cannot be fetched or read, or the pKVM kernel is not built,
+/// or the module cannot be.
 pub fn make(
     workspace: &Workspace,
-    abi: Abi,
-    newest: bool,
+    kind: &Kind,
     task: &Task,
     word: &str,
     marker: Option<&str>,
 ) -> Result<Debian> {
-    let pins = chosen(workspace, newest)?;
+    let pins = chosen(workspace, kind.newest)?;
     let busybox = package(workspace, &pins, Role::Busybox)?;
-    let (kernel, modules) = if abi == Abi::Pkvm {
+    let built_for = if kind.abi == Abi::Pkvm { Target::Pkvm } else { Target::Debian };
+    let own = kind.module.then(|| bounce::build(workspace, &pins, built_for)).transpose()?;
+    let (kernel, modules) = if kind.abi == Abi::Pkvm {
         (pkvm::built(workspace)?, Vec::new())
     } else {
         let kernel = package(workspace, &pins, Role::Kernel)?;
@@ -45,6 +60,9 @@ pub fn make(
         step.done(&pins.of(Role::Kernel)?.title());
         (kernel, modules)
     };
+    // Before the drivers: they shall find their devices usable.
+    let own = own.map(|path| Module::new(bounce::NAME, read(&path)?)).transpose()?;
+    let modules: Vec<Module> = own.into_iter().chain(modules).collect();
     let busybox = initramfs::busybox(&busybox)?;
     Ok(Debian { kernel, initrd: initramfs::pack(&busybox, &modules, task, word, marker) })
 }

@@ -32,18 +32,19 @@ fn swiotlb(command_line: &str) -> u64 {
     }
 }
 
-/// Refuses a Debian guest that would panic: memory in MiB.
+/// Refuses a Debian guest that would panic: memory in MiB; `words` are what is
+/// added to its command line.
 ///
 /// # Errors
 /// The complaint, with what would do.
-pub fn check_debian(abi: Abi, memory: u64, append: Option<&str>) -> Result<(), String> {
+pub fn check_debian(abi: Abi, memory: u64, words: &str) -> Result<(), String> {
     if abi != Abi::Rsi {
         let least = if abi == Abi::Pkvm { PKVM } else { PLAIN };
         let complaint =
             || format!("--guest-memory: a Debian guest like this needs {least}M or more");
         return if memory < least { Err(complaint()) } else { Ok(()) };
     }
-    let bounce = swiotlb(append.unwrap_or_default());
+    let bounce = swiotlb(words);
     let least = DEBIAN + bounce;
     if memory >= least {
         return Ok(());
@@ -106,18 +107,17 @@ mod tests {
 
     #[test]
     fn a_debian_realm_is_refused_if_its_bounce_buffers_do_not_fit() {
-        let said =
-            |memory, append| check_debian(Abi::Rsi, memory, append).err().unwrap_or_default();
-        assert_eq!(said(REALM, None), "");
-        let complaint = said(REALM - 1, None);
+        let said = |memory, words| check_debian(Abi::Rsi, memory, words).err().unwrap_or_default();
+        assert_eq!(said(REALM, ""), "");
+        let complaint = said(REALM - 1, "");
         assert!(complaint.contains(&format!("at least {REALM}M, for 64M are")), "{complaint}");
         assert!(complaint.contains("swiotlb=8192"), "{complaint}");
-        assert_eq!(said(REALM - 48, Some("quiet swiotlb=8192")), "");
-        assert_ne!(said(REALM - 49, Some("swiotlb=8192,force")), "");
-        assert_eq!(said(DEBIAN, Some("swiotlb=noforce")), "");
+        assert_eq!(said(REALM - 48, "quiet swiotlb=8192"), "");
+        assert_ne!(said(REALM - 49, "swiotlb=8192,force"), "");
+        assert_eq!(said(DEBIAN, "swiotlb=noforce"), "");
         for (abi, least) in [(Abi::Pkvm, PKVM), (Abi::None, PLAIN)] {
-            assert!(check_debian(abi, least, None).is_ok());
-            assert!(check_debian(abi, least - 1, None).is_err());
+            assert!(check_debian(abi, least, "").is_ok());
+            assert!(check_debian(abi, least - 1, "").is_err());
         }
         assert_eq!((words(255), words(256)), (Some("cma=0"), None));
     }

@@ -2,13 +2,15 @@
 //!
 //! A Debian guest is made of pinned packages ([`pins`], [`archive`]) that are
 //! read ([`deb`]) and put together ([`modules`], [`initramfs`]); a kernel with
-//! the pKVM guest driver is built from Debian's source ([`pkvm`]). [`boot`]
+//! the pKVM guest driver is built from Debian's source ([`pkvm`]), and our own
+//! kernel module from its headers ([`bounce`]). [`boot`]
 //! starts it or the user's own, [`screen`] connects its console with the
 //! user's terminal, and [`siege`] tells what came of a host that attacks it.
 
 pub mod archive;
 pub mod bench;
 pub mod boot;
+pub mod bounce;
 pub mod deb;
 pub mod debian;
 pub mod disk;
@@ -29,8 +31,8 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::Outcome;
 use crate::term::{BAD, HEAD, paint};
-use crate::workspace::Workspace;
-use options::{FetchOptions, GuestTask};
+use crate::workspace::{Workspace, shown};
+use options::{BuildModulesOptions, FetchOptions, GuestTask};
 use pins::{Pins, Role};
 
 /// `cargo xtask guest`.
@@ -43,8 +45,17 @@ pub fn task(workspace: &Workspace, task: &GuestTask) -> Result<Outcome> {
         GuestTask::BuildPkvm => {
             pkvm::build(workspace)?;
         }
+        GuestTask::BuildModules(options) => build_modules(workspace, options)?,
     }
     Ok(Outcome::Pass)
+}
+
+fn build_modules(workspace: &Workspace, options: &BuildModulesOptions) -> Result<()> {
+    let pins = chosen(workspace, options.newest)?;
+    let target = if options.pkvm { bounce::Target::Pkvm } else { bounce::Target::Debian };
+    let module = bounce::build(workspace, &pins, target)?;
+    anstream::eprintln!("  the module is {}", shown(&module));
+    Ok(())
 }
 
 fn fetch(workspace: &Workspace, options: &FetchOptions) -> Result<()> {

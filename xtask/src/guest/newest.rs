@@ -1,6 +1,7 @@
 //! What Debian's archive holds today: for a pin that has gone, or has grown
 //! old. apt reads the archive's index in a place of its own below the target
-//! folder, for arm64, without touching the machine's packages.
+//! folder, for arm64 and for the machine that builds, without touching the
+//! machine's packages.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,6 +55,20 @@ pub fn look(workspace: &Workspace, old: &Pins) -> Result<Newest> {
         (Role::Source, apt.show(&step, &kernel_suite, &source)?),
         (Role::Loader, apt.show(&step, &suite_of(Role::Loader)?, "u-boot-qemu")?),
         (Role::Kernel16k, apt.show(&step, &kernel_suite, &format!("linux-binary-{large_pages}"))?),
+        (Role::Headers, apt.show(&step, &kernel_suite, &format!("linux-headers-{release}"))?),
+        (
+            Role::HeadersCommon,
+            apt.show(&step, &kernel_suite, &format!("linux-headers-{}common", stem(release)))?,
+        ),
+        (
+            Role::Kbuild,
+            apt.show(
+                &step,
+                &kernel_suite,
+                &format!("linux-kbuild-{}:amd64", stem(release).trim_end_matches('-')),
+            )?,
+        ),
+        (Role::Libc, apt.show(&step, &suite_of(Role::Libc)?, "libc6:amd64")?),
     ];
     let mut pins = Vec::new();
     for (role, stanza) in stanzas {
@@ -108,7 +123,7 @@ fn options(folder: &Path, sources: &Path) -> Vec<String> {
         ("Dir::Etc::preferences", "/dev/null".into()),
         ("Dir::Etc::preferencesparts", under("empty")),
         ("APT::Architecture", "arm64".into()),
-        ("APT::Architectures", "arm64".into()),
+        ("APT::Architectures", "arm64,amd64".into()),
         ("Acquire::Languages", "none".into()),
     ];
     let word = |(key, value): (&str, PathBuf)| ["-o".into(), format!("{key}={}", value.display())];
@@ -125,6 +140,13 @@ fn release_in(stanza: &str) -> Option<&str> {
     field(stanza, "Depends")?
         .split(", ")
         .find_map(|package| package.split(' ').next()?.strip_prefix("linux-image-"))
+}
+
+/// A release without its flavour: `7.2.12+deb13-cloud-arm64` is
+/// `7.2.12+deb13-`.
+fn stem(release: &str) -> &str {
+    let end = release.find('-').map_or(release.len(), |at| at + 1);
+    release.get(..end).unwrap_or(release)
 }
 
 fn pin_of(role: Role, suite: &str, stanza: &str) -> Result<Pin> {
@@ -152,6 +174,7 @@ mod tests {
             Depends: linux-base-cloud-arm64 (= 7.2), linux-image-7.2.12+deb13-cloud-arm64 (= 7.2)\n";
         assert_eq!(release_in(image), Some("7.2.12+deb13-cloud-arm64"));
         assert_eq!(release_in("Package: x\n"), None);
+        assert_eq!(stem("7.2.12+deb13-cloud-arm64"), "7.2.12+deb13-");
         let stanza = format!("Filename: pool/a_1_arm64.deb\nSize: 12\nSHA256: {:064x}\n", 7);
         let pin = pin_of(Role::Kernel, "sid", &stanza).unwrap();
         assert_eq!((pin.size, pin.path.as_str()), (12, "pool/a_1_arm64.deb"));

@@ -22,8 +22,8 @@ pub enum Abi {
     Rsi,
     /// pKVM's: kernels with `ARM_PKVM_GUEST`, see `guest build-pkvm`
     Pkvm,
-    /// None: a kernel that does not know it is protected, and so has no
-    /// devices but its UART
+    /// None: a kernel that does not know it is protected. It has no devices
+    /// but its UART, unless they bring their own memory (--policy)
     None,
 }
 
@@ -36,6 +36,33 @@ impl Abi {
             Self::Pkvm => "pkvm",
             Self::None => "none",
         }
+    }
+}
+
+/// Which memory the guest's devices may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Policy {
+    /// Pages that the guest shared
+    SharedPages,
+    /// Memory that each device brings along (virtio RFC of 2025, bit 27); the
+    /// kernel needs the module in linux/bounce
+    BounceBar,
+}
+
+impl Policy {
+    /// The word on the host's command line.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::SharedPages => "shared-pages",
+            Self::BounceBar => "bounce-bar",
+        }
+    }
+
+    /// Whether devices bring their own memory, and the guest shares none.
+    #[must_use]
+    pub fn brings_memory(self) -> bool {
+        self != Self::SharedPages
     }
 }
 
@@ -77,6 +104,10 @@ pub enum Attack {
     Shown,
 }
 
+/// Linux without memory that it shares for DMA: no swiotlb, and of its pool for
+/// atomic allocations the least there is, one page.
+pub const NO_SHARED_POOLS: &str = "swiotlb=noforce coherent_pool=4K";
+
 /// `run`'s options for a Linux guest.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Linux as the guest")]
@@ -105,6 +136,16 @@ pub struct GuestOptions {
     /// Whose calls the guest speaks with bouncer [default: rsi]
     #[arg(long, value_enum)]
     pub abi: Option<Abi>,
+    /// Which memory the guest's devices may use [default: shared-pages]
+    ///
+    /// With a policy other than shared-pages the Debian guest gets the kernel
+    /// module in linux/bounce, which is built when it is wanted, and a realm
+    /// does without bounce buffers (swiotlb=noforce coherent_pool=4K).
+    #[arg(long, value_enum)]
+    pub policy: Option<Policy>,
+    /// Leave the module out that --policy wants: all devices refuse
+    #[arg(long, requires = "policy")]
+    pub without_module: bool,
     /// CPUs of the guest, 1 to 8 [default: 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
     pub vcpus: Option<u32>,
@@ -160,6 +201,20 @@ pub struct GuestOptions {
 }
 
 impl GuestOptions {
+    /// The DMA contract of its devices.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.policy.unwrap_or(Policy::SharedPages)
+    }
+
+    /// What is on a Debian kernel's command line for its policy: a realm that
+    /// shares nothing needs no bounce buffers.
+    #[must_use]
+    pub fn policy_words(&self) -> Option<&'static str> {
+        let realm = self.guest == Some(Which::Debian) && self.abi.unwrap_or(Abi::Rsi) == Abi::Rsi;
+        (realm && self.policy().brings_memory()).then_some(NO_SHARED_POOLS)
+    }
+
     /// MiB of the guest's memory.
     #[must_use]
     pub fn memory(&self) -> u64 {
@@ -173,6 +228,7 @@ impl GuestOptions {
     pub fn check(&self) -> Result<(), String> {
         let debians = [
             ("--script", self.script.is_some()),
+            ("--without-module", self.without_module),
             ("--newest", self.newest),
             ("--neighbours", self.neighbours.is_some()),
         ];
@@ -180,6 +236,7 @@ impl GuestOptions {
         let any = [
             ("--append", self.append.is_some()),
             ("--abi", self.abi.is_some()),
+            ("--policy", self.policy.is_some()),
             ("--vcpus", self.vcpus.is_some()),
             ("--guest-memory", self.guest_memory.is_some()),
             ("--console", self.console.is_some()),
@@ -197,12 +254,20 @@ impl GuestOptions {
         if self.no_bouncer && (self.lives.is_some() || self.kill_in_io) {
             return Err("--lives and --kill-in-io are for the host, not --no-bouncer".to_owned());
         }
+        if self.no_bouncer && self.policy.is_some() {
+            return Err("--policy is for the host's devices, not --no-bouncer".to_owned());
+        }
+        if self.without_module && !self.policy().brings_memory() {
+            return Err("--without-module: shared-pages needs no module".to_owned());
+        }
         if self.neighbours.is_some() {
             if self.no_bouncer {
                 return Err("--neighbours are the host's guests, not for --no-bouncer".to_owned());
             }
-            if self.abi == Some(Abi::None) {
-                return Err("--neighbours need a network, which --abi none has not".to_owned());
+            if self.abi == Some(Abi::None) && !self.policy().brings_memory() {
+                return Err("--neighbours need a network, which --abi none has only with a \
+                    --policy of devices that bring their memory"
+                    .to_owned());
             }
         }
         match self.guest {
@@ -216,7 +281,9 @@ impl GuestOptions {
                 }
                 let abi = self.abi.unwrap_or(Abi::Rsi);
                 let behind_bouncer = if self.no_bouncer { Abi::None } else { abi };
-                memory::check_debian(behind_bouncer, self.memory(), self.append.as_deref())
+                let words = [self.policy_words(), self.append.as_deref()];
+                let words: Vec<&str> = words.into_iter().flatten().collect();
+                memory::check_debian(behind_bouncer, self.memory(), &words.join(" "))
             }
             Some(Which::Linux) => {
                 if let Some(name) = given(&debians) {
@@ -247,6 +314,22 @@ pub enum GuestTask {
     /// Once, into the target folder, with gcc-aarch64-linux-gnu; needs 3 GB
     /// of disk while it builds.
     BuildPkvm,
+    /// Builds the kernel module in linux/bounce for Debian's pinned kernel
+    ///
+    /// From the kernel's pinned headers, with gcc-aarch64-linux-gnu; `run
+    /// --policy` does so by itself.
+    BuildModules(BuildModulesOptions),
+}
+
+/// `guest build-modules`' options.
+#[derive(Debug, Clone, Args)]
+pub struct BuildModulesOptions {
+    /// For the newest kernel in Debian's archive instead of the pinned one
+    #[arg(long)]
+    pub newest: bool,
+    /// For the small kernel that `guest build-pkvm` builds
+    #[arg(long, conflicts_with = "newest")]
+    pub pkvm: bool,
 }
 
 /// `guest fetch`'s options.

@@ -23,12 +23,30 @@ pub enum Role {
     Loader,
     /// The same kernel built for pages of 16 KiB, which a test boots.
     Kernel16k,
+    /// The kernel's headers, with its configuration: to build modules.
+    Headers,
+    /// The headers that all configurations of it share.
+    HeadersCommon,
+    /// The programs that modules are built with, for x86-64.
+    Kbuild,
+    /// The C library of these programs, for machines whose own is older.
+    Libc,
 }
 
 impl Role {
     /// All roles, in the order of the table.
-    pub const ALL: [Self; 6] =
-        [Self::Kernel, Self::Modules, Self::Busybox, Self::Source, Self::Loader, Self::Kernel16k];
+    pub const ALL: [Self; 10] = [
+        Self::Kernel,
+        Self::Modules,
+        Self::Busybox,
+        Self::Source,
+        Self::Loader,
+        Self::Kernel16k,
+        Self::Headers,
+        Self::HeadersCommon,
+        Self::Kbuild,
+        Self::Libc,
+    ];
 
     /// The word in the table.
     #[must_use]
@@ -40,6 +58,10 @@ impl Role {
             Self::Source => "source",
             Self::Loader => "loader",
             Self::Kernel16k => "kernel-16k",
+            Self::Headers => "headers",
+            Self::HeadersCommon => "common",
+            Self::Kbuild => "kbuild",
+            Self::Libc => "libc",
         }
     }
 }
@@ -190,7 +212,10 @@ mod tests {
         let kernel = pins.of(Role::Kernel).unwrap();
         assert!(kernel.title().starts_with("linux-binary-"), "{}", kernel.title());
         // A module fits the kernel it was built with, and no other.
-        assert_eq!(kernel.version(), pins.of(Role::Modules).unwrap().version());
+        for role in [Role::Modules, Role::Source, Role::Headers, Role::HeadersCommon, Role::Kbuild]
+        {
+            assert_eq!(kernel.version(), pins.of(role).unwrap().version(), "{role:?}");
+        }
         assert_eq!(pins.snapshot.len(), "20261115T000000Z".len());
     }
 

@@ -17,7 +17,7 @@ use crate::term::{Step, run_quietly};
 use crate::workspace::{Workspace, shown};
 
 /// Debian's prefix of the cross compiler.
-const CROSS: &str = "aarch64-linux-gnu-";
+pub const CROSS: &str = "aarch64-linux-gnu-";
 /// What building needs: a program and its package.
 const TOOLS: [(&str, &str); 9] = [
     ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
@@ -30,6 +30,17 @@ const TOOLS: [(&str, &str); 9] = [
     ("tar", "tar"),
     ("xz", "xz-utils"),
 ];
+/// What of a build is needed to build modules for its kernel: the
+/// configuration, what was generated from it, and the kernel's symbols.
+const HEADERS: [&str; 5] = [
+    ".config",
+    "Module.symvers",
+    "include/config",
+    "include/generated",
+    "arch/arm64/include/generated",
+];
+/// The program that knows the kernel's style, and what it reads.
+const CHECKPATCH: [&str; 3] = ["checkpatch.pl", "spelling.txt", "const_structs.checkpatch"];
 /// What the kernel is built for; without them it would be of no use.
 const VITAL: [&str; 3] =
     ["CONFIG_ARM_PKVM_GUEST=y", "CONFIG_DMA_RESTRICTED_POOL=y", "CONFIG_VIRTIO_PCI=y"];
@@ -76,12 +87,57 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     let built = made?;
     std::fs::create_dir_all(&place)?;
     std::fs::copy(built.join(".config"), place.join("config"))?;
+    keep(&built, &HEADERS, &place.join("headers"))?;
+    keep(&work.join("source/scripts"), &CHECKPATCH, &place.join("checkpatch"))?;
     std::fs::copy(built.join("arch/arm64/boot/Image"), place.join("Image.part"))?;
     std::fs::rename(place.join("Image.part"), &image)?;
     // Source and objects are two gigabytes that nobody needs any more.
     std::fs::remove_dir_all(&work)?;
     anstream::eprintln!("  the kernel with the pKVM guest driver is {}", shown(&image));
     Ok(image)
+}
+
+/// The command that holds files to the kernel's style, all of it, if the kernel
+/// has been built: it comes with the source.
+#[must_use]
+pub fn checkpatch(workspace: &Workspace) -> Option<Command> {
+    let program = place(workspace).ok()?.join("checkpatch").join(CHECKPATCH[0]);
+    let mut command = Command::new("perl");
+    command.arg(&program).args([
+        "--no-tree",
+        "--strict",
+        "--no-summary",
+        "--terse",
+        "--quiet",
+        "--file",
+    ]);
+    program.exists().then_some(command)
+}
+
+/// Keeps what is wanted later of a folder that is removed.
+fn keep(from: &Path, names: &[&str], to: &Path) -> Result<()> {
+    for name in names {
+        let target = to.join(name);
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let mut copy = Command::new("cp");
+        copy.arg("-rT").arg(from.join(name)).arg(&target);
+        let status = copy.status().context("cannot start cp")?;
+        if !status.success() {
+            bail!("{name} of the kernel's cannot be kept ({status})");
+        }
+    }
+    Ok(())
+}
+
+/// Where the headers of the kernel are, as a folder to build modules in.
+///
+/// # Errors
+/// When the kernel is not built.
+pub fn headers(workspace: &Workspace) -> Result<PathBuf> {
+    built(workspace)?;
+    Ok(place(workspace)?.join("headers"))
 }
 
 /// Keeps a second build out of the folder; dropped, it lets the next one in.
@@ -105,6 +161,7 @@ fn name_for(source: &Pin, fragment: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(&source.sha256);
     hash.update(fragment);
+    HEADERS.iter().for_each(|name| hash.update(name));
     let digest = hex(&hash.finalize());
     let short = digest.get(..12).unwrap_or(&digest);
     format!("pkvm-{}-{short}", source.version().replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
@@ -189,12 +246,14 @@ fn make_kernel(workspace: &Workspace, source: &Path, out: &Path, log: &Path) -> 
         bail!("this kernel's configuration drops {lost}");
     }
     follow(&step, make(&[&format!("-j{jobs}"), "Image"]), log)?;
+    // There are none, but the table of the kernel's symbols comes with them.
+    follow(&step, make(&["modules"]), log)?;
     step.done("a kernel");
     Ok(out.to_path_buf())
 }
 
 /// Runs a command; its lines are the step's notes and go to the log.
-fn follow(step: &Step, mut command: Command, log: &Path) -> Result<()> {
+pub fn follow(step: &Step, mut command: Command, log: &Path) -> Result<()> {
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
     let mut child = command
         .stdin(Stdio::null())

@@ -91,6 +91,7 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
     let linux = &options.linux;
     let abi = linux.abi.unwrap_or(Abi::Rsi);
     let console = linux.console.unwrap_or(Console::Pl011);
+    let policy = linux.policy();
     let task = task(linux)?;
     let keyboard = match &task {
         Task::Script(_) => Keyboard::None,
@@ -107,7 +108,12 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
             let word = word();
             let digits = attack.flatten().map(|marker| marker.digits());
             let digits = digits.as_deref();
-            let made = debian::make(workspace, abi, linux.newest, &task, &word, digits)?;
+            let kind = debian::Kind {
+                abi,
+                newest: linux.newest,
+                module: policy.brings_memory() && !linux.without_module,
+            };
+            let made = debian::make(workspace, &kind, &task, &word, digits)?;
             // One that is ended by the host tells no end of its output.
             let word = (!linux.kill_in_io).then_some(word);
             (made.kernel, Some(made.initrd), word)
@@ -130,6 +136,7 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
         initrd,
         command_line: command_line(console, linux, &task),
         abi,
+        policy,
         console,
         vcpus: linux.vcpus.unwrap_or(2),
         memory: linux.memory(),
@@ -182,6 +189,7 @@ fn command_line(console: Console, linux: &GuestOptions, task: &Task) -> String {
     }
     if linux.guest == Some(Which::Debian) {
         words.extend(memory::words(linux.memory()).map(str::to_owned));
+        words.extend(linux.policy_words().map(str::to_owned));
     }
     words.extend(linux.append.clone());
     words.join(" ")

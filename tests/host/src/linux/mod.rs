@@ -8,4 +8,4 @@ mod options;
 
 pub use image::{BadKernel, Granules, Load, place};
 pub use marker::Marker;
-pub use options::{Abi, Console, Devices, Kill, Options};
+pub use options::{Abi, Console, Devices, Dma, Kill, Options};

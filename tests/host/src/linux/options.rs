@@ -10,8 +10,28 @@ pub enum Abi {
     /// pKVM's calls.
     Pkvm,
     /// None: a kernel that does not know that it is protected. It shares
-    /// nothing, so it has no devices but its UART.
+    /// nothing, so the only devices it can use beside its UART are those that
+    /// bring their own memory.
     None,
+}
+
+/// The DMA contract of the guest's devices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dma {
+    /// Pages that the guest shared.
+    SharedPages,
+    /// A bounce BAR.
+    BounceBar,
+}
+
+impl Dma {
+    fn parse(word: &str) -> Option<Self> {
+        match word {
+            "shared-pages" => Some(Dma::SharedPages),
+            "bounce-bar" => Some(Dma::BounceBar),
+            _ => None,
+        }
+    }
 }
 
 /// What the host's console is connected to in the guest.
@@ -87,6 +107,8 @@ pub struct Options {
     /// `devices=`: of `blk`, `net`, `console`, `rng`, separated by commas;
     /// or `none`.
     pub devices: Devices,
+    /// `policy=`: `shared-pages` or `bounce-bar`, of all these devices.
+    pub policy: Dma,
     /// `console=`: `pl011` or `hvc0`: where what is typed goes. What the
     /// guest prints is shown from both.
     pub console: Console,
@@ -116,6 +138,7 @@ impl Options {
             memory: 256,
             vcpus: 1,
             devices: Devices::default(),
+            policy: Dma::SharedPages,
             console: Console::Pl011,
             neighbours: 0,
             lives: 1,
@@ -127,8 +150,9 @@ impl Options {
             let Some((name, value)) = word.split_once('=') else { continue };
             options.set(name, value).ok_or(word)?;
         }
-        if options.abi == Abi::None && options.devices.any() {
-            return Err("devices= with abi=none");
+        let shares = options.policy == Dma::SharedPages;
+        if options.abi == Abi::None && options.devices.any() && shares {
+            return Err("devices= with abi=none and policy=shared-pages");
         }
         if options.kill == Some(Kill::InIo) && !options.devices.blk {
             return Err("kill=io without devices=blk");
@@ -157,6 +181,7 @@ impl Options {
             "memory" => self.memory = number().filter(|mib| (64..=1 << 16).contains(mib))?,
             "vcpus" => self.vcpus = number().filter(|vcpus| (1..=8).contains(vcpus))?,
             "devices" => self.devices = Devices::parse(value)?,
+            "policy" => self.policy = Dma::parse(value)?,
             "console" => {
                 self.console = match value {
                     "pl011" => Console::Pl011,
@@ -229,6 +254,7 @@ mod tests {
             "devices=gpu",
             "console=tty",
             "neighbours=4",
+            "policy=none",
             "lives=0",
             "kill=x",
         ] {
@@ -238,5 +264,7 @@ mod tests {
         assert!(Options::parse("kill=io").is_err(), "a disk it does not have");
         assert!(Options::parse("abi=none devices=blk").is_err(), "devices need shared memory");
         assert!(!Options::parse("abi=none devices=none").unwrap().devices.any());
+        let own_memory = Options::parse("abi=none devices=blk policy=bounce-bar").unwrap();
+        assert_eq!(own_memory.policy, Dma::BounceBar);
     }
 }

@@ -17,7 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use host::frames::Run;
-use host::linux::{Abi, Console, Granules, Kill, Options, place};
+use host::linux::{Abi, Console, Dma, Granules, Kill, Options, place};
 use host::net::{Segment, Station};
 use hyp::abi;
 use hyp::event::EventKind;
@@ -44,6 +44,14 @@ const LOOKS_PER_LOG: u32 = 50;
 /// The pool through which a kernel that speaks pKVM bounces: enough for the
 /// devices' rings and a deep queue of the disk's.
 const DMA_POOL: u64 = 16 << 20;
+
+/// Pages of bounce memory of a disk: 1 MiB. A request of Linux' has up to 64
+/// pages, and there should be several at a time.
+const DISK_PAGES: u64 = 256;
+
+/// Pages of bounce memory of a console: 2 MiB. Linux fills the receive queue
+/// with 256 buffers of a page before the first byte comes.
+const CONSOLE_PAGES: u64 = 512;
 
 /// Runs the guest, and again after each of its resets; true if it ended as
 /// it was meant to.
@@ -202,13 +210,14 @@ fn plan<'a>(
     let load = place(files.kernel, files.initrd.len() as u64, options.memory << 20, granules)
         .map_err(|problem| format!("{problem}"))?;
     let devices = options.devices;
+    let shares = options.policy == Dma::SharedPages;
     let mut plans = Vec::new();
     if devices.blk && guest == 0 {
         let disk = files.disk.take().ok_or("devices=blk, but the ramdisk has no `disk.img`")?;
-        plans.push(DevicePlan::Disk(disk, 0));
+        plans.push(DevicePlan::Disk(disk, DISK_PAGES));
     }
     if devices.console {
-        plans.push(DevicePlan::Console);
+        plans.push(DevicePlan::Console(CONSOLE_PAGES));
     }
     if devices.net {
         plans.push(DevicePlan::Net(Arc::clone(segment)));
@@ -221,7 +230,7 @@ fn plan<'a>(
     Ok(Plan {
         image: Part { at: load.kernel, bytes: files.kernel },
         initrd: Part { at: load.initrd, bytes: files.initrd },
-        dma_pool: if options.abi == Abi::Pkvm && devices.any() { DMA_POOL } else { 0 },
+        dma_pool: if options.abi == Abi::Pkvm && devices.any() && shares { DMA_POOL } else { 0 },
         on_demand: 0,
         flags: match options.abi {
             Abi::Rsi => abi::CREATE_RSI,
@@ -240,7 +249,10 @@ fn plan<'a>(
             0 => files.command_line.into(),
             _ => format!("{} neighbour={guest}", files.command_line),
         },
-        policy: abi::POLICY_SHARED_PAGES,
+        policy: match options.policy {
+            Dma::SharedPages => abi::POLICY_SHARED_PAGES,
+            Dma::BounceBar => abi::POLICY_BOUNCE_BAR,
+        },
         devices: plans,
     })
 }

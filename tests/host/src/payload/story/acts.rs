@@ -16,7 +16,7 @@ use crate::payload::lies::Lie;
 use crate::payload::report::{Finding, GOOD};
 use crate::payload::run;
 use crate::payload::run::FREE;
-use crate::payload::vm::{DevicePlan, Plan, Vm, end};
+use crate::payload::vm::{DevicePlan, FEW_PAGES, Plan, Vm, end};
 
 /// Longest wait for a word from a guest, in milliseconds.
 const PATIENCE: u64 = 20_000;
@@ -116,7 +116,8 @@ impl Stage<'_> {
     /// Builds a guest with a device no driver touches, and runs it until it
     /// says `word`.
     pub(super) fn raise(&mut self, scenario: &str, word: &str) -> Option<Arc<Vm>> {
-        let vm = self.build("bounce-bar", scenario, 1, Vec::from([DevicePlan::Console]))?;
+        let vm =
+            self.build("bounce-bar", scenario, 1, Vec::from([DevicePlan::Console(FEW_PAGES)]))?;
         run::admit(Arc::clone(&vm));
         run::until(PATIENCE, || vm.said(word).is_some() || vm.end() != end::NOT_YET);
         if vm.said(word).is_some() {
@@ -252,7 +253,7 @@ impl Stage<'_> {
     fn with_building(&mut self, vm: &Arc<Vm>, findings: &mut Vec<Finding>) {
         let plan = Plan {
             on_demand: 2 * RACE_PAGES,
-            devices: Vec::from([DevicePlan::Console]),
+            devices: Vec::from([DevicePlan::Console(FEW_PAGES)]),
             ..payload(&[])
         };
         let building = match Vm::begin(&FREE, plan) {

@@ -26,7 +26,7 @@ use super::calls::BOUNCER;
 use super::machine::Machine;
 use super::report::{self, Finding, GOOD};
 use super::run::FREE;
-use super::vm::{DevicePlan, Input, Part, Plan, Shown, TREE_ROOM, Vm, end};
+use super::vm::{DevicePlan, FEW_PAGES, Input, Part, Plan, Shown, TREE_ROOM, Vm, end};
 use super::{attacks, clock, cpus, run, window};
 
 /// RAM of a guest, in MiB.
@@ -203,7 +203,7 @@ impl Stage<'_> {
     /// Act two: one guest from start to end.
     fn guest(&mut self, policy: &str, scenario: &str) {
         let disk = self.disk.take().map(|disk| DevicePlan::Disk(disk, BOUNCE_PAGES));
-        let devices = disk.into_iter().chain([DevicePlan::Console]).collect();
+        let devices = disk.into_iter().chain([DevicePlan::Console(FEW_PAGES)]).collect();
         let Some(vm) = self.build(policy, scenario, self.options.vcpus, devices) else { return };
         let (exits, refused) = (load(&run::EXITS), load(&window::REFUSED));
         run::admit(Arc::clone(&vm));

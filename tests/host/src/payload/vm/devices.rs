@@ -28,7 +28,7 @@ const TYPE_BLOCK: u64 = 2;
 const TYPE_CONSOLE: u64 = 3;
 const TYPE_ENTROPY: u64 = 4;
 /// Pages of bounce memory of devices that move little: 64 KiB.
-const FEW_PAGES: u64 = 16;
+pub(in crate::payload) const FEW_PAGES: u64 = 16;
 /// Pages of a network card's: 1 MiB.
 const NETWORK_PAGES: u64 = 256;
 
@@ -36,8 +36,8 @@ const NETWORK_PAGES: u64 = 256;
 pub(in crate::payload) enum DevicePlan {
     /// A disk over these bytes, with so many pages of bounce memory.
     Disk(&'static mut [u8], u64),
-    /// A console with the least bounce memory there is.
-    Console,
+    /// A console with so many pages of bounce memory.
+    Console(u64),
     /// A source of random bytes, made from these.
     Entropy(Vec<u8>),
     /// A network card that is plugged in there.
@@ -54,7 +54,7 @@ impl Vm {
     ) -> Result<(), Problem> {
         let (kind, queues, bounce_pages) = match plan {
             DevicePlan::Disk(_, pages) => (TYPE_BLOCK, 1, pages),
-            DevicePlan::Console => (TYPE_CONSOLE, 2, FEW_PAGES),
+            DevicePlan::Console(pages) => (TYPE_CONSOLE, 2, pages),
             DevicePlan::Entropy(_) => (TYPE_ENTROPY, 1, FEW_PAGES),
             DevicePlan::Net(_) => (TYPE_NETWORK, 2, NETWORK_PAGES),
         };
@@ -93,7 +93,7 @@ impl Vm {
                 configure(20, 512, 4)?;
                 Backend::Block(block)
             }
-            DevicePlan::Console => Backend::Console(Console::default()),
+            DevicePlan::Console(_) => Backend::Console(Console::default()),
             DevicePlan::Entropy(seed) => Backend::Entropy(Entropy::new(&seed)),
             DevicePlan::Net(segment) => {
                 let net = Net::new(segment, clock::milliseconds_now);

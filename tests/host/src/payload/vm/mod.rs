@@ -19,7 +19,7 @@ use hyp::layout;
 use spin::Mutex;
 
 pub(super) use build::{Part, Plan, TREE_ROOM};
-pub(super) use devices::DevicePlan;
+pub(super) use devices::{DevicePlan, FEW_PAGES};
 pub(super) use serial::ALIAS;
 pub(super) use voice::Shown;
 

@@ -1,0 +1,198 @@
+//! Debian's kernel with devices that bring their own memory, through the
+//! module in linux/bounce: `cargo xtask run --guest debian --policy bounce-bar`.
+
+use std::process::Output;
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+use tests::file;
+use tests::linux::{counter, left_out, left_out_without_pkvm, said, script};
+use xtask::guest::archive::hex;
+use xtask::guest::bounce;
+use xtask::workspace::Workspace;
+
+/// Bytes of a disk.
+const DISK: usize = 2 << 20;
+
+/// A disk's contents that no two sectors have alike.
+fn contents() -> Vec<u8> {
+    (0..DISK as u64 / 8)
+        .flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect()
+}
+
+/// Uses every device: reads the whole disk and copies its first half to its
+/// second, sends a file and hears its digest, takes random bytes. Prints the
+/// digest of the disk before, and a word for each of the others.
+const USE_ALL: &str = "sha256sum </dev/vda | cut -d' ' -f1\n\
+    dd if=/dev/vda of=/dev/vda bs=64k count=16 seek=16 conv=notrunc 2>/dev/null; sync\n\
+    head -c 300000 /dev/urandom >/tmp/file\n\
+    heard=$(nc 10.0.2.2 9000 </tmp/file)\n\
+    [ \"$heard\" = $(sha256sum </tmp/file | cut -d' ' -f1) ] && echo sent\n\
+    dd if=/dev/hwrng bs=16 count=1 2>/dev/null | wc -c\n";
+/// Tells, for each device, whether anything was refused or had no room.
+const REFUSED: &str = "mount -t debugfs debug /sys/kernel/debug\n\
+    cat /sys/kernel/debug/virtio_bounce/* | grep -cE '^(full|refused) 0$'\n\
+    dmesg | grep -cE 'Oops|BUG:|WARNING:'\n";
+
+/// Runs [`USE_ALL`] with these words, and looks at all that it did.
+fn uses_all(test: &str, words: &[&str]) -> Result<Output> {
+    let mut disk = contents();
+    let path = file(test, "disk.img", &disk)?;
+    let shown = path.display().to_string();
+    let commands = format!("{USE_ALL}{REFUSED}exit 9\n");
+    let more = ["--console", "hvc0", "--append", "quiet", "--verbose", "--disk", &shown];
+    let output = script(test, &commands, &[words, &more].concat())?;
+    assert_eq!(output.status.code(), Some(9), "{}", said(&output));
+    let digest = hex(&Sha256::digest(&disk));
+    // Of four devices, both counts are zero.
+    let wanted = format!("{digest}\nsent\n16\n8\n0\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), wanted, "{}", said(&output));
+    disk.copy_within(..DISK / 2, DISK / 2);
+    ensure!(std::fs::read(&path)? == disk, "the disk differs: {}", said(&output));
+    Ok(output)
+}
+
+/// A kernel that knows neither RSI nor pKVM, and shares nothing.
+#[test]
+fn a_kernel_that_knows_nothing_has_all_devices_and_shares_no_page() -> Result<()> {
+    if left_out("a_kernel_that_knows_nothing_has_all_devices_and_shares_no_page") {
+        return Ok(());
+    }
+    let output = uses_all("bounce-none", &["--policy", "bounce-bar", "--abi", "none"])?;
+    assert_eq!(counter(&output, "pages_shared")?, 0, "{}", said(&output));
+    Ok(())
+}
+
+/// The bit is not the kernel's: it is refused by each device, until the module
+/// comes and each is tried again.
+#[test]
+fn without_the_module_every_device_refuses() -> Result<()> {
+    if left_out("without_the_module_every_device_refuses") {
+        return Ok(());
+    }
+    let path = file("bounce-without", "disk.img", &[0; 1 << 16])?.display().to_string();
+    let commands = "ls /sys/class/net /dev/vda 2>/dev/null\n\
+        dmesg | grep -c 'virtio: device refuses features'\n\
+        cat /sys/bus/virtio/devices/*/status\n";
+    let words = ["--policy", "bounce-bar", "--without-module", "--abi", "none", "--disk", &path];
+    let output = script("bounce-without", commands, &words)?;
+    // ACKNOWLEDGE, DRIVER and FAILED: neither FEATURES_OK nor DRIVER_OK.
+    let wanted = "/sys/class/net:\nlo\n3\n0x00000083\n0x00000083\n0x00000083\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), wanted, "{}", said(&output));
+    Ok(())
+}
+
+/// A realm under attack, whose devices lose their drivers in the middle of
+/// their work and get them back: of the guest's own memory the host sees one
+/// page at most, the least pool that Linux makes for atomic allocations.
+#[test]
+fn a_realm_shares_one_page_at_most_and_rebinds_in_the_middle_of_io() -> Result<()> {
+    if left_out("a_realm_shares_one_page_at_most_and_rebinds_in_the_middle_of_io") {
+        return Ok(());
+    }
+    let disk = file("bounce-realm", "disk.img", &vec![0; DISK])?;
+    let path = disk.display().to_string();
+    let commands = "cd /sys/bus/pci/drivers/virtio-pci\n\
+        rmmod virtio_bounce 2>/dev/null || echo 'in use'\n\
+        for turn in 1 2 3; do\n\
+            cat /dev/vda >/dev/null 2>&1 &\n\
+            cat /dev/hwrng 2>/dev/null | head -c 100000 >/dev/null &\n\
+            ping -c 100 -A 10.0.2.2 >/dev/null 2>&1 &\n\
+            sleep 1\n\
+            for device in 0000*; do echo $device >unbind; echo $device >bind; done\n\
+            wait\n\
+            ip address add 10.0.2.15/24 dev eth0; ip link set eth0 up\n\
+        done\n\
+        for device in 0000*; do echo $device >unbind; done\n\
+        rmmod virtio_bounce && insmod /lib/modules/virtio_bounce.ko\n\
+        for device in /sys/bus/pci/devices/*; do echo ${device##*/} >bind; done 2>/dev/null\n\
+        ip address add 10.0.2.15/24 dev eth0; ip link set eth0 up; cd /\n";
+    let commands = format!("{commands}{USE_ALL}{REFUSED}exit 7\n");
+    let words = ["--policy", "bounce-bar", "--attack", "--verbose", "--disk", &path];
+    let output = script("bounce-realm", &commands, &words)?;
+    assert_eq!(output.status.code(), Some(7), "{}", said(&output));
+    let digest = hex(&Sha256::digest(vec![0; DISK]));
+    let wanted = format!("in use\n{digest}\nsent\n16\n6\n0\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), wanted, "{}", said(&output));
+    let shared = counter(&output, "pages_shared")?;
+    ensure!(shared <= 1, "{shared} pages shared: {}", said(&output));
+    ensure!(said(&output).contains("all of it was refused"), "{}", said(&output));
+    Ok(())
+}
+
+/// Three kernels that know nothing, on one network.
+#[test]
+fn neighbours_that_know_nothing_talk_with_each_other() -> Result<()> {
+    if left_out("neighbours_that_know_nothing_talk_with_each_other") {
+        return Ok(());
+    }
+    let commands = "head -c 200000 /dev/urandom >/tmp/file\n\
+        for address in 10.0.2.16 10.0.2.17; do\n\
+            until ping -c 1 -W 1 $address >/dev/null; do :; done\n\
+            heard=$(nc $address 9000 </tmp/file)\n\
+            [ ${heard%% *} = $(sha256sum </tmp/file | cut -d' ' -f1) ] && echo $address\n\
+        done\n\
+        exit 8\n";
+    let words = ["--policy", "bounce-bar", "--abi", "none", "--neighbours", "2", "--verbose"];
+    let output = script("bounce-neighbours", commands, &words)?;
+    assert_eq!(output.status.code(), Some(8), "{}", said(&output));
+    assert_eq!(output.stdout, b"10.0.2.16\n10.0.2.17\n", "{}", said(&output));
+    // The fourth is bouncer's own guest beside them.
+    assert_eq!(said(&output).matches(" pages_shared=0 ").count(), 4, "{}", said(&output));
+    Ok(())
+}
+
+/// A kernel that speaks pKVM's calls needs none of them for its devices. It is
+/// ended in the middle of its disk's work, and leaves nothing.
+#[test]
+fn guests_with_pkvms_calls_killed_in_the_middle_of_io_leave_nothing() -> Result<()> {
+    if left_out_without_pkvm("guests_with_pkvms_calls_killed_in_the_middle_of_io_leave_nothing")? {
+        return Ok(());
+    }
+    let path = file("bounce-kills", "disk.img", &vec![0; 1 << 20])?.display().to_string();
+    let commands =
+        "while :; do dd if=/dev/zero of=/dev/vda bs=4k count=200 conv=notrunc,fsync; done";
+    let words = ["--policy", "bounce-bar", "--abi", "pkvm", "--guest-memory", "64M"];
+    let more = ["--console", "hvc0", "--append", "quiet", "--lives", "3", "--kill-in-io"];
+    let rest = ["--verbose", "--disk", &path];
+    let words = [words.as_slice(), &more, &rest].concat();
+    let output = script("bounce-kills", commands, &words)?;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let text = said(&output);
+    assert_eq!(text.matches("linux: guest killed").count(), 3, "{text}");
+    assert_eq!(text.matches("came back, all zero").count(), 3, "{text}");
+    assert_eq!(text.matches(" pages_shared=0 ").count(), 3, "{text}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "six boots: cargo xtask test --long"]
+fn all_devices_work_whatever_the_kernel_speaks() -> Result<()> {
+    if left_out_without_pkvm("all_devices_work_whatever_the_kernel_speaks")? {
+        return Ok(());
+    }
+    for abi in ["none", "rsi", "pkvm"] {
+        for cpus in ["1", "4"] {
+            let words = ["--policy", "bounce-bar", "--abi", abi, "--cpus", cpus, "--vcpus", cpus];
+            let output = uses_all(&format!("bounce-{abi}-{cpus}"), &words)?;
+            let shared = counter(&output, "pages_shared")?;
+            let most = u64::from(abi == "rsi");
+            ensure!(shared <= most, "{abi}, {cpus} CPUs: {shared} pages: {}", said(&output));
+        }
+    }
+    Ok(())
+}
+
+/// By the kernel's own program, its strictest opinions included.
+#[test]
+fn the_modules_source_is_in_the_kernels_style() -> Result<()> {
+    let test = "the_modules_source_is_in_the_kernels_style";
+    if left_out_without_pkvm(test)? {
+        return Ok(());
+    }
+    let command = bounce::checkpatch(&Workspace::find()?)?;
+    let output = command.context("no checkpatch.pl")?.output()?;
+    ensure!(output.status.success() && output.stdout.is_empty(), "{}", said(&output));
+    Ok(())
+}
