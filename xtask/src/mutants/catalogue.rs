@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use super::end_to_end::Test;
 use super::patch::Patch;
+use super::suite;
 
 /// Bugs of the list that `docs/checking.md` shows, K1 to this. From K51 on they
 /// are bouncer's own, of which others told: K50 and the number of their item.
@@ -13,11 +15,13 @@ pub(super) const BUGS: u32 = 99;
 /// What becomes of a mutant in bouncer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// The native tests must catch it.
-    Native,
+    /// The native tests must catch it; of this package alone if there is one.
+    Native(Option<String>),
     /// It is below the simulated machine: a boot must catch it.
     Boot,
-    /// Neither can see it; why. A boot is tried all the same.
+    /// This test, which boots a machine of its own, must catch it.
+    EndToEnd(Test),
+    /// None of these can see it; why. A boot is tried all the same.
     Hidden(String),
     /// The compiler must refuse it, saying this.
     Impossible(String),
@@ -37,6 +41,8 @@ pub(super) struct Mutant {
     /// CPU model of the machine that is booted, if not the usual one: the
     /// fault is in what only some models have.
     pub(super) cpu: Option<String>,
+    /// Tests that boot machines and must catch it, too.
+    pub(super) also: Vec<Test>,
     /// The change.
     pub(super) patch: Patch,
 }
@@ -57,17 +63,34 @@ impl Mutant {
         let title = field("Title").context("its header has no \"Title: \"")?;
         field("Source").context("its header has no \"Source: \"")?;
         let fate = match (field("Seen-by").as_deref(), field("Hidden"), field("Impossible")) {
-            (Some("native"), None, None) => Fate::Native,
+            (Some("native"), None, None) => Fate::Native(field("Tests")),
             (Some("boot"), None, None) => Fate::Boot,
+            (Some(test), None, None) => Fate::EndToEnd(Test::parse(test)?),
             (None, Some(why), None) => Fate::Hidden(why),
             (None, None, Some(error)) => Fate::Impossible(error),
             _ => bail!(
-                "its header must have one of \"Seen-by: native\", \"Seen-by: boot\", \
+                "its header must have one of \"Seen-by: <native, boot or a test>\", \
                  \"Hidden: <why>\", \"Impossible: <what the compiler says>\""
             ),
         };
+        if let Some(package) = field("Tests") {
+            let is_known = suite::has_package(&package);
+            if !is_known || fate != Fate::Native(Some(package.clone())) {
+                bail!("\"Tests: {package}\" names no package whose native tests can be run");
+            }
+        }
+        let also = patch.fields("Also-seen-by").map(Test::parse).collect::<Result<_>>()?;
         let cpu = field("Cpu");
-        Ok(Self { id, bug, title, fate, cpu, patch })
+        Ok(Self { id, bug, title, fate, cpu, also, patch })
+    }
+
+    /// The tests that boot machines of their own and must catch it.
+    pub(super) fn tests(&self) -> impl Iterator<Item = &Test> {
+        let fate = match &self.fate {
+            Fate::EndToEnd(test) => Some(test),
+            _ => None,
+        };
+        fate.into_iter().chain(&self.also)
     }
 
     /// Does the user mean this one by `word`: K5, k05, K05b?
@@ -137,6 +160,15 @@ mod tests {
         assert_eq!(hidden.fate, Fate::Hidden("no caches".into()));
         let on_max = mutant(&format!("{head}\nSeen-by: boot\nCpu: max")).unwrap();
         assert_eq!((on_max.fate, on_max.cpu.as_deref()), (Fate::Boot, Some("max")));
+        let native = mutant(&format!("{head}\nSeen-by: native\nTests: xtask")).unwrap();
+        assert_eq!(native.fate, Fate::Native(Some("xtask".into())));
+        let test = "tests/tests/scenarios.rs#c18_x";
+        let seen = mutant(&format!("{head}\nSeen-by: {test}")).unwrap();
+        assert_eq!(seen.fate, Fate::EndToEnd(Test::parse(test).unwrap()));
+        let also = mutant(&format!("{head}\nSeen-by: native\nAlso-seen-by: {test}")).unwrap();
+        assert_eq!(also.also, [Test::parse(test).unwrap()]);
+        assert!(mutant(&format!("{head}\nSeen-by: native\nTests: nobodys")).is_err());
+        assert!(mutant(&format!("{head}\nSeen-by: boot\nTests: xtask")).is_err());
         assert!(mutant(head).is_err(), "no fate");
         assert!(mutant(&format!("{head}\nSeen-by: nobody")).is_err());
         assert!(mutant("Bug: K06\nTitle: t\nSource: s\nSeen-by: boot").is_err(), "other bug");
@@ -148,6 +180,16 @@ mod tests {
         assert!(["K5", "k05", "K05b", "k05B"].iter().all(|word| mutant.is(word)));
         assert!(!["K05a", "K50", "K6", "K500", ""].iter().any(|word| mutant.is(word)));
         assert!(select(vec![mutant], &["K7".into()]).is_err());
+    }
+
+    #[test]
+    fn every_end_to_end_test_that_a_mutant_names_is_there() {
+        let root = Workspace::find().unwrap().root;
+        for mutant in load(&root).unwrap() {
+            for test in mutant.tests() {
+                assert!(test.is_in(&root), "{}: there is no test {test}", mutant.id);
+            }
+        }
     }
 
     #[test]

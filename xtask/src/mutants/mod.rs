@@ -13,9 +13,11 @@
 //! | `catalogue` | all of them, and what must become of each |
 //! | `scratch` | the copy |
 //! | `suite` | the native tests, up to the first that fails |
+//! | `end_to_end` | one test that boots machines of its own |
 //! | `table` | what a person and a program get to see |
 
 mod catalogue;
+mod end_to_end;
 mod generated;
 mod options;
 mod patch;
@@ -23,6 +25,7 @@ mod scratch;
 mod suite;
 mod table;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -34,6 +37,7 @@ use crate::term::{BAD, DIM, GOOD, Step, paint};
 use crate::workspace::Workspace;
 use crate::{Outcome, build, setup};
 use catalogue::{Fate, Mutant};
+use end_to_end::Test;
 pub use options::MutantsOptions;
 use scratch::Scratch;
 use suite::Verdict;
@@ -93,22 +97,44 @@ fn does_not_apply(workspace: &Workspace, mutant: &Mutant) -> Option<String> {
 /// would mean nothing.
 fn baseline(scratch: &Scratch, mutants: &[Mutant], limit: Duration, boots: bool) -> Result<()> {
     let step = Step::new("Baseline");
+    for only in native_tests(mutants) {
+        passes(suite::native(scratch, only, limit, &step)?)?;
+    }
+    let of_tests: BTreeSet<&Test> = mutants.iter().flat_map(Mutant::tests).collect();
     let boots_for = |mutant: &Mutant| matches!(mutant.fate, Fate::Boot | Fate::Hidden(_));
-    if !mutants.iter().all(boots_for) {
-        match suite::native(scratch, limit, &step)? {
-            Verdict::Passed => {}
-            Verdict::Caught(by) => bail!("the tree fails without a mutant in it: {by}"),
-            Verdict::DoesNotBuild(error) => bail!("the tree does not build: {error}"),
-        }
+    if boots && (!of_tests.is_empty() || mutants.iter().any(boots_for)) {
+        setup::run()?;
+    }
+    for test in of_tests.into_iter().filter(|_| boots) {
+        passes(test.run(scratch, &step)?)?;
     }
     if boots && mutants.iter().any(boots_for) {
-        setup::run()?;
-        if let Some(by) = boot(scratch, None, &step)? {
-            bail!("the machine does not hold without a mutant in it: {by}");
-        }
+        passes(boot(scratch, None, &step)?)?;
     }
     step.done("no mutant: all pass");
     Ok(())
+}
+
+/// The native tests that the mutants are put to: packages, or the usual ones.
+fn native_tests(mutants: &[Mutant]) -> BTreeSet<Option<&str>> {
+    let fates = mutants.iter().map(|mutant| &mutant.fate);
+    fates
+        .filter_map(|fate| match fate {
+            Fate::Native(only) => Some(only.as_deref()),
+            Fate::Impossible(_) => Some(None),
+            Fate::Boot | Fate::EndToEnd(_) | Fate::Hidden(_) => None,
+        })
+        .collect()
+}
+
+fn passes(verdict: Verdict) -> Result<()> {
+    match verdict {
+        Verdict::Passed => Ok(()),
+        Verdict::Caught(by) | Verdict::Endless(by) => {
+            bail!("the tree fails without a mutant in it: {by}")
+        }
+        Verdict::DoesNotBuild(error) => bail!("the tree does not build: {error}"),
+    }
 }
 
 /// Puts one mutant into the copy and looks.
@@ -122,49 +148,53 @@ fn put_to_the_test(
     step.note(&mutant.title);
     let start = Instant::now();
     let mutated = scratch.mutate(&mutant.patch)?;
-    let what = match (&mutant.fate, with_boot) {
-        (Fate::Native, _) => match suite::native(scratch, limit, &step)? {
-            Verdict::Passed => What::Survived,
-            Verdict::Caught(by) => What::Caught(by),
-            Verdict::DoesNotBuild(error) => bail!("{} does not build: {error}", mutant.id),
-        },
-        (Fate::Impossible(expected), _) => match suite::native(scratch, limit, &step)? {
+    let mut what = match (&mutant.fate, with_boot) {
+        (Fate::Native(only), _) => suite::native(scratch, only.as_deref(), limit, &step)?.into(),
+        (Fate::EndToEnd(test), true) => test.run(scratch, &step)?.into(),
+        (Fate::Impossible(expected), _) => match suite::native(scratch, None, limit, &step)? {
             Verdict::DoesNotBuild(error) if error.contains(expected) => {
                 What::Impossible(format!("the compiler: {expected}"))
             }
             Verdict::DoesNotBuild(error) => {
                 bail!("{} fails to build for another reason than {expected:?}: {error}", mutant.id)
             }
-            Verdict::Passed | Verdict::Caught(_) => What::Possible,
+            Verdict::Passed | Verdict::Caught(_) | Verdict::Endless(_) => What::Possible,
         },
-        (Fate::Boot | Fate::Hidden(_), true) => {
-            match (boot(scratch, mutant.cpu.as_deref(), &step)?, &mutant.fate) {
-                (Some(by), _) => What::Caught(by),
-                (None, Fate::Hidden(why)) => What::Hidden(why.clone()),
-                (None, _) => What::Survived,
-            }
-        }
-        (Fate::Boot, false) => What::NotTried,
+        (Fate::Boot, true) => boot(scratch, mutant.cpu.as_deref(), &step)?.into(),
+        (Fate::Hidden(why), true) => match boot(scratch, mutant.cpu.as_deref(), &step)? {
+            Verdict::Passed => What::Hidden(why.clone()),
+            other => other.into(),
+        },
+        (Fate::Boot | Fate::EndToEnd(_), false) => What::NotTried,
         (Fate::Hidden(why), false) => What::Hidden(why.clone()),
     };
+    for test in mutant.also.iter().filter(|_| with_boot) {
+        let What::Caught(by) = &what else { break };
+        what = match test.run(scratch, &step)?.into() {
+            What::Caught(also) => What::Caught(format!("{by}; {also}")),
+            What::Survived => What::Missed(format!("{test}; caught by {by}")),
+            other => other,
+        };
+    }
     drop(mutated);
     let row = Row::new(mutant, what, start.elapsed());
     let style = match row.what {
         What::Caught(_) | What::Impossible(_) => GOOD,
         What::NotTried | What::Hidden(_) => DIM,
-        What::Survived | What::Possible => BAD,
+        _ => BAD,
     };
-    step.done(&format!("{}: {}", mutant.title, paint(style, row.what.words())));
+    let words = if interrupted() { "stopped".into() } else { row.what.words() };
+    step.done(&format!("{}: {}", mutant.title, paint(style, words)));
     Ok(row)
 }
 
 /// Boots the copy, entered in a bad state, with the whole story and every
 /// attack; the first promise it breaks.
-fn boot(scratch: &Scratch, cpu: Option<&str>, step: &Step) -> Result<Option<String>> {
+fn boot(scratch: &Scratch, cpu: Option<&str>, step: &Step) -> Result<Verdict> {
     step.note("building what boots");
     let images = match build::images(scratch.workspace()) {
         Ok(images) => images,
-        Err(error) => bail!("the mutant does not build for EL2: {error:#}"),
+        Err(error) => return Ok(Verdict::DoesNotBuild(format!("{error:#}"))),
     };
     step.note("booting");
     let mut config = Config::new("mutant");
@@ -178,5 +208,6 @@ fn boot(scratch: &Scratch, cpu: Option<&str>, step: &Step) -> Result<Option<Stri
     let failures = &run.report.failures;
     // An attack or a check says more than "the host's result is fail".
     let telling = failures.iter().find(|failure| failure.starts_with("attack "));
-    Ok(telling.or(failures.first()).map(|failure| format!("boot: {failure}")))
+    let failure = telling.or(failures.first());
+    Ok(failure.map_or(Verdict::Passed, |failure| Verdict::Caught(format!("boot: {failure}"))))
 }

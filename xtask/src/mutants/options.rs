@@ -20,7 +20,9 @@ pub struct MutantsOptions {
     /// finds its own limit)
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
-    /// Boot those that are below the simulated machine, too: minutes
+    /// Boot those that are below the simulated machine, too, and run the
+    /// end-to-end tests that a patch names (`Seen-by:` or `Also-seen-by:
+    /// tests/tests/FILE.rs#FUNCTION`): minutes
     #[arg(long)]
     pub boot: bool,
     /// Instead, let the tool cargo-mutants make mistakes all over `hyp`, and

@@ -67,7 +67,12 @@ impl Patch {
 
     /// The value of a `Key: value` line of the story.
     pub(super) fn field(&self, key: &str) -> Option<&str> {
-        self.story.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+        self.fields(key).next()
+    }
+
+    /// The values of all such lines.
+    pub(super) fn fields(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.story.iter().filter_map(move |line| line.strip_prefix(key)?.strip_prefix(": "))
     }
 
     /// The files it changes, with their contents afterwards, as they are

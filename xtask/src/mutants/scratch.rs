@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -28,6 +29,8 @@ const COPIED: [&str; 10] = [
 #[derive(Debug)]
 pub(super) struct Scratch {
     workspace: Workspace,
+    /// What the checkout has fetched of Debian's archive.
+    packages: PathBuf,
 }
 
 impl Scratch {
@@ -48,7 +51,7 @@ impl Scratch {
             }
         }
         remove_others(&copy.root, &kept)?;
-        Ok(Self { workspace: copy })
+        Ok(Self { workspace: copy, packages: workspace.folder("guest/packages")? })
     }
 
     /// The copy as a workspace of its own.
@@ -57,9 +60,33 @@ impl Scratch {
     }
 
     /// A cargo that works on the copy.
-    pub(super) fn cargo(&self, words: &[&str]) -> std::process::Command {
+    pub(super) fn cargo(&self, words: &[&str]) -> Command {
         let mut command = cargo();
         command.current_dir(&self.workspace.root).args(words);
+        command.env("CARGO_TARGET_DIR", &self.workspace.target);
+        command
+    }
+
+    /// Lets the copy have what the checkout has fetched, which is large.
+    ///
+    /// # Errors
+    /// When no link can be made.
+    pub(super) fn lend_packages(&self) -> Result<()> {
+        let link = self.workspace.folder("guest")?.join("packages");
+        if link.exists() {
+            return Ok(());
+        }
+        std::os::unix::fs::symlink(&self.packages, &link)
+            .with_context(|| format!("cannot make the link {}", link.display()))
+    }
+
+    /// A test program that belongs to a folder of the copy. Cargo has told the
+    /// one that runs us of the checkout's folders, which the program must not
+    /// take for its own.
+    pub(super) fn program(&self, program: &Path, folder: &str) -> Command {
+        let mut command = Command::new(program);
+        let folder = self.workspace.root.join(folder);
+        command.current_dir(&folder).env("CARGO_MANIFEST_DIR", &folder);
         command.env("CARGO_TARGET_DIR", &self.workspace.target);
         command
     }

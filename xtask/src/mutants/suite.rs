@@ -23,29 +23,47 @@ struct Stage {
     package: &'static str,
     folder: &'static str,
     environment: &'static [(&'static str, &'static str)],
+    /// Tests whose names contain this are left out.
+    skip: Option<&'static str>,
+    /// Only for mutants that name the package.
+    named_only: bool,
 }
 
+/// What most stages are.
+const USUAL: Stage =
+    Stage { name: "", package: "", folder: "", environment: &[], skip: None, named_only: false };
+
 /// In the order of how much they find for their time.
-const STAGES: [Stage; 6] = [
-    Stage { name: "hyp", package: "hyp", folder: "hyp", environment: &[] },
+const STAGES: [Stage; 7] = [
+    Stage { name: "hyp", package: "hyp", folder: "hyp", ..USUAL },
     // As at EL2: a check that lives in a debug assertion is none.
     Stage {
         name: "hyp without debug assertions",
         package: "hyp",
         folder: "hyp",
         environment: &[("CARGO_PROFILE_DEV_DEBUG_ASSERTIONS", "false")],
+        ..USUAL
     },
-    Stage { name: "platform", package: "platform", folder: "platform", environment: &[] },
-    Stage { name: "host", package: "host", folder: "tests/host", environment: &[] },
-    Stage { name: "model", package: "model", folder: "tests/model", environment: &[] },
+    Stage { name: "platform", package: "platform", folder: "platform", ..USUAL },
+    Stage { name: "host", package: "host", folder: "tests/host", ..USUAL },
+    Stage { name: "model", package: "model", folder: "tests/model", ..USUAL },
     // What the fuzzers check, over their seeds.
+    Stage { name: "checkers", package: "checkers", folder: "tests/fuzz/checkers", ..USUAL },
+    // Its own test of the patches fails on a tree that one of them has changed.
     Stage {
-        name: "checkers",
-        package: "checkers",
-        folder: "tests/fuzz/checkers",
-        environment: &[],
+        name: "xtask",
+        package: "xtask",
+        folder: "xtask",
+        skip: Some("mutants::"),
+        named_only: true,
+        ..USUAL
     },
 ];
+
+/// Can a mutant name this package?
+pub(super) fn has_package(package: &str) -> bool {
+    STAGES.iter().any(|stage| stage.package == package)
+}
 
 /// How the native tests took it.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,16 +72,34 @@ pub(super) enum Verdict {
     Passed,
     /// This one did not, for this reason.
     Caught(String),
+    /// One had no end within its limit, which says nothing of what is wrong.
+    Endless(String),
     /// The compiler refused; its words.
     DoesNotBuild(String),
 }
 
-/// Runs the native tests until one fails, each program for at most `limit`.
+/// What became of a test program that did not pass.
+#[derive(Debug, PartialEq, Eq)]
+enum Failure {
+    /// This test failed, or the program died.
+    Failed(String),
+    /// It has no end.
+    Endless(String),
+}
+
+/// Runs the native tests until one fails, each program for at most `limit`; of
+/// the package `only`, or the usual ones.
 ///
 /// # Errors
 /// When the tests cannot be started.
-pub(super) fn native(scratch: &Scratch, limit: Duration, step: &Step) -> Result<Verdict> {
-    for stage in &STAGES {
+pub(super) fn native(
+    scratch: &Scratch,
+    only: Option<&str>,
+    limit: Duration,
+    step: &Step,
+) -> Result<Verdict> {
+    let wanted = |stage: &&Stage| only.map_or(!stage.named_only, |only| stage.package == only);
+    for stage in STAGES.iter().filter(wanted) {
         if !scratch.workspace().root.join(stage.folder).join("Cargo.toml").exists() {
             continue;
         }
@@ -73,12 +109,15 @@ pub(super) fn native(scratch: &Scratch, limit: Duration, step: &Step) -> Result<
             Err(error) => return Ok(Verdict::DoesNotBuild(format!("{error:#}"))),
         };
         for program in programs {
-            let mut command = Command::new(&program);
-            command.current_dir(scratch.workspace().root.join(stage.folder));
+            let mut command = scratch.program(&program, stage.folder);
             // A mutant may send one test round in circles; others then speak.
             command.args(["--test-threads", "6"]);
-            if let Some(failure) = first_failure(&mut command, limit, step)? {
-                return Ok(Verdict::Caught(format!("{}: {failure}", stage.name)));
+            command.args(stage.skip.iter().flat_map(|name| ["--skip", name]));
+            let named = |what: String| format!("{}: {what}", stage.name);
+            match first_failure(&mut command, limit, step)? {
+                Some(Failure::Failed(what)) => return Ok(Verdict::Caught(named(what))),
+                Some(Failure::Endless(what)) => return Ok(Verdict::Endless(named(what))),
+                None => {}
             }
         }
     }
@@ -94,7 +133,7 @@ fn build(scratch: &Scratch, stage: &Stage, step: &Step) -> Result<Vec<PathBuf>> 
 }
 
 /// The test programs among cargo's messages.
-fn test_programs(messages: &str) -> Vec<PathBuf> {
+pub(super) fn test_programs(messages: &str) -> Vec<PathBuf> {
     let program = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let is_test = message.pointer("/profile/test")?.as_bool()?;
@@ -115,9 +154,8 @@ impl Drop for Killed {
 
 /// Runs a test program up to its first failure: the test's name and its
 /// message.
-fn first_failure(command: &mut Command, limit: Duration, step: &Step) -> Result<Option<String>> {
-    let program = PathBuf::from(command.get_program());
-    let folder = command.get_current_dir().map(PathBuf::from);
+fn first_failure(command: &mut Command, limit: Duration, step: &Step) -> Result<Option<Failure>> {
+    let again = bare(command);
     let deadline = Instant::now() + limit;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = Killed(command.spawn().context("cannot start the tests")?);
@@ -141,21 +179,21 @@ fn first_failure(command: &mut Command, limit: Duration, step: &Step) -> Result<
                     continue;
                 }
                 drop(child);
-                let said = folder.map(|folder| message_of(&program, &folder, &last, deadline));
-                return Ok(Some(match said.flatten() {
+                return Ok(Some(Failure::Failed(match message_of(again, &last, deadline) {
                     Some(message) => format!("{last}: {message}"),
                     None => last,
-                }));
+                })));
             }
             Err(RecvTimeoutError::Timeout) if interrupted() => return Ok(None),
             Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => {
-                return Ok(Some(format!("no end after {} s; last done {last}", limit.as_secs())));
+                let what = format!("no end after {} s; last done {last}", limit.as_secs());
+                return Ok(Some(Failure::Endless(what)));
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 let status = child.0.wait()?;
                 let died = format!("the test program dies ({status}) after {last}");
-                return Ok((!status.success()).then_some(died));
+                return Ok((!status.success()).then_some(Failure::Failed(died)));
             }
         }
     }
@@ -167,15 +205,17 @@ fn test_result(line: &str) -> Option<(&str, &str)> {
     Some((name.trim_end_matches(" - should panic"), result))
 }
 
+/// The same program, folder and environment, without arguments.
+fn bare(command: &Command) -> Command {
+    let mut bare = Command::new(command.get_program());
+    command.get_current_dir().map(|folder| bare.current_dir(folder));
+    bare.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    bare
+}
+
 /// Runs one failed test again, alone, for the first line of what it says.
-fn message_of(
-    program: &std::path::Path,
-    folder: &std::path::Path,
-    test: &str,
-    deadline: Instant,
-) -> Option<String> {
-    let mut command = Command::new(program);
-    command.current_dir(folder).args(["--exact", test, "--nocapture"]);
+fn message_of(mut command: Command, test: &str, deadline: Instant) -> Option<String> {
+    command.args(["--exact", test, "--nocapture"]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = Killed(child.spawn().ok()?);
     let stderr = child.0.stderr.take()?;
@@ -204,7 +244,7 @@ fn message_in(lines: &mut impl Iterator<Item = String>) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn shell(script: &str, limit: u64) -> Option<String> {
+    fn shell(script: &str, limit: u64) -> Option<Failure> {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         first_failure(&mut command, Duration::from_secs(limit), &Step::new("t")).unwrap()
@@ -213,14 +253,16 @@ mod tests {
     #[test]
     fn the_first_failure_ends_the_run() {
         let found = shell("echo 'test a::b ... ok'; echo 'test a::c ... FAILED'; sleep 60", 50);
-        assert_eq!(found.as_deref(), Some("a::c"));
+        assert_eq!(found, Some(Failure::Failed("a::c".into())));
         assert_eq!(shell("echo 'test a::b ... ok'", 50), None);
     }
 
     #[test]
     fn a_program_that_dies_or_never_ends_has_failed() {
-        assert!(shell("echo 'test a ... ok'; exit 101", 50).unwrap().contains("after a"));
-        assert!(shell("sleep 60", 0).unwrap().starts_with("no end"));
+        let died = shell("echo 'test a ... ok'; exit 101", 50).unwrap();
+        assert!(matches!(&died, Failure::Failed(what) if what.contains("after a")), "{died:?}");
+        let endless = shell("sleep 60", 0).unwrap();
+        assert!(matches!(&endless, Failure::Endless(what) if what.starts_with("no end")));
     }
 
     #[test]

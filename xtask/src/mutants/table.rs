@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::catalogue::{Fate, Mutant};
+use super::suite::Verdict;
 use crate::Outcome;
 use crate::term::{BAD, DIM, GOOD, HEAD, paint};
 
@@ -17,6 +18,12 @@ pub(super) enum What {
     Impossible(String),
     /// No check failed.
     Survived,
+    /// A check that should have failed did not; which, and what did.
+    Missed(String),
+    /// A test had no end, and none said what is wrong.
+    Endless(String),
+    /// The compiler refuses it, which it should not.
+    DoesNotBuild(String),
     /// The compiler should have refused it and did not.
     Possible,
     /// No check of ours can see it; why.
@@ -30,8 +37,11 @@ impl What {
     pub(super) fn words(&self) -> String {
         match self {
             Self::Caught(by) => format!("caught by {by}"),
+            Self::DoesNotBuild(error) => format!("does not build: {error}"),
             Self::Impossible(why) => format!("impossible: {why}"),
             Self::Survived => "SURVIVED every check".into(),
+            Self::Missed(what) => format!("MISSED by {what}"),
+            Self::Endless(what) => format!("no check says what is wrong: {what}"),
             Self::Possible => "the compiler no longer refuses it".into(),
             Self::Hidden(why) => format!("not observable: {why}"),
             Self::NotTried => "not tried: needs --boot".into(),
@@ -40,7 +50,18 @@ impl What {
 
     /// Is it an answer to be ashamed of?
     fn is_failure(&self) -> bool {
-        matches!(self, Self::Survived | Self::Possible)
+        !matches!(self, Self::Caught(_) | Self::Impossible(_) | Self::Hidden(_) | Self::NotTried)
+    }
+}
+
+impl From<Verdict> for What {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Passed => Self::Survived,
+            Verdict::Caught(by) => Self::Caught(by),
+            Verdict::Endless(what) => Self::Endless(what),
+            Verdict::DoesNotBuild(error) => Self::DoesNotBuild(error),
+        }
     }
 }
 
@@ -121,12 +142,15 @@ pub(super) fn print(rows: &[Row]) -> Outcome {
 pub(super) fn list(mutants: &[Mutant]) {
     for mutant in mutants {
         let fate = match &mutant.fate {
-            Fate::Native => "native tests".into(),
+            Fate::Native(None) => "native tests".into(),
+            Fate::Native(Some(package)) => format!("native tests of {package}"),
             Fate::Boot => "a boot".into(),
+            Fate::EndToEnd(test) => format!("a boot: {test}"),
             Fate::Hidden(why) => format!("nobody: {why}"),
             Fate::Impossible(error) => format!("the compiler: {error}"),
         };
-        let fate = paint(DIM, format!("[{fate}]"));
+        let also = mutant.also.iter().map(|test| format!("; a boot, too: {test}"));
+        let fate = paint(DIM, format!("[{fate}{}]", also.collect::<String>()));
         anstream::println!("{:<5} {} {fate}", paint(HEAD, &mutant.id), mutant.title);
     }
 }
