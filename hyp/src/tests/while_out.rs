@@ -11,6 +11,7 @@ use crate::psci::function;
 use crate::trap::{Trap, TrapKind};
 use crate::vcpu::state::{Frame, VcpuState};
 use crate::vm::Handle;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc;
 use std::thread;
 
@@ -57,10 +58,12 @@ fn meanwhile(rig: &Rig, handle: u64, call: impl FnOnce() + Send, look: impl FnOn
         while !waits() && !caller.is_finished() {
             thread::yield_now();
         }
-        look(waits());
+        // Whatever was seen, both come to their end, and then it is said.
+        let seen = panic::catch_unwind(AssertUnwindSafe(|| look(waits())));
         let_go.send(()).unwrap();
         caller.join().unwrap();
         runner.join().unwrap();
+        seen.unwrap_or_else(|said| panic::resume_unwind(said));
     });
     assert!(!rig.keeps(handle, SECRET), "the vCPU's registers are still there");
 }
@@ -111,10 +114,12 @@ fn c18_a_cpu_that_never_comes_back_does_not_keep_the_machine_from_stopping() {
         rig.hyp.machine().be_cpu(1);
         rig.smc(u64::from(function::SYSTEM_RESET), &[]);
         rig.hyp.machine().be_cpu(0);
-        assert_eq!(rig.hyp.machine().world().power, [PowerAction::Reset]);
-        assert_eq!(rig.hyp.machine().peek(pfn(ram), 7), 0, "its memory is wiped all the same");
+        let power = rig.hyp.machine().world().power.clone();
+        let memory = rig.hyp.machine().peek(pfn(ram), 7);
         let_go.send(()).unwrap();
         runner.join().unwrap();
+        assert_eq!(power, [PowerAction::Reset]);
+        assert_eq!(memory, 0, "its memory is wiped all the same");
     });
 }
 
@@ -189,4 +194,34 @@ fn c18_registers_of_a_vcpu_at_home_are_wiped_when_its_vm_begins_to_die() {
     assert!(rig.keeps(handle, SECRET));
     rig.hvc(id::VM_STOP, &[handle]).unwrap();
     assert!(!rig.keeps(handle, SECRET));
+}
+
+/// The same if the guest ends itself, by another vCPU's SYSTEM_OFF (DEN0022) or
+/// fault: no vCPU comes back from there, so nobody takes its registers later.
+#[test]
+fn c18_registers_of_a_vcpu_at_home_are_wiped_when_its_guest_ends_itself() {
+    let off = |vcpu: &mut VcpuState| {
+        vcpu.frame.x[0] = u64::from(function::SYSTEM_OFF);
+        sync(0x16 << 26)
+    };
+    let error = |_: &mut VcpuState| Trap { kind: TrapKind::SError, esr: 0, far: 0, hpfar: 0 };
+    type Step = fn(&mut VcpuState) -> Trap;
+    let ends: [(Step, u64); 2] = [(off, exit::SHUTDOWN), (error, exit::DEAD)];
+    for (step, reason) in ends {
+        let mut rig = Rig::new();
+        let (handle, _) = rig.vm(2);
+        rig.script(|vcpu| {
+            fill(vcpu);
+            interrupt()
+        });
+        rig.run(handle);
+        assert!(rig.keeps(handle, SECRET));
+        let started = rig
+            .hyp
+            .with_vm(Handle::from_raw(handle), |vm| Ok(vm.vcpus.start(1, layout::RAM, 0, 0, 0)));
+        assert_eq!(started, Ok(Ok(())));
+        rig.script(step);
+        assert_eq!(run(&rig, handle, 1), reason);
+        assert!(!rig.keeps(handle, SECRET), "exit {reason} left registers of vCPU 0");
+    }
 }
