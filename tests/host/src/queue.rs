@@ -282,6 +282,10 @@ impl Descriptor {
     }
 }
 
+/// What [`Queue::spoil`] writes: as a descriptor, nearly 4 GiB at an address
+/// that nobody has.
+const SPOILT: [u8; 16] = [0xee; 16];
+
 /// The device side of one queue.
 #[derive(Debug)]
 pub struct Queue {
@@ -377,6 +381,27 @@ impl Queue {
         memory.write(self.rings.device + 4 + 8 * slot, &element.to_le_bytes())?;
         self.next_used = self.next_used.wrapping_add(advance);
         memory.store_index(self.rings.device + 2, self.next_used)?;
+        Ok(())
+    }
+
+    /// Rewrites what was given for a request, after it: its first descriptor in
+    /// the table, and every byte of its buffers, those that the device should
+    /// only read included. For tests of drivers.
+    ///
+    /// # Errors
+    /// Memory that is not accessible.
+    pub fn spoil<M: Memory + ?Sized>(&self, memory: &M, chain: &Chain) -> Result<(), Hostile> {
+        let descriptor = self.rings.descriptors + DESCRIPTOR * u64::from(chain.head);
+        memory.write(descriptor, &SPOILT)?;
+        for segment in chain.readable.iter().chain(&chain.writable) {
+            let mut at = segment.address;
+            let end = at + u64::from(segment.length);
+            while at < end {
+                let piece = (end - at).min(SPOILT.len() as u64);
+                memory.write(at, SPOILT.get(..piece as usize).unwrap_or_default())?;
+                at += piece;
+            }
+        }
         Ok(())
     }
 

@@ -59,6 +59,8 @@ pub struct Guest {
     pub keyboard: Keyboard,
     /// Wall-clock limit.
     pub timeout: Option<Duration>,
+    /// Lies that the host's devices tell its drivers, by rows; none if empty.
+    pub lies: String,
     /// Whether the host attacks it, and what it looks for, if anything.
     pub attack: Option<Option<Marker>>,
 }
@@ -138,12 +140,16 @@ impl Guest {
             count => format!(" lives={count}"),
         };
         let kill = if self.kill_in_io { " kill=io" } else { "" };
+        let lies = match self.lies.as_str() {
+            "" => String::new(),
+            list => format!(" lie={list}"),
+        };
         let neighbours = match self.neighbours {
             0 => String::new(),
             count => format!(" neighbours={count}"),
         };
         format!(
-            "scenario=linux abi={} memory={} vcpus={} devices={devices}{policy} console={}{neighbours}{lives}{kill}{attack}",
+            "scenario=linux abi={} memory={} vcpus={} devices={devices}{policy} console={}{neighbours}{lives}{kill}{lies}{attack}",
             self.abi.word(),
             self.memory,
             self.vcpus,
@@ -344,6 +350,7 @@ mod tests {
             word: None,
             keyboard: Keyboard::None,
             timeout: None,
+            lies: String::new(),
             attack: None,
         }
     }
@@ -377,6 +384,8 @@ mod tests {
         assert!(crowd.bootargs().ends_with(" neighbours=2"));
         let many = Guest { lives: 50, kill_in_io: true, ..guest() };
         assert!(many.bootargs().ends_with(" lives=50 kill=io"));
+        let lied_to = Guest { lies: "H2.length,H1.twice".to_owned(), ..guest() };
+        assert!(lied_to.bootargs().ends_with(" lie=H2.length,H1.twice"));
         let attacked = Guest { attack: Some(None), ..guest() };
         assert!(attacked.bootargs().ends_with(" attack=on"));
         let searched = Guest { attack: Some(Some(Marker::chance())), ..guest() };

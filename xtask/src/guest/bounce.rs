@@ -269,6 +269,10 @@ fn with_programs(own: &Path, headers: &Headers, work: &Path) -> Result<PathBuf> 
         let programs = headers.cloud.join(name).canonicalize()?;
         std::os::unix::fs::symlink(programs, output.join(name))?;
     }
+    // It only names sections: one that a kernel does not ask for stays empty.
+    let script = "arch/arm64/module.lds";
+    std::fs::copy(headers.cloud.join(script), output.join(script))
+        .with_context(|| format!("the packages hold no {script}"))?;
     Ok(output)
 }
 

@@ -47,6 +47,8 @@ pub enum Policy {
     /// Memory that each device brings along (virtio RFC of 2025, bit 27); the
     /// kernel needs the module in linux/bounce
     BounceBar,
+    /// The same, named by offsets (VIRTIO_F_DMB of 2026, bit 44)
+    DeviceMemory,
 }
 
 impl Policy {
@@ -56,6 +58,7 @@ impl Policy {
         match self {
             Self::SharedPages => "shared-pages",
             Self::BounceBar => "bounce-bar",
+            Self::DeviceMemory => "device-memory",
         }
     }
 
@@ -139,8 +142,8 @@ pub struct GuestOptions {
     /// Which memory the guest's devices may use [default: shared-pages]
     ///
     /// With a policy other than shared-pages the Debian guest gets the kernel
-    /// module in linux/bounce, which is built when it is wanted, and a realm
-    /// does without bounce buffers (swiotlb=noforce coherent_pool=4K).
+    /// module in linux/bounce, which is built when it is wanted, and does without
+    /// bounce buffers (swiotlb=noforce coherent_pool=4K).
     #[arg(long, value_enum)]
     pub policy: Option<Policy>,
     /// Leave the module out that --policy wants: all devices refuse
@@ -191,6 +194,14 @@ pub struct GuestOptions {
         num_args = 0..=1, require_equals = true, default_missing_value = "secret"
     )]
     pub attack: Option<Attack>,
+    /// Let the host's devices lie to the guest's drivers: rows of the catalogue
+    ///
+    /// By commas, such as H1.beyond, H1.other, H1.twice, H2.length, H3.jump,
+    /// H3.back, H4.rewrite, H5.config, H6.storm, H7.needs-reset, H10.nothing.
+    /// The devices (disk, console, network, entropy, as far as they are there)
+    /// get one each, over and over.
+    #[arg(long, value_name = "ROWS", value_delimiter = ',')]
+    pub lie: Vec<String>,
     /// Start the guest on QEMU directly, without bouncer and host: to see
     /// whether something is the guest's own doing
     #[arg(long)]
@@ -207,12 +218,12 @@ impl GuestOptions {
         self.policy.unwrap_or(Policy::SharedPages)
     }
 
-    /// What is on a Debian kernel's command line for its policy: a realm that
-    /// shares nothing needs no bounce buffers.
+    /// What is on a Debian guest's command line for its policy: a kernel that
+    /// knows that it is protected would share pools at boot that nobody uses.
     #[must_use]
     pub fn policy_words(&self) -> Option<&'static str> {
-        let realm = self.guest == Some(Which::Debian) && self.abi.unwrap_or(Abi::Rsi) == Abi::Rsi;
-        (realm && self.policy().brings_memory()).then_some(NO_SHARED_POOLS)
+        let shares = self.guest == Some(Which::Debian) && self.abi != Some(Abi::None);
+        (shares && self.policy().brings_memory()).then_some(NO_SHARED_POOLS)
     }
 
     /// MiB of the guest's memory.
@@ -244,12 +255,16 @@ impl GuestOptions {
             ("--lives", self.lives.is_some()),
             ("--kill-in-io", self.kill_in_io),
             ("--attack", self.attack.is_some()),
+            ("--lie", !self.lie.is_empty()),
         ];
         let given = |options: &[(&str, bool)]| {
             options.iter().find(|(_, given)| *given).map(|(name, _)| (*name).to_owned())
         };
         if self.no_bouncer && self.attack.is_some() {
             return Err("--attack is the host's behind bouncer, not for --no-bouncer".to_owned());
+        }
+        if self.no_bouncer && !self.lie.is_empty() {
+            return Err("--lie is for the host's devices, not --no-bouncer".to_owned());
         }
         if self.no_bouncer && (self.lives.is_some() || self.kill_in_io) {
             return Err("--lives and --kill-in-io are for the host, not --no-bouncer".to_owned());

@@ -22,6 +22,8 @@ pub enum Dma {
     SharedPages,
     /// A bounce BAR.
     BounceBar,
+    /// Memory of the device's, whose bytes are named by offsets.
+    DeviceMemory,
 }
 
 impl Dma {
@@ -29,6 +31,7 @@ impl Dma {
         match word {
             "shared-pages" => Some(Dma::SharedPages),
             "bounce-bar" => Some(Dma::BounceBar),
+            "device-memory" => Some(Dma::DeviceMemory),
             _ => None,
         }
     }
@@ -107,7 +110,7 @@ pub struct Options {
     /// `devices=`: of `blk`, `net`, `console`, `rng`, separated by commas;
     /// or `none`.
     pub devices: Devices,
-    /// `policy=`: `shared-pages` or `bounce-bar`, of all these devices.
+    /// `policy=`: `shared-pages`, `bounce-bar` or `device-memory`, of all these devices.
     pub policy: Dma,
     /// `console=`: `pl011` or `hvc0`: where what is typed goes. What the
     /// guest prints is shown from both.

@@ -230,7 +230,8 @@ impl Device {
             match self.lie {
                 None => interrupt |= queue.push(window, &chain, written)?,
                 Some(lie) => {
-                    served.kick |= lie.answer((vm, index), queue, window, &chain, written)?;
+                    served.kick |=
+                        lie.answer((vm, index, number), queue, window, &chain, written)?;
                 }
             }
             served.requests += 1;

@@ -27,6 +27,8 @@ pub(super) enum Lie {
     IndexJump,
     /// H3: the used index runs backwards.
     IndexBack,
+    /// H4: descriptor and buffers are rewritten once the request is answered.
+    Rewrite,
     /// H5: the configuration changes with every request.
     Configuration,
     /// H6: ten interrupts for each request.
@@ -38,13 +40,14 @@ pub(super) enum Lie {
 }
 
 impl Lie {
-    pub(super) const ALL: [Lie; 10] = [
+    pub(super) const ALL: [Lie; 11] = [
         Lie::IdBeyond,
         Lie::IdOther,
         Lie::Twice,
         Lie::Length,
         Lie::IndexJump,
         Lie::IndexBack,
+        Lie::Rewrite,
         Lie::Configuration,
         Lie::Storm,
         Lie::NeedsReset,
@@ -60,11 +63,17 @@ impl Lie {
             Lie::Length => "H2.length",
             Lie::IndexJump => "H3.jump",
             Lie::IndexBack => "H3.back",
+            Lie::Rewrite => "H4.rewrite",
             Lie::Configuration => "H5.config",
             Lie::Storm => "H6.storm",
             Lie::NeedsReset => "H7.needs-reset",
             Lie::Nothing => "H10.nothing",
         }
+    }
+
+    /// The one with this id.
+    pub(super) fn of(id: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|lie| lie.id() == id)
     }
 
     /// What it does, for people.
@@ -76,6 +85,7 @@ impl Lie {
             Lie::Length => "claim to have written 4 GiB",
             Lie::IndexJump => "let the used index jump",
             Lie::IndexBack => "let the used index run backwards",
+            Lie::Rewrite => "rewrite descriptors and buffers after each answer",
             Lie::Configuration => "change the capacity with every request",
             Lie::Storm => "send ten interrupts for every request",
             Lie::NeedsReset => "ask for a reset after every request",
@@ -92,14 +102,14 @@ impl Lie {
     /// Returns vCPUs to kick.
     pub(super) fn answer(
         self,
-        (vm, device): (Handle, u64),
+        (vm, device, number): (Handle, u64, u16),
         queue: &mut Queue,
         window: &Window,
         chain: &Chain,
         written: u32,
     ) -> Result<u64, Hostile> {
         let id = u32::from(chain.head());
-        let interrupt = || BOUNCER.device_interrupt(vm, device, 0).unwrap_or(0);
+        let interrupt = || BOUNCER.device_interrupt(vm, device, number.into()).unwrap_or(0);
         match self {
             Lie::IdBeyond => queue.forge(window, 0xdead_beef, written, 1)?,
             Lie::IdOther => queue.forge(window, id ^ 1, written, 1)?,
@@ -110,6 +120,10 @@ impl Lie {
             Lie::Length => queue.forge(window, id, u32::MAX, 1)?,
             Lie::IndexJump => queue.forge(window, id, written, 0x7000)?,
             Lie::IndexBack => queue.forge(window, id, written, 0xffff)?,
+            Lie::Rewrite => {
+                queue.forge(window, id, written, 1)?;
+                queue.spoil(window, chain)?;
+            }
             Lie::Configuration => {
                 queue.forge(window, id, written, 1)?;
                 let sectors = u64::from(id) << 32 | u64::from(written);

@@ -26,6 +26,7 @@ use rt::println;
 use spin::Mutex;
 
 use super::calls::BOUNCER;
+use super::lies::Lie;
 use super::machine::Machine;
 use super::run::FREE;
 use super::vm::{DevicePlan, Input, Part, Plan, Shown, Vm, end};
@@ -68,6 +69,7 @@ pub(super) fn run(mut machine: Machine) -> bool {
 fn boot(machine: &mut Machine) -> Result<(), String> {
     let options = Options::parse(machine.command_line)
         .map_err(|word| format!("the command line's `{word}` makes no sense"))?;
+    let lies = lies(machine.command_line)?;
     BOUNCER.version().map_err(|_| "no bouncer answers: start this image with bouncer below it")?;
     *FREE.lock() = machine.free_frames();
     let seed = machine.seed.to_vec();
@@ -77,7 +79,7 @@ fn boot(machine: &mut Machine) -> Result<(), String> {
     let before = Holdings::now()?;
     let mut life = 1;
     loop {
-        let how = one_life(&options, &mut files, &seed, &ram, life)?;
+        let how = one_life(&options, &mut files, &seed, &ram, life, &lies)?;
         before.compare()?;
         if options.kill == Some(Kill::InIo) && how != end::NOT_YET {
             return Err("the guest ended by itself before it could be killed".into());
@@ -104,6 +106,15 @@ fn say_end(how: u8, options: &Options) -> Result<(), String> {
     Ok(())
 }
 
+/// `lie=`: ids of H rows, separated by commas, of which the first guest's
+/// devices get one each, over and over.
+fn lies(line: &str) -> Result<Vec<Lie>, String> {
+    let words = line.split_ascii_whitespace();
+    let list = words.filter_map(|word| word.strip_prefix("lie=")).next_back();
+    let ids = list.unwrap_or_default().split(',').filter(|id| !id.is_empty());
+    ids.map(|id| Lie::of(id).ok_or_else(|| format!("nobody lies like `{id}`"))).collect()
+}
+
 /// One guest from creation to the last frame; how it ended.
 fn one_life(
     options: &Options,
@@ -111,6 +122,7 @@ fn one_life(
     seed: &[u8],
     ram: &[Run],
     life: u64,
+    lies: &[Lie],
 ) -> Result<u8, String> {
     let free = FREE.lock().available() >> 8;
     let wanted = options.memory * (1 + options.neighbours);
@@ -135,6 +147,9 @@ fn one_life(
         cpus::count(),
         since(start)
     );
+    for (number, device) in vm.devices.iter().enumerate() {
+        device.lock().lie = number.checked_rem(lies.len()).and_then(|at| lies.get(at).copied());
+    }
     let neighbours = Neighbours::begin(options, files, seed, &segment)?;
     if options.kill == Some(Kill::InIo) {
         for device in &vm.devices {
@@ -252,6 +267,7 @@ fn plan<'a>(
         policy: match options.policy {
             Dma::SharedPages => abi::POLICY_SHARED_PAGES,
             Dma::BounceBar => abi::POLICY_BOUNCE_BAR,
+            Dma::DeviceMemory => abi::POLICY_DEVICE_MEMORY,
         },
         devices: plans,
     })
