@@ -40,14 +40,16 @@ pub mod host {
     pub const FRAME_RECLAIM: u32 = 0xC600_010A;
     /// (handle) → x1 = frames that EL2 still holds: call again until 0.
     pub const VM_DESTROY: u32 = 0xC600_010B;
-    /// (handle, virtio device type, policy, bounce pages, queues)
-    /// → x1 = device index. Before FINALISE only.
+    /// (handle, virtio device type, policy, bounce pages, queues | most
+    /// descriptors of a queue << 16) → x1 = device index. Before FINALISE
+    /// only. 0 descriptors stand for 256.
     pub const DEVICE_CREATE: u32 = 0xC600_010C;
     /// (handle, device, offset, value, bytes 1..=8) → (). Device-specific
     /// config; after FINALISE it bumps the generation and interrupts.
     pub const DEVICE_CONFIG: u32 = 0xC600_010D;
-    /// (handle, device) → x1 = driver's status byte | reset count << 32,
-    /// x2 = queues notified since (cleared), x3 = features accepted.
+    /// (handle, device) → x1 = driver's status byte | bus master << 8 |
+    /// reset count << 32, x2 = queues notified since (cleared; 0 and kept
+    /// while the device is no bus master), x3 = features accepted.
     pub const DEVICE_STATE: u32 = 0xC600_010E;
     /// (handle, device, queue, part) → part 0: x1 = size | enabled << 16,
     /// x2 = descriptor table, x3 = how often it was reset; part 1: x1 = driver
@@ -171,7 +173,7 @@ pub mod rsi {
 }
 
 /// Version of the host ABI, major << 16 | minor.
-pub const VERSION: u64 = 1 << 16;
+pub const VERSION: u64 = 1 << 16 | 1;
 
 /// Fewest memcache frames VM_CREATE takes: a root and one table per level
 /// for RAM and for the bounce window.
@@ -199,7 +201,7 @@ pub const MAX_VMS: usize = 8;
 /// Most vCPUs of a VM.
 pub const MAX_VCPUS: usize = 8;
 /// Most devices of a VM.
-pub const MAX_DEVICES: usize = 4;
+pub const MAX_DEVICES: usize = 8;
 
 /// Why VCPU_RUN returned: x1 bits 7:0.
 pub mod exit {

@@ -21,7 +21,8 @@ fn halfword(raw: u64) -> Result<u16, Error> {
     u16::try_from(raw).map_err(|_| Error::InvalidParameter)
 }
 
-/// DEVICE_CREATE(handle, type, policy, bounce pages, queues) → device.
+/// DEVICE_CREATE(handle, type, policy, bounce pages, queues | size << 16) →
+/// device.
 pub(super) fn create<M: Machine>(
     hyp: &Hypervisor<M>,
     handle: Handle,
@@ -31,10 +32,11 @@ pub(super) fn create<M: Machine>(
     queues: u64,
 ) -> Results {
     let policy = Policy::from_abi(policy)?;
-    let (kind, queues) = (halfword(kind)?, halfword(queues)?);
+    let (kind, size) = (halfword(kind)?, halfword(queues >> 16)?);
+    let queues = queues as u16;
     let device = hyp.with_vm(handle, |vm| {
         vm.expect_stage(Stage::Building)?;
-        vm.bus.create(kind, policy, bounce_pages, queues)
+        vm.bus.create(kind, policy, bounce_pages, queues, size)
     })?;
     Ok([device as u64, 0, 0])
 }
@@ -103,7 +105,9 @@ pub(super) fn state<M: Machine>(hyp: &Hypervisor<M>, handle: Handle, device: u64
     let device = index(device)?;
     let state = hyp.with_vm(handle, |vm| vm.bus.state(device))?;
     Ok([
-        u64::from(state.status) | u64::from(state.reset_count) << 32,
+        u64::from(state.status)
+            | u64::from(state.bus_master) << 8
+            | u64::from(state.reset_count) << 32,
         state.notified,
         state.features,
     ])

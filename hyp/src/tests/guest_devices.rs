@@ -183,6 +183,75 @@ fn a_status_write_is_seen_by_the_host_before_the_guest_goes_on() {
     assert!(rig.hvc(id::DEVICE_STATE, &[handle, 1]).is_err());
 }
 
+/// PCI Local Bus 3.0, 6.2.2: without bus mastering a device reads no ring. Its
+/// backend hears of the change before the guest goes on, and not of kicks.
+#[test]
+fn g3_without_bus_mastering_no_kick_reaches_the_host() {
+    let mut rig = Rig::new();
+    let (handle, _) = with_device(&mut rig);
+    let registers = layout::PCI_MEM32;
+    open(&rig, handle, layout::PCI_MEM64);
+    rig.script_store(SLOT1 + 0x10, 4, registers);
+    let common = |rig: &Rig, field: u64, size, value| {
+        rig.script_store(registers + field, size, value);
+    };
+    let accepted = [(0, 1 << 27), (1, 0b11)];
+    for (select, word) in accepted {
+        common(&rig, 0x08, 4, select);
+        common(&rig, 0x0c, 4, word);
+    }
+    common(&rig, 0x14, 1, 11);
+    assert_eq!(rig.run(handle)[..2], [exit::DEVICE, 0]);
+    for (field, offset) in [(0x20, 0), (0x28, 0x2000), (0x30, 0x3000)] {
+        common(&rig, field, 8, layout::PCI_MEM64 + offset);
+    }
+    common(&rig, 0x1c, 2, 1);
+    common(&rig, 0x14, 1, 15);
+    assert_eq!(rig.run(handle)[..2], [exit::DEVICE, 0]);
+    let state = |rig: &mut Rig| {
+        let [state, notified, _] = rig.hvc(id::DEVICE_STATE, &[handle, 0]).unwrap();
+        (state & 0x1ff, notified)
+    };
+    assert_eq!(state(&mut rig), (15 | 1 << 8, 0));
+    let kick = registers + 0x1000;
+    rig.script_store(kick, 2, 0);
+    assert_eq!(rig.run(handle)[..2], [exit::NOTIFY, 0]);
+    assert_eq!(state(&mut rig), (15 | 1 << 8, 1));
+
+    rig.script_store(SLOT1 + 4, 2, 0x2);
+    assert_eq!(rig.run(handle)[..2], [exit::DEVICE, 0], "mastering is off");
+    rig.script_store(kick, 2, 0);
+    rig.script_check(|_| ());
+    assert_eq!(rig.run(handle)[0], exit::INTERRUPT, "not told");
+    assert_eq!(state(&mut rig), (15, 0));
+    rig.script_store(SLOT1 + 4, 2, 0x6);
+    assert_eq!(rig.run(handle)[..2], [exit::DEVICE, 0], "and on again");
+    assert_eq!(state(&mut rig), (15 | 1 << 8, 1));
+}
+
+/// DEVICE_CREATE's last argument: queues, and above them the most descriptors
+/// of each. What the host chose is part of what is measured.
+#[test]
+fn the_size_of_queues_is_chosen_at_creation_and_measured() {
+    let mut rig = Rig::new();
+    let shared = abi::POLICY_SHARED_PAGES;
+    let mut digest = |size: u64| {
+        let (handle, _) = rig.building(1);
+        let create = |queues: u64| rig.hvc(id::DEVICE_CREATE, &[handle, 2, shared, 0, queues]);
+        for bad in [3, 257, 512, 0xffff, 0x1_0000, u64::MAX >> 16] {
+            assert_eq!(create(1 | bad << 16), Err(Error::InvalidParameter.code()), "{bad:#x}");
+        }
+        assert_eq!(create(1 | size << 16), Ok([0, 0, 0]), "the refused ones left nothing");
+        let [shape, ..] = rig.hvc(id::QUEUE_INFO, &[handle, 0, 0, 0]).unwrap();
+        assert_eq!(shape, if size == 0 { 256 } else { size });
+        rig.hvc(id::VM_FINALISE, &[handle, layout::RAM, 0]).unwrap();
+        rig.hvc(id::VM_MEASUREMENT, &[handle, 0]).unwrap()
+    };
+    let [default, most, fewer] = [0, 256, 16].map(&mut digest);
+    assert_eq!(default, most, "0 stands for 256");
+    assert_ne!(most, fewer);
+}
+
 /// The UART's interrupt as the guest would find it in a list register.
 fn uart_interrupt(vcpu: &crate::vcpu::state::VcpuState) -> bool {
     vcpu.gic.lr.iter().any(|lr| *lr as u32 == layout::UART_INTID)
@@ -260,7 +329,7 @@ fn a_device_of_a_policy_that_is_none_is_not_made() {
     for flags in [0, abi::CREATE_RSI] {
         let mut rig = Rig::new();
         let (handle, _) = rig.building_with(1, 16, flags);
-        for policy in [2, 3, 1 << 32, u64::MAX] {
+        for policy in [3, 4, 1 << 32, u64::MAX] {
             let made = rig.hvc(id::DEVICE_CREATE, &[handle, 2, policy, 0, 1]);
             assert_eq!(made, Err(Error::InvalidParameter.code()), "policy {policy:#x}");
         }

@@ -207,8 +207,8 @@ fn a_redistributor_ends_where_it_ends() {
 #[test]
 fn the_numbers_of_the_host_abi_are_those_of_its_document() {
     let rig = Rig::new();
-    assert_eq!(rig.hvc(id::VERSION, &[]), Ok([0x1_0000, 0, 0]));
-    assert_eq!(rig.hvc(id::FEATURES, &[]), Ok([0x4_0808, 512, 0]), "VMs, vCPUs, devices; range");
+    assert_eq!(rig.hvc(id::VERSION, &[]), Ok([0x1_0001, 0, 0]));
+    assert_eq!(rig.hvc(id::FEATURES, &[]), Ok([0x8_0808, 512, 0]), "VMs, vCPUs, devices; range");
 }
 
 /// What STATS counts of the machine, after traps of which everything is known.

@@ -2,6 +2,9 @@
 //!
 //! Bus 0 has a host bridge in slot 0 and the devices in slots 1 and up, one
 //! function each. Everything else is empty: reads give all ones.
+//!
+//! The four interrupt lines are shared by the devices in turn. A line is what
+//! its devices assert, all together: it falls when the last of them lets go.
 
 use super::all_ones;
 use super::config_space::{REGISTER_BAR_SIZE, lanes};
@@ -18,8 +21,6 @@ use alloc::vec::Vec;
 const FIRST_SLOT: usize = 1;
 /// Interrupt lines a bus has.
 const LINES: usize = 4;
-// One line per device: no function lowers a line another one holds up.
-const _: () = assert!(MAX_DEVICES <= LINES);
 
 /// Vendor and device of the host bridge: QEMU's generic PCIe host.
 const BRIDGE_ID: u32 = 0x0008_1b36;
@@ -54,11 +55,13 @@ impl PciBus {
     /// Returns its index; it is in slot index + 1.
     ///
     /// That memory may be any multiple of 64 KiB up to 16 MiB. The BAR
-    /// is the next power of two; its rest stays empty.
+    /// is the next power of two; its rest stays empty. A queue has at most
+    /// `queue_size` descriptors, a power of two up to 256; 0 means 256.
     ///
     /// # Errors
     /// [`Error::NotSupported`] for another type, [`Error::InvalidParameter`]
-    /// if type or policy forbid these queues or pages, [`Error::NoMemory`] if
+    /// if type or policy forbid these queues or pages, or the size is none that
+    /// a queue may have, [`Error::NoMemory`] if
     /// the bus is full or the heap exhausted.
     pub fn create(
         &mut self,
@@ -66,6 +69,7 @@ impl PciBus {
         policy: Policy,
         bounce_pages: u64,
         queues: u16,
+        queue_size: u16,
     ) -> Result<usize, Error> {
         let index = self.devices.len();
         if index >= MAX_DEVICES {
@@ -73,6 +77,7 @@ impl PciBus {
         }
         // The usual rotation of INTA over the lines by slot.
         let line = ((index + FIRST_SLOT) % LINES) as u8;
+        let queues = (queues, queue_size);
         let device = Device::new(index, line, device_type, policy, bounce_pages, queues)?;
         self.devices.try_reserve(1).map_err(|_| Error::NoMemory)?;
         self.devices.push(device);
@@ -87,6 +92,27 @@ impl PciBus {
     /// Is there no device?
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
+    }
+
+    /// Does what device `index` signals reach the interrupt controller? The
+    /// level of a line does not change while another device asserts it.
+    fn is_felt(&self, index: usize, signal: Signal) -> bool {
+        let Signal::Intx { line, .. } = signal else { return true };
+        let mut others = self.devices.iter().enumerate().filter(|(other, _)| *other != index);
+        !others.any(|(_, device)| device.asserted_line() == Some(line))
+    }
+
+    /// What of a device's signal is felt.
+    fn felt(&self, index: usize, signal: Option<Signal>) -> Option<Signal> {
+        signal.filter(|signal| self.is_felt(index, *signal))
+    }
+
+    /// The effects, with those signals that are felt.
+    fn felt_of(&self, index: usize, mut effects: Effects) -> Effects {
+        if !effects.signals.is_empty() {
+            effects.signals.retain(|signal| self.is_felt(index, signal));
+        }
+        effects
     }
 
     fn device(&self, device: usize) -> Result<&Device, Error> {
@@ -106,7 +132,10 @@ impl PciBus {
         let register = offset & 0xfff;
         match self.slot(offset) {
             Slot::Device(index) => match self.devices.get_mut(index) {
-                Some(device) => device.config_read(register, size),
+                Some(device) => {
+                    let (value, signal) = device.config_read(register, size);
+                    (value, self.felt(index, signal))
+                }
                 None => (all_ones(size), None),
             },
             Slot::Bridge => (bridge_read(register, size), None),
@@ -119,7 +148,8 @@ impl PciBus {
         if let Slot::Device(index) = self.slot(offset)
             && let Some(device) = self.devices.get_mut(index)
         {
-            return device.config_write(offset & 0xfff, size, value);
+            let effects = device.config_write(offset & 0xfff, size, value);
+            return self.felt_of(index, effects);
         }
         Effects::default()
     }
@@ -140,22 +170,24 @@ impl PciBus {
     /// The guest reads `size` bytes at `ipa`; `None` if no register BAR is
     /// there. The read may change an interrupt line (ISR).
     pub fn bar_read(&mut self, ipa: u64, size: u8) -> Option<(u64, Option<Signal>)> {
-        let (device, offset) = self.register_at(ipa)?;
-        Some(device.register_read(offset, size))
+        let (index, offset) = self.register_at(ipa)?;
+        let (value, signal) = self.devices.get_mut(index)?.register_read(offset, size);
+        Some((value, self.felt(index, signal)))
     }
 
     /// The guest writes `size` bytes at `ipa`; `None` if no register BAR is
     /// there.
     pub fn bar_write(&mut self, ipa: u64, size: u8, value: u64) -> Option<Effects> {
-        let (device, offset) = self.register_at(ipa)?;
-        Some(device.register_write(offset, size, value))
+        let (index, offset) = self.register_at(ipa)?;
+        let effects = self.devices.get_mut(index)?.register_write(offset, size, value);
+        Some(self.felt_of(index, effects))
     }
 
     /// If the guest put several BARs at one address, the lowest device wins.
-    fn register_at(&mut self, ipa: u64) -> Option<(&mut Device, u64)> {
-        self.devices.iter_mut().find_map(|device| {
+    fn register_at(&self, ipa: u64) -> Option<(usize, u64)> {
+        self.devices.iter().enumerate().find_map(|(index, device)| {
             let offset = ipa.checked_sub(device.register_bar()?)?;
-            (offset < REGISTER_BAR_SIZE).then_some((device, offset))
+            (offset < REGISTER_BAR_SIZE).then_some((index, offset))
         })
     }
 
@@ -207,8 +239,8 @@ impl PciBus {
     }
 
     /// What the host chose for each device, for the VM's measurement:
-    /// type, policy, bounce pages, queues.
-    pub fn descriptions(&self) -> impl Iterator<Item = [u64; 4]> + '_ {
+    /// type, policy, bounce pages, queues, most descriptors of a queue.
+    pub fn descriptions(&self) -> impl Iterator<Item = [u64; 5]> + '_ {
         self.devices.iter().map(Device::description)
     }
 
@@ -231,7 +263,8 @@ impl PciBus {
         bytes: u8,
         live: bool,
     ) -> Result<Effects, Error> {
-        self.device_mut(device)?.host_config_write(offset, value, bytes, live)
+        let effects = self.device_mut(device)?.host_config_write(offset, value, bytes, live)?;
+        Ok(self.felt_of(device, effects))
     }
 
     /// What the host may know of a device. Clears the notifications.
@@ -259,7 +292,8 @@ impl PciBus {
     /// [`Error::Denied`] before DRIVER_OK, after a reset, and for a queue that
     /// is not enabled or whose device needs a reset.
     pub fn interrupt(&mut self, device: usize, cause: u64) -> Result<Option<Signal>, Error> {
-        self.device_mut(device)?.interrupt(cause)
+        let signal = self.device_mut(device)?.interrupt(cause)?;
+        Ok(self.felt(device, signal))
     }
 
     /// The backend gives up: DEVICE_NEEDS_RESET, and a configuration
@@ -269,7 +303,8 @@ impl PciBus {
     /// [`Error::NotFound`]; [`Error::Denied`] while no driver has the device
     /// (status 0): a reset always completes.
     pub fn fail(&mut self, device: usize) -> Result<Option<Signal>, Error> {
-        self.device_mut(device)?.fail()
+        let signal = self.device_mut(device)?.fail()?;
+        Ok(self.felt(device, signal))
     }
 }
 

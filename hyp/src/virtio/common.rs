@@ -61,12 +61,14 @@ pub(super) struct Common {
     config_vector: u16,
     queue_select: u16,
     queue_count: u16,
+    /// Most descriptors of any of them.
+    queue_size: u16,
     queues: [Queue; MAX_QUEUES],
 }
 
 impl Common {
     /// A device after reset.
-    pub(super) fn new(offered: u64, mandatory: u64, queue_count: u16) -> Self {
+    pub(super) fn new(offered: u64, mandatory: u64, queue_count: u16, queue_size: u16) -> Self {
         Self {
             offered,
             mandatory,
@@ -79,7 +81,8 @@ impl Common {
             config_vector: NO_VECTOR,
             queue_select: 0,
             queue_count,
-            queues: [const { Queue::new() }; MAX_QUEUES],
+            queue_size,
+            queues: core::array::from_fn(|_| Queue::new(queue_size)),
         }
     }
 
@@ -94,6 +97,10 @@ impl Common {
 
     pub(super) fn queue_count(&self) -> u16 {
         self.queue_count
+    }
+
+    pub(super) fn largest_queue(&self) -> u16 {
+        self.queue_size
     }
 
     pub(super) fn resets(&self) -> u32 {

@@ -261,13 +261,16 @@ impl ConfigSpace {
         self.word(MSIX) & MSIX_ENABLE != 0
     }
 
+    /// May the function access memory by itself (PCI 3.0 section 6.2.2)?
+    pub(super) fn is_master(&self) -> bool {
+        self.word(COMMAND) & BUS_MASTER != 0
+    }
+
     /// May a message be sent now? A message is a write of the function's, so
     /// it also needs bus mastering (PCI 3.0 section 6.8.3).
     pub(super) fn can_send(&self) -> bool {
         let word = self.word(MSIX);
-        word & MSIX_ENABLE != 0
-            && word & MSIX_FUNCTION_MASK == 0
-            && self.word(COMMAND) & BUS_MASTER != 0
+        word & MSIX_ENABLE != 0 && word & MSIX_FUNCTION_MASK == 0 && self.is_master()
     }
 
     /// May the function drive its interrupt line?

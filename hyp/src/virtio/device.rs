@@ -8,7 +8,7 @@ use super::effects::{Effects, Signal};
 use super::interrupts::Interrupts;
 use super::pci_cfg;
 use super::policy::{DeviceType, Policy};
-use super::queue::{MAX_QUEUES, QueueInfo, Reach};
+use super::queue::{MAX_QUEUES, Queue, QueueInfo, Reach};
 use super::{all_ones, is_natural};
 use crate::abi;
 use crate::addr::GfnRange;
@@ -21,7 +21,11 @@ pub struct DeviceState {
     pub status: u8,
     /// How often the driver reset the device.
     pub reset_count: u32,
-    /// Bit per queue that was notified since the last call.
+    /// May the device access memory? Its driver decides, by the bus-master
+    /// bit of the PCI command register.
+    pub bus_master: bool,
+    /// Bit per queue that was notified since the last call; 0 while the device
+    /// may not access memory.
     pub notified: u64,
     /// Features both sides agreed on; 0 before FEATURES_OK.
     pub features: u64,
@@ -46,20 +50,22 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::NotSupported`] for a device type bouncer has no transport
-    /// for, [`Error::InvalidParameter`] for a number of queues or of bounce
-    /// pages that type or policy do not allow, [`Error::NoMemory`].
+    /// for, [`Error::InvalidParameter`] for a number or size of queues or a
+    /// number of bounce pages that type or policy do not allow,
+    /// [`Error::NoMemory`].
     pub(super) fn new(
         index: usize,
         line: u8,
         device_type: u16,
         policy: Policy,
         bounce_pages: u64,
-        queues: u16,
+        (queues, queue_size): (u16, u16),
     ) -> Result<Self, Error> {
         let device_type = DeviceType::new(device_type)?;
         if queues < device_type.min_queues || usize::from(queues) > MAX_QUEUES {
             return Err(Error::InvalidParameter);
         }
+        let queue_size = Queue::largest(queue_size)?;
         policy.check_bounce_pages(bounce_pages)?;
         let offered = policy.offered() | device_type.offered;
         Ok(Self {
@@ -67,7 +73,7 @@ impl Device {
             policy,
             device_type,
             space: ConfigSpace::new(&device_type, policy, queues, bounce_pages),
-            common: Common::new(offered, policy.mandatory(), queues),
+            common: Common::new(offered, policy.mandatory(), queues, queue_size),
             config: DeviceConfig::new(&device_type),
             interrupts: Interrupts::new(line, queues + 1),
             notified: 0,
@@ -118,10 +124,14 @@ impl Device {
                 None => effects,
             };
         }
-        let before = self.bounce_window();
+        let (before, master) = (self.bounce_window(), self.space.is_master());
         self.space.write(offset, size, value);
         if before != self.bounce_window() {
             effects.window_closed = before;
+        }
+        // The backend has to stop, or may go on, before the driver does.
+        if master != self.space.is_master() && self.common.driver_ok() {
+            effects.status_changed = Some(self.index);
         }
         self.interrupts.settle(&self.space, &mut effects.signals);
         effects
@@ -180,6 +190,9 @@ impl Device {
     /// A notification: 16 bits of queue index, or 32 bits whose low half is
     /// the index (NOTIFICATION_DATA; the rest is a hint the backend does not
     /// need). Register and value must name the same queue.
+    ///
+    /// A device that may not access memory (PCI 3.0 section 6.2.2) has no use
+    /// for it now: the backend hears of it when the device may again.
     fn notified_queue(&mut self, offset: u64, size: u8, value: u64) -> Option<(usize, u16)> {
         let multiplier = u64::from(NOTIFY_MULTIPLIER);
         let index = value as u16;
@@ -188,7 +201,7 @@ impl Device {
             return None;
         }
         self.notified |= 1 << index;
-        Some((self.index, index))
+        self.space.is_master().then_some((self.index, index))
     }
 
     fn queue_is_live(&self, index: u16) -> bool {
@@ -283,15 +296,22 @@ impl Device {
         DeviceState {
             status: self.common.status(),
             reset_count: self.common.resets(),
-            notified: core::mem::take(&mut self.notified),
+            bus_master: self.space.is_master(),
+            notified: if self.space.is_master() { core::mem::take(&mut self.notified) } else { 0 },
             features: self.common.agreed(),
         }
     }
 
     /// See [`super::PciBus::descriptions`].
-    pub(super) fn description(&self) -> [u64; 4] {
-        let queues = u64::from(self.common.queue_count());
-        [u64::from(self.device_type.id), self.policy.to_abi(), self.frames.pages(), queues]
+    pub(super) fn description(&self) -> [u64; 5] {
+        let (queues, size) = (self.common.queue_count(), self.common.largest_queue());
+        let [kind, queues, size] = [self.device_type.id, queues, size].map(u64::from);
+        [kind, self.policy.to_abi(), self.frames.pages(), queues, size]
+    }
+
+    /// The interrupt line that it asserts now, if it does.
+    pub(super) fn asserted_line(&self) -> Option<u8> {
+        self.interrupts.asserted_line()
     }
 
     /// See [`super::PciBus::queue`].

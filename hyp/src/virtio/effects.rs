@@ -44,6 +44,15 @@ impl Signals {
         }
     }
 
+    /// Keeps those of which `wanted` says so.
+    pub(super) fn retain(&mut self, mut wanted: impl FnMut(Signal) -> bool) {
+        let mut kept = Self::default();
+        for signal in self.iter().filter(|signal| wanted(*signal)) {
+            kept.push(signal);
+        }
+        *self = kept;
+    }
+
     /// Every signal, in order.
     pub fn iter(&self) -> impl Iterator<Item = Signal> + '_ {
         self.0.iter().map_while(|signal| *signal)

@@ -80,7 +80,12 @@ impl Interrupts {
         }
     }
 
-    /// The line's new level, if it has one.
+    /// The line, while this function asserts it.
+    pub(super) fn asserted_line(&self) -> Option<u8> {
+        self.level.then_some(self.line)
+    }
+
+    /// The line's new level as far as this function goes, if it has one.
     fn line_change(&mut self, space: &ConfigSpace) -> Option<Signal> {
         let level = self.isr != 0 && space.intx_allowed();
         let changed = level != core::mem::replace(&mut self.level, level);

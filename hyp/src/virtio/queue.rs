@@ -7,10 +7,12 @@
 
 use super::msix::NO_VECTOR;
 use crate::addr::{ADDRESS_BITS, FRAME_SIZE, GfnRange};
+use crate::error::Error;
 
 /// Most queues of a device.
 pub const MAX_QUEUES: usize = 8;
-/// Most descriptors of a queue, and its size after reset.
+/// Most descriptors of a queue of any device; of a device's own most is chosen
+/// when it is created.
 pub const MAX_QUEUE_SIZE: u16 = 256;
 
 /// A split queue's three areas (section 2.7), in register order.
@@ -91,6 +93,8 @@ struct Rings {
 
 /// A queue's registers.
 pub(super) struct Queue {
+    /// The largest size, which is that after reset.
+    largest: u16,
     size: u16,
     vector: u16,
     addresses: [u64; AREAS],
@@ -99,10 +103,24 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// A queue as reset leaves it.
-    pub(super) const fn new() -> Self {
+    /// Most descriptors, as DEVICE_CREATE names them: 0 stands for
+    /// [`MAX_QUEUE_SIZE`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless it is 0 or a power of two up to that.
+    pub(super) const fn largest(named: u16) -> Result<u16, Error> {
+        match named {
+            0 => Ok(MAX_QUEUE_SIZE),
+            size if size.is_power_of_two() && size <= MAX_QUEUE_SIZE => Ok(size),
+            _ => Err(Error::InvalidParameter),
+        }
+    }
+
+    /// A queue of at most `largest` descriptors, as reset leaves it.
+    pub(super) const fn new(largest: u16) -> Self {
         Self {
-            size: MAX_QUEUE_SIZE,
+            largest,
+            size: largest,
             vector: NO_VECTOR,
             addresses: [0; AREAS],
             rings: None,
@@ -112,7 +130,7 @@ impl Queue {
 
     /// Back to that state; the backend's positions are void.
     pub(super) fn reset(&mut self) {
-        *self = Self { resets: self.resets.wrapping_add(1), ..Self::new() };
+        *self = Self { resets: self.resets.wrapping_add(1), ..Self::new(self.largest) };
     }
 
     pub(super) fn is_enabled(&self) -> bool {
@@ -126,7 +144,7 @@ impl Queue {
     /// The driver chooses a size: a power of two up to the maximum, or 0,
     /// before the queue is enabled. Anything else leaves it as it was.
     pub(super) fn set_size(&mut self, size: u16) {
-        let acceptable = size == 0 || (size.is_power_of_two() && size <= MAX_QUEUE_SIZE);
+        let acceptable = size == 0 || (size.is_power_of_two() && size <= self.largest);
         if acceptable && !self.is_enabled() {
             self.size = size;
         }

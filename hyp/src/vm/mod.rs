@@ -171,8 +171,9 @@ impl Vm {
         let (ram, vcpus) = (self.memory.ram().count(), self.vcpus.count() as u64);
         let boot = [entry, argument, ram, vcpus, self.flags];
         self.measurement.extend_fields(m, *b"BOOT", &boot);
-        for (index, [kind, policy, pages, queues]) in self.bus.descriptions().enumerate() {
-            let device = [index as u64, kind, policy, pages, queues];
+        for (index, description) in self.bus.descriptions().enumerate() {
+            let [kind, policy, pages, queues, size] = description;
+            let device = [index as u64, kind, policy, pages, queues, size];
             self.measurement.extend_fields(m, *b"DEVI", &device);
         }
         self.digest = Some(self.measurement.digest(m));

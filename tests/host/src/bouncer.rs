@@ -145,6 +145,8 @@ pub struct Event {
 pub struct DeviceState {
     /// The driver's status byte.
     pub status: u8,
+    /// May the device access memory?
+    pub bus_master: bool,
     /// How often the driver reset the device.
     pub resets: u32,
     /// Queues notified since the last call, one bit each.
@@ -296,15 +298,17 @@ impl<C: Conduit> Bouncer<C> {
         Ok(self.call(host::VM_DESTROY, [vm.0, 0, 0, 0, 0])?[0])
     }
 
-    /// DEVICE_CREATE: the device's index.
+    /// DEVICE_CREATE: the device's index. So many queues of at most so many
+    /// descriptors each; 0 stands for the most there can be.
     pub fn device_create(
         &self,
         vm: Handle,
         kind: u64,
         policy: u64,
         bounce_pages: u64,
-        queues: u64,
+        (queues, size): (u64, u64),
     ) -> Result<u64, Refusal> {
+        let queues = queues | size << 16;
         Ok(self.call(host::DEVICE_CREATE, [vm.0, kind, policy, bounce_pages, queues])?[0])
     }
 
@@ -323,7 +327,13 @@ impl<C: Conduit> Bouncer<C> {
     /// DEVICE_STATE. Clears the notifications it returns.
     pub fn device_state(&self, vm: Handle, device: u64) -> Result<DeviceState, Refusal> {
         let [state, notified, features] = self.call(host::DEVICE_STATE, [vm.0, device, 0, 0, 0])?;
-        Ok(DeviceState { status: state as u8, resets: (state >> 32) as u32, notified, features })
+        Ok(DeviceState {
+            status: state as u8,
+            bus_master: state >> 8 & 1 == 1,
+            resets: (state >> 32) as u32,
+            notified,
+            features,
+        })
     }
 
     /// QUEUE_INFO, all parts.

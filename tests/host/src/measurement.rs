@@ -28,8 +28,9 @@ impl Expected {
         }
     }
 
-    /// The host makes a device: virtio type, DMA policy, bounce pages, queues.
-    pub fn device(&mut self, description: [u64; 4]) {
+    /// The host makes a device: virtio type, DMA policy, bounce pages, queues,
+    /// most descriptors of a queue.
+    pub fn device(&mut self, description: [u64; 5]) {
         self.described.extend_from_slice(b"DEVI");
         for field in [self.devices].iter().chain(&description) {
             self.described.extend_from_slice(&field.to_le_bytes());
@@ -56,7 +57,7 @@ mod tests {
     fn the_records_are_those_that_the_documentation_names() {
         let mut expected = Expected::default();
         expected.pages(0x40000, &[7; 2 * PAGE]);
-        expected.device([2, 1, 64, 1]);
+        expected.device([2, 1, 64, 1, 256]);
         let mut hash = Sha256::new();
         for page in [0x4000_0000_u64, 0x4000_1000] {
             hash.update(b"PAGE");
@@ -68,7 +69,7 @@ mod tests {
             .iter()
             .for_each(|field| hash.update(field.to_le_bytes()));
         hash.update(b"DEVI");
-        [0_u64, 2, 1, 64, 1].iter().for_each(|field| hash.update(field.to_le_bytes()));
+        [0_u64, 2, 1, 64, 1, 256].iter().for_each(|field| hash.update(field.to_le_bytes()));
         let digest: [u8; 32] = hash.finalize().into();
         assert_eq!(expected.digest([0x4020_0000, 0x4000_0000, 4096, 2, 1]), digest);
     }

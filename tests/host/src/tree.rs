@@ -228,7 +228,8 @@ fn pci(fdt: &mut FdtWriter, guest: Guest<'_>) -> Result<(), Error> {
     fdt.end_node(node)
 }
 
-/// INTA to INTD of four slots, turned by one line per slot as PCI boards do.
+/// INTA to INTD of four slots, turned by one line per slot as PCI boards do;
+/// the mask makes of every other slot one of these.
 fn interrupt_map(fdt: &mut FdtWriter) -> Result<(), Error> {
     let mut map = Vec::new();
     for slot in 0..4 {
@@ -275,5 +276,21 @@ mod tests {
         let handle = |property: Option<fdt::node::NodeProperty<'_>>| property.unwrap().as_usize();
         assert_eq!(handle(pci.property("memory-region")), handle(pool.property("phandle")));
         assert_eq!(pci.property("interrupt-map").unwrap().value.len(), 16 * 10 * 4);
+        // docs/device.md: INTA of slot s is line s mod 4, of every slot a device has.
+        let cells = |name: &str| -> Vec<u32> {
+            let value = pci.property(name).unwrap().value;
+            let cell = |bytes: &[u8]| bytes.iter().fold(0, |all, byte| all << 8 | u32::from(*byte));
+            value.chunks(4).map(cell).collect()
+        };
+        let mask = cells("interrupt-map-mask");
+        for slot in 1..=hyp::abi::MAX_DEVICES as u32 {
+            let map = cells("interrupt-map");
+            let entries = map.chunks(10);
+            let mut inta =
+                entries.filter(|entry| entry[0] == slot << 11 & mask[0] && entry[3] == 1);
+            let line = inta.next().unwrap()[8];
+            assert_eq!(line, layout::INTX_INTID - layout::SPI_BASE + slot % 4);
+            assert!(inta.next().is_none());
+        }
     }
 }

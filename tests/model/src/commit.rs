@@ -42,7 +42,7 @@ pub fn commit(
     let slot = state.vm(a1).map_or(u8::MAX, |vm| vm.slot);
     let call_range = |start, count| range(start, count).map_or(0..0, one_call);
     match call.function as u32 {
-        id::VERSION => expect("version", [0x1_0000, 0, 0]),
+        id::VERSION => expect("version", [0x1_0001, 0, 0]),
         id::FEATURES => {
             let (vms, vcpus, devices) = (abi::MAX_VMS, abi::MAX_VCPUS, abi::MAX_DEVICES);
             expect("limits", [(vms | vcpus << 8 | devices << 16) as u64, abi::MAX_RANGE, 0])
@@ -121,7 +121,7 @@ pub fn commit(
             let Some(vm) = state.vm_mut(a1) else { return Err("no VM".into()) };
             let index = vm.devices.len() as u64;
             let pages = vec![None; a4 as usize];
-            vm.devices.push(Device { kind: a2, queues: a5, pages, window: None });
+            vm.devices.push(Device { kind: a2, queues: a5 & 0xffff, pages, window: None });
             expect("device", [index, 0, 0])
         }
         id::DEVICE_CONFIG | id::DEVICE_INTERRUPT | id::DEVICE_FAIL | id::UART_LINE => {

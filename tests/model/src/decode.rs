@@ -151,7 +151,7 @@ fn call(u: Bytes<'_, '_>) -> Result<HostCall> {
             kind: small(u, 5)?,
             policy: small(u, 3)?,
             pages: if u.ratio(3, 4)? { 16 } else { small(u, 17)? },
-            queues: small(u, 9)?,
+            queues: small(u, 9)? | if u.ratio(1, 4)? { small(u, 257)? << 16 } else { 0 },
         },
         51 => HostCall::DeviceConfig {
             vm: vm(u)?,

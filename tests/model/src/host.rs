@@ -156,11 +156,13 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                 abi::POLICY_SHARED_PAGES => a4 == 0,
                 _ => false,
             };
-            no.when(a2 > 0xffff || a5 > 0xffff || !pages, Malformed)
+            let (queues, size) = (a5 & 0xffff, a5 >> 16);
+            let size = matches!(size, 0 | 1 | 2 | 4 | 8 | 16 | 32 | 64 | 128 | 256);
+            no.when(a2 > 0xffff || !size || !pages, Malformed)
                 .when(rules.is_none(), NotSupported)
                 .when(vm.is_none(), NotFound)
                 .when(!stage(Stage::Building), BadState)
-                .when(rules.is_none_or(|(_, fewest)| a5 < fewest || a5 > 8), Malformed)
+                .when(rules.is_none_or(|(_, fewest)| queues < fewest || queues > 8), Malformed)
                 .when(vm.is_some_and(|vm| vm.devices.len() >= abi::MAX_DEVICES), NoMemory);
         }
         id::DEVICE_CONFIG => {

@@ -10,7 +10,7 @@ fn window(platform: &Platform) -> Option<u64> {
 #[test]
 fn nothing_is_decoded_before_the_guest_turns_it_on() {
     let mut platform = Platform::empty();
-    platform.bus.create(2, Policy::BounceBar, PAGES, 1).unwrap();
+    platform.bus.create(2, Policy::BounceBar, PAGES, 1, 0).unwrap();
     assert_eq!(window(&platform), None);
     platform.config_write(0, BAR0, 4, register_base(0));
     platform.config_write(0, BAR2, 4, bounce_base(0));
@@ -124,7 +124,7 @@ fn no_queue_is_enabled_while_the_window_is_closed() {
 #[test]
 fn a_bar_is_rounded_up_and_its_rest_is_empty() {
     let mut platform = Platform::empty();
-    platform.bus.create(2, Policy::BounceBar, 48, 1).unwrap();
+    platform.bus.create(2, Policy::BounceBar, 48, 1, 0).unwrap();
     platform.place_bars(0);
     let bounce = platform.structure(0, 10).unwrap();
     assert_eq!((bounce.offset % 0x1_0000, bounce.length), (0, 48 * 4096));

@@ -119,7 +119,7 @@ fn rings_outside_straddling_or_wrapping_the_region_are_refused() {
 #[test]
 fn the_region_ends_where_its_frames_do() {
     let mut platform = Platform::empty();
-    platform.bus.create(2, Policy::DeviceMemory, 48, 1).unwrap();
+    platform.bus.create(2, Policy::DeviceMemory, 48, 1, 0).unwrap();
     platform.place_bars(0);
     assert_eq!(platform.structure(0, 8).unwrap().length, 48 * 4096);
     assert!(accepts(&mut platform, [47 * 4096, GOOD[1], GOOD[2]]));

@@ -62,7 +62,7 @@ fn the_generation_changes_when_the_configuration_was_read_and_changed() {
 #[test]
 fn the_hosts_configuration_writes_stay_inside_the_structure() {
     let mut platform = Platform::with_block(Policy::BounceBar);
-    platform.bus.create(4, Policy::SharedPages, 0, 1).unwrap();
+    platform.bus.create(4, Policy::SharedPages, 0, 1, 0).unwrap();
     let bus = &mut platform.bus;
     for (offset, bytes) in
         [(0, 0), (0, 9), (0, 255), (57, 8), (64, 1), (65, 1), (u64::MAX, 1), (u64::MAX - 7, 8)]

@@ -96,7 +96,7 @@ impl Window {
 fn the_pci_cfg_window_reaches_registers() {
     let mut platform = Platform::with_live_block(Policy::BounceBar);
     // Even with decode off: that is what it is for.
-    platform.config_write(0, COMMAND, 2, 0);
+    platform.config_write(0, COMMAND, 2, MASTER);
     let window = Window { place: platform.structure(0, 5).unwrap().place };
     let common = platform.structure(0, 1).unwrap().offset;
     window.point(&mut platform, 0, common + STATUS, 1);

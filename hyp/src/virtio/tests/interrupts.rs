@@ -68,10 +68,10 @@ fn a_storm_on_a_line_is_one_assertion() {
 }
 
 #[test]
-fn each_slot_has_its_own_line() {
+fn slots_take_the_lines_in_turn() {
     let mut platform = Platform::empty();
     for index in 0..crate::abi::MAX_DEVICES {
-        platform.bus.create(4, Policy::BounceBar, 16, 1).unwrap();
+        platform.bus.create(4, Policy::BounceBar, 16, 1, 0).unwrap();
         platform.place_bars(index);
         assert!(platform.negotiate(index, BOUNCE_FEATURES));
         assert!(platform.enable_queue(index, 0, 16, [bounce_base(index); 3]));
@@ -82,6 +82,53 @@ fn each_slot_has_its_own_line() {
         assert_eq!(platform.isr(index), 1);
         assert_eq!(platform.lines, [false; 4]);
     }
+}
+
+/// PCI Local Bus 3.0, 2.2.6: lines are level sensitive and may be shared; one
+/// is asserted until the last device that wants it has been served.
+#[test]
+fn a_shared_line_falls_with_the_last_that_asserts_it() {
+    let mut platform = Platform::empty();
+    for index in 0..crate::abi::MAX_DEVICES {
+        platform.bus.create(4, Policy::BounceBar, 16, 1, 0).unwrap();
+        platform.place_bars(index);
+        assert!(platform.negotiate(index, BOUNCE_FEATURES));
+        assert!(platform.enable_queue(index, 0, 16, [bounce_base(index); 3]));
+        platform.set_status(index, 15);
+    }
+    let line_1 = [false, true, false, false];
+    // Each way in which a device lets go, with the other one still there.
+    let ways: [fn(&mut Platform, usize); 4] = [
+        |platform, index| assert_eq!(platform.isr(index), 1),
+        |platform, index| platform.set_status(index, 0),
+        |platform, index| platform.config_write(index, COMMAND, 2, MEMORY | MASTER | 0x400),
+        |platform, index| {
+            let place = platform.msix_place(index);
+            platform.config_write(index, place + 2, 2, 0x8000);
+        },
+    ];
+    let [first, second] = [0, 4];
+    for let_go in ways {
+        for (one, other) in [(first, second), (second, first)] {
+            for index in [one, other] {
+                let place = platform.msix_place(index);
+                platform.config_write(index, place + 2, 2, 0);
+                platform.config_write(index, COMMAND, 2, MEMORY | MASTER);
+                assert!(platform.negotiate(index, BOUNCE_FEATURES));
+                assert!(platform.enable_queue(index, 0, 16, [bounce_base(index); 3]));
+                platform.set_status(index, 15);
+                platform.interrupt(index, 0).unwrap();
+                assert_eq!(platform.lines, line_1);
+            }
+            let_go(&mut platform, one);
+            assert_eq!(platform.lines, line_1, "the other one has not been served");
+            assert_eq!(platform.isr(other), 1, "whose reason is its own");
+            assert_eq!(platform.lines, [false; 4]);
+        }
+    }
+    // A device of another line is none of theirs.
+    platform.interrupt(1, 0).unwrap();
+    assert_eq!(platform.lines, [false, false, true, false]);
 }
 
 #[test]

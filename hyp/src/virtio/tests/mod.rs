@@ -5,6 +5,7 @@
 //! taken from the code under test but its interface.
 
 mod bars;
+mod bus_master;
 mod device_memory;
 mod hostile_device;
 mod hostile_driver;

@@ -180,7 +180,7 @@ fn each_type_offers_its_own_bits() {
     let always = 1 << 28 | 1 << 29 | 1 << 32 | 1 << 33 | 1 << 35 | 1 << 38 | 1 << 40;
     for (kind, own) in [(1, 0), (2, 1 << 9), (3, 0), (4, 0)] {
         let mut platform = Platform::empty();
-        platform.bus.create(kind, Policy::SharedPages, 0, 2).unwrap();
+        platform.bus.create(kind, Policy::SharedPages, 0, 2, 0).unwrap();
         platform.place_bars(0);
         assert_eq!(platform.offered(0), always | own, "type {kind}");
     }
@@ -193,7 +193,7 @@ fn each_field_of_a_configuration_has_its_bit() {
         [(1, 0, 6, 5), (2, 12, 4, 2), (2, 20, 4, 6), (3, 0, 4, 0), (3, 2, 2, 0)]
     {
         let mut platform = Platform::empty();
-        platform.bus.create(kind, Policy::SharedPages, 0, 2).unwrap();
+        platform.bus.create(kind, Policy::SharedPages, 0, 2, 0).unwrap();
         platform.place_bars(0);
         let before = platform.offered(0);
         platform.bus.config_write(0, offset, 0x0101_0101_0101, bytes, false).unwrap();

@@ -82,7 +82,7 @@ fn turn_msix_on(platform: &mut Platform, vectors: u64) {
 #[test]
 fn linux_brings_up_a_block_device_behind_a_bounce_bar() {
     let mut platform = Platform::empty();
-    platform.bus.create(2, Policy::BounceBar, PAGES, 2).unwrap();
+    platform.bus.create(2, Policy::BounceBar, PAGES, 2, 0).unwrap();
     platform.bus.config_write(0, 0, 2048, 8, false).unwrap();
     for page in 0..PAGES {
         assert!(!platform.bus.is_complete());
@@ -227,7 +227,7 @@ fn every_type_has_its_identity_and_its_structures() {
         (4, 0x00_ff00, 1, None),
     ] {
         let mut platform = Platform::empty();
-        platform.bus.create(device_type, Policy::BounceBar, 16, queues).unwrap();
+        platform.bus.create(device_type, Policy::BounceBar, 16, queues, 0).unwrap();
         assert_eq!(platform.config_read(0, 2, 2), 0x1040 + u64::from(device_type));
         assert_eq!(platform.config_read(0, 8, 4) >> 8, class);
         let structure = platform.structure(0, 4);
@@ -239,29 +239,35 @@ fn every_type_has_its_identity_and_its_structures() {
 fn a_bus_refuses_devices_it_cannot_be_honest_about() {
     use crate::error::Error::{InvalidParameter, NoMemory, NotSupported};
     let mut bus = PciBus::new();
-    assert_eq!(bus.create(5, Policy::SharedPages, 0, 1), Err(NotSupported));
-    assert_eq!(bus.create(2, Policy::SharedPages, 0, 0), Err(InvalidParameter));
-    assert_eq!(bus.create(2, Policy::SharedPages, 0, MAX_QUEUES as u16 + 1), Err(InvalidParameter));
-    assert_eq!(bus.create(1, Policy::SharedPages, 0, 1), Err(InvalidParameter));
-    assert_eq!(bus.create(2, Policy::SharedPages, 16, 1), Err(InvalidParameter));
+    assert_eq!(bus.create(5, Policy::SharedPages, 0, 1, 0), Err(NotSupported));
+    assert_eq!(bus.create(2, Policy::SharedPages, 0, 0, 0), Err(InvalidParameter));
+    assert_eq!(
+        bus.create(2, Policy::SharedPages, 0, MAX_QUEUES as u16 + 1, 0),
+        Err(InvalidParameter)
+    );
+    assert_eq!(bus.create(1, Policy::SharedPages, 0, 1, 0), Err(InvalidParameter));
+    assert_eq!(bus.create(2, Policy::SharedPages, 16, 1, 0), Err(InvalidParameter));
     for pages in [0, 1, 15, 17, 4096 + 16, 1 << 40, u64::MAX] {
-        assert_eq!(bus.create(2, Policy::BounceBar, pages, 1), Err(InvalidParameter));
+        assert_eq!(bus.create(2, Policy::BounceBar, pages, 1, 0), Err(InvalidParameter));
     }
     for pages in [0, 1, 15, 17, 4096 + 16, u64::MAX] {
-        assert_eq!(bus.create(2, Policy::DeviceMemory, pages, 1), Err(InvalidParameter));
+        assert_eq!(bus.create(2, Policy::DeviceMemory, pages, 1, 0), Err(InvalidParameter));
+    }
+    for size in [3, 6, 255, 257, 512, 0x8000, 0xffff] {
+        assert_eq!(bus.create(2, Policy::SharedPages, 0, 1, size), Err(InvalidParameter));
     }
     assert!(bus.is_empty());
     for index in 0..crate::abi::MAX_DEVICES {
-        assert_eq!(bus.create(2, Policy::BounceBar, 4096, 1), Ok(index));
+        assert_eq!(bus.create(2, Policy::BounceBar, 4096, 1, 0), Ok(index));
     }
-    assert_eq!(bus.create(2, Policy::SharedPages, 0, 1), Err(NoMemory));
+    assert_eq!(bus.create(2, Policy::SharedPages, 0, 1, 0), Err(NoMemory));
 }
 
 #[test]
 fn each_bounce_page_gets_one_frame_once() {
     use crate::error::Error::{BadState, NotFound};
     let mut bus = PciBus::new();
-    bus.create(2, Policy::BounceBar, 16, 1).unwrap();
+    bus.create(2, Policy::BounceBar, 16, 1, 0).unwrap();
     let frame = Pfn::new(0x1234).unwrap();
     assert_eq!(bus.set_bounce_frame(1, 0, frame), Err(NotFound));
     assert_eq!(bus.set_bounce_frame(0, 16, frame), Err(NotFound));

@@ -59,7 +59,7 @@ fn rings_outside_straddling_or_wrapping_the_bounce_bar_are_refused() {
 #[test]
 fn rings_in_another_devices_bounce_bar_are_refused() {
     let mut platform = Platform::with_block(Policy::BounceBar);
-    platform.bus.create(4, Policy::BounceBar, PAGES, 1).unwrap();
+    platform.bus.create(4, Policy::BounceBar, PAGES, 1, 0).unwrap();
     platform.place_bars(1);
     let other = bounce_base(1);
     let rings = [other, other + 0x1000, other + 0x2000];
@@ -127,6 +127,30 @@ fn a_queue_has_a_power_of_two_size_and_no_other() {
         assert_eq!(u64::from(platform.bus.queue(0, 0).unwrap().size), size);
     }
     assert!(!accepts(&mut platform, BOUNCE_FEATURES, 0, rings), "size 0 enabled");
+}
+
+/// A stock driver takes the size that it finds, and fills it.
+#[test]
+fn a_queue_is_no_larger_than_its_device_was_made_with() {
+    for most in [1, 2, 16, 128, 256] {
+        let mut platform = Platform::empty();
+        platform.bus.create(2, Policy::BounceBar, PAGES, 2, most).unwrap();
+        platform.place_bars(0);
+        let most = u64::from(most);
+        let base = bounce_base(0);
+        let rings = [base, base + 0x1000, base + 0x2000];
+        for queue in 0..2 {
+            platform.common_write(0, QUEUE_SELECT, 2, queue);
+            assert_eq!(platform.common_read(0, QUEUE_SIZE, 2), most);
+            platform.common_write(0, QUEUE_SIZE, 2, most * 2);
+            assert_eq!(platform.common_read(0, QUEUE_SIZE, 2), most, "larger changes nothing");
+        }
+        assert!(accepts(&mut platform, BOUNCE_FEATURES, most, rings));
+        assert_eq!(u64::from(platform.bus.queue(0, 0).unwrap().size), most);
+        platform.set_status(0, 0);
+        platform.common_write(0, QUEUE_SELECT, 2, 0);
+        assert_eq!(platform.common_read(0, QUEUE_SIZE, 2), most, "also after a reset");
+    }
 }
 
 /// D5.

@@ -60,6 +60,7 @@ pub(crate) fn attack(machine: &Machine) -> bool {
     sharing(machine, &mut attacks);
     let mut driver = true;
     if let Some((bus, functions)) = pci::enumerate(&machine.tree) {
+        println!("@guest devices={}", functions.len());
         bounce_memory(&functions, &mut attacks);
         driver = hostile_driver::attack(&bus, &functions, &mut attacks).unwrap_or(true);
     }

@@ -35,6 +35,7 @@ pub(super) fn attack(bus: &Bus, functions: &[Function], attacks: &mut Attacks) -
     negotiation(&device, attacks);
     queues(&device, private, attacks);
     kicks(&device, attacks);
+    without_mastering(&device, attacks);
     for (id, what, chain, answer) in chains(&device, private) {
         one_chain(&device, attacks, (id, what), &chain, answer);
     }
@@ -147,6 +148,21 @@ fn kicks(device: &RawDevice, attacks: &mut Attacks) {
     device.describe(DESCRIPTORS, &device.good());
     device.offer(0, 1);
     note(attacks, "D8", "kick-after-reset", device.outcome(QUIET) == Outcome::Silent);
+}
+
+/// D12: a device that its driver does not let access memory. The host is not
+/// told of the kick; it is when the device may again, and then serves what
+/// waits, without another one.
+fn without_mastering(device: &RawDevice, attacks: &mut Attacks) {
+    let ready = device.bring_up();
+    device.set_master(false);
+    device.header(0);
+    device.describe(DESCRIPTORS, &device.good());
+    device.offer(0, 1);
+    let quiet = device.outcome(QUIET) == Outcome::Silent;
+    device.set_master(true);
+    let served = device.outcome(PATIENCE) == Outcome::Served(0);
+    note(attacks, "D12", "kick-without-bus-master", ready && quiet && served);
 }
 
 type Chain = (&'static str, &'static str, alloc::vec::Vec<Descriptor>, Outcome);

@@ -4,10 +4,10 @@
 #![allow(unsafe_code)]
 
 use super::interrupts;
-use super::pci::{Bus, Function};
+use super::pci::{Bus, Ecam, Function};
 use guest::contract;
 use rt::mmio;
-use virtio_drivers::transport::pci::bus::ConfigurationAccess;
+use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 
 /// Entries of its queue.
 pub(crate) const SIZE: u16 = 8;
@@ -35,6 +35,10 @@ const DRIVER_OK: u8 = 4;
 const FEATURES_OK: u8 = 8;
 const NEEDS_RESET: u8 = 0x40;
 
+/// The PCI command register, and its bus-master bit (PCI Local Bus 3.0, 6.2.2).
+const COMMAND: u8 = 4;
+const BUS_MASTER: u32 = 4;
+
 /// The status byte of a request that nobody has answered.
 pub(crate) const UNWRITTEN: u8 = 0xee;
 
@@ -54,6 +58,8 @@ pub(crate) enum Outcome {
 
 /// The device, its registers and its window.
 pub(crate) struct RawDevice {
+    ecam: Ecam,
+    function: DeviceFunction,
     common: usize,
     kick: usize,
     multiplier: usize,
@@ -76,6 +82,8 @@ impl RawDevice {
         let window = function.address(region)?;
         let first = if memory.is_some() { 0 } else { window };
         Some(Self {
+            ecam: bus.ecam,
+            function: function.at,
             common: function.address(capabilities.common?)? as usize,
             kick: function.address(capabilities.notify?)? as usize,
             multiplier: bus.ecam.read_word(function.at, notify_at(bus, function)? + 16) as usize,
@@ -267,6 +275,14 @@ impl RawDevice {
         let offset = usize::from(self.read16(0x1e)) * self.multiplier;
         // SAFETY: see above.
         unsafe { mmio::write16(self.kick + offset, 0) };
+    }
+
+    /// Lets the device access memory, or not.
+    pub(crate) fn set_master(&self, on: bool) {
+        let mut ecam = self.ecam;
+        let command = ecam.read_word(self.function, COMMAND) & 0xffff;
+        let bit = if on { BUS_MASTER } else { 0 };
+        ecam.write_word(self.function, COMMAND, command & !BUS_MASTER | bit);
     }
 
     /// What became of the first request, after at most so many milliseconds.

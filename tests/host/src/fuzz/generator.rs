@@ -235,7 +235,7 @@ impl Generator {
                 let policy = self.random.below(3);
                 let pages = if policy == abi::POLICY_SHARED_PAGES { 0 } else { WINDOW };
                 let kind = 1 + self.random.below(4);
-                let queues = 1 + self.random.below(3);
+                let queues = (1 + self.random.below(3)) | self.random.below(10) << 16;
                 Self::hvc(id::DEVICE_CREATE, &[handle, kind, policy, pages, queues])
             }
             11..=15 if lent < window => {

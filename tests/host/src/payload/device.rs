@@ -65,6 +65,8 @@ pub(super) struct Device {
     resets: u32,
     features: u64,
     live: bool,
+    /// The driver lets the device access memory.
+    master: bool,
     /// Queues that had more than the budget, one bit each.
     unfinished: u64,
     /// When its backend has served so many requests, it takes further ones off
@@ -90,6 +92,7 @@ impl Device {
             resets: 0,
             features: 0,
             live: false,
+            master: false,
             unfinished: 0,
             silent_after: None,
             unanswered: 0,
@@ -107,7 +110,13 @@ impl Device {
     /// are gone. Nothing touches a ring of theirs afterwards.
     pub(super) fn refresh(&mut self, vm: Handle) {
         let Ok(state) = BOUNCER.device_state(vm, self.index) else { return };
+        // One that may not access memory touches no ring, and keeps its place.
+        self.master = state.bus_master;
         self.live = state.status & (DRIVER_OK | NEEDS_RESET) == DRIVER_OK;
+        if self.live {
+            // Kicks of a time in which it might not.
+            self.unfinished |= state.notified;
+        }
         self.features = state.features;
         let reset = state.resets != self.resets;
         self.resets = state.resets;
@@ -170,6 +179,9 @@ impl Device {
     /// answered all the same.
     fn attend(&mut self, vm: Handle, number: u16, out: &mut dyn FnMut(&[u8])) -> Served {
         let bit = 1u64.checked_shl(number.into()).unwrap_or(0);
+        if self.live && !self.master {
+            return Served::default();
+        }
         self.unfinished &= !bit;
         if !self.live {
             return Served::default();

@@ -13,7 +13,8 @@ use crate::virtio::{MAX_QUEUES, Policy, QueueInfo};
 use platform::*;
 use std::vec::Vec;
 
-const DEVICES: usize = 4;
+/// Two of them share their line with another.
+const DEVICES: usize = 6;
 
 /// What a device was created with.
 #[derive(Clone, Copy)]
@@ -34,7 +35,9 @@ struct Seen {
     broken: u32,
     kicks: u32,
     messages: u32,
+    withheld: u32,
     lines: u32,
+    shared_lines: u32,
     closed: u32,
     denied: u32,
 }
@@ -59,9 +62,11 @@ impl<'a> Walk<'a> {
             (1, Policy::BounceBar, 48, 2, base | 1 << 27),
             (2, Policy::SharedPages, 0, 8, base | 1 << 9),
             (4, Policy::DeviceMemory, 256, 1, base | 1 << 44),
+            (3, Policy::DeviceMemory, 16, 2, base | 1 << 44),
+            (4, Policy::SharedPages, 0, 1, base),
         ]
         .map(|(device_type, policy, pages, queues, offered)| {
-            let index = platform.bus.create(device_type, policy, pages, queues).unwrap();
+            let index = platform.bus.create(device_type, policy, pages, queues, 0).unwrap();
             platform.place_bars(index);
             Contract { policy, offered, mandatory: features(policy), pages, queues }
         });
@@ -286,12 +291,16 @@ impl<'a> Walk<'a> {
         let messages = self.platform.messages.drain(..).count() as u32;
         assert!(messages == 0 || was_set_up, "a message before any DRIVER_OK");
         self.seen.messages += messages;
-        for device in 0..DEVICES {
-            let asserted = self.platform.lines[(device + 1) % 4];
-            assert!(!asserted || self.status[device] & 4 != 0, "a line before DRIVER_OK");
-            self.seen.lines += u32::from(asserted);
+        for line in 0..4 {
+            let devices = (0..DEVICES).filter(|device| (device + 1) % 4 == line);
+            let asserting = devices.filter(|device| self.asserts(*device)).count();
+            assert_eq!(self.platform.lines[line], asserting != 0, "line {line}");
+            self.seen.lines += u32::from(asserting != 0);
+            self.seen.shared_lines += u32::from(asserting > 1);
         }
         for (device, queue) in std::mem::take(&mut self.platform.kicks) {
+            let command = self.platform.config_read(device, COMMAND, 2);
+            assert_eq!(command & MASTER, MASTER, "a kick of a device that is no bus master");
             assert_eq!(self.status[device] & (4 | 64 | 128), 4);
             assert!(self.queues[device][usize::from(queue)].enabled);
             self.seen.kicks += 1;
@@ -299,9 +308,23 @@ impl<'a> Walk<'a> {
         self.check_stage2();
     }
 
+    /// Does the device assert its line, by what configuration space says?
+    fn asserts(&mut self, device: usize) -> bool {
+        let msix = self.platform.msix_place(device) + 2;
+        let [command, status, control] =
+            [COMMAND, COMMAND + 2, msix].map(|at| self.platform.config_read(device, at, 2));
+        let asserts = status & 8 != 0 && command & 0x400 == 0 && control & 0x8000 == 0;
+        assert!(!asserts || self.status[device] & 4 != 0, "a line before DRIVER_OK");
+        asserts
+    }
+
     fn check_device(&mut self, device: usize) {
         let contract = self.contracts[device];
         let state = self.platform.bus.state(device).unwrap();
+        let master = self.platform.config_read(device, COMMAND, 2) & MASTER != 0;
+        assert_eq!(state.bus_master, master);
+        assert!(master || state.notified == 0, "told of a kick while it is no bus master");
+        self.seen.withheld += u32::from(!master && state.status & 4 != 0);
         if state.status & 8 != 0 {
             assert_eq!(state.features & !contract.offered, 0);
             assert_eq!(state.features & contract.mandatory, contract.mandatory);
@@ -406,7 +429,9 @@ mod tests {
             seen.broken,
             seen.kicks,
             seen.messages,
+            seen.withheld,
             seen.lines,
+            seen.shared_lines,
             seen.closed,
             seen.denied,
         ] {

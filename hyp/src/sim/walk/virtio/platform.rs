@@ -108,7 +108,7 @@ impl Platform {
     pub(crate) fn with_block(policy: Policy) -> Self {
         let mut platform = Self::empty();
         let pages = if policy == Policy::SharedPages { 0 } else { PAGES };
-        platform.bus.create(2, policy, pages, 2).unwrap();
+        platform.bus.create(2, policy, pages, 2, 0).unwrap();
         platform.place_bars(0);
         platform
     }

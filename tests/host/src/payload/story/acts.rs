@@ -297,11 +297,17 @@ impl Stage<'_> {
     /// reported in its name.
     pub(super) fn hostile(&mut self, policy: &str) {
         let disk = self.disk.take().map(|disk| DevicePlan::Disk(disk, BOUNCE_PAGES));
-        let devices = disk.into_iter().collect();
+        // The bus is full: what a device is told must be no other's.
+        let others = (1..abi::MAX_DEVICES as u8).map(|seed| DevicePlan::Entropy(Vec::from([seed])));
+        let devices: Vec<_> = disk.into_iter().chain(others).collect();
+        let count = devices.len();
         let Some(vm) = self.build(policy, "hostile", 1, devices) else { return };
         run::admit(Arc::clone(&vm));
         if !run::until(LIFE, || vm.end() != end::NOT_YET) {
             self.fail("the hostile guest did not end");
+        }
+        if vm.said(&format!("@guest devices={count}")).is_none() {
+            self.fail("the hostile guest did not find all its devices");
         }
         run::retire(&vm);
         self.report_told(&vm);

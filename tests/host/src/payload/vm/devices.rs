@@ -32,6 +32,12 @@ pub(in crate::payload) const FEW_PAGES: u64 = 16;
 /// Pages of a network card's: 1 MiB.
 const NETWORK_PAGES: u64 = 256;
 
+/// Descriptors of a queue of a console or an entropy source. A stock driver
+/// fills what it finds: Linux a console's receive queue, with pages.
+const SMALL_QUEUE: u64 = 64;
+/// Descriptors of the other devices' queues: as many as there can be.
+const LARGE_QUEUE: u64 = 256;
+
 /// A device to be made.
 pub(in crate::payload) enum DevicePlan {
     /// A disk over these bytes, with so many pages of bounce memory.
@@ -52,18 +58,18 @@ impl Vm {
         plan: DevicePlan,
         policy: u64,
     ) -> Result<(), Problem> {
-        let (kind, queues, bounce_pages) = match plan {
-            DevicePlan::Disk(_, pages) => (TYPE_BLOCK, 1, pages),
-            DevicePlan::Console(pages) => (TYPE_CONSOLE, 2, pages),
-            DevicePlan::Entropy(_) => (TYPE_ENTROPY, 1, FEW_PAGES),
-            DevicePlan::Net(_) => (TYPE_NETWORK, 2, NETWORK_PAGES),
+        let (kind, queues, size, bounce_pages) = match plan {
+            DevicePlan::Disk(_, pages) => (TYPE_BLOCK, 1, LARGE_QUEUE, pages),
+            DevicePlan::Console(pages) => (TYPE_CONSOLE, 2, SMALL_QUEUE, pages),
+            DevicePlan::Entropy(_) => (TYPE_ENTROPY, 1, SMALL_QUEUE, FEW_PAGES),
+            DevicePlan::Net(_) => (TYPE_NETWORK, 2, LARGE_QUEUE, NETWORK_PAGES),
         };
         let pages = if policy == abi::POLICY_SHARED_PAGES { 0 } else { bounce_pages };
         let index = BOUNCER
-            .device_create(self.handle, kind, policy, pages, queues)
+            .device_create(self.handle, kind, policy, pages, (queues, size))
             .map_err(step("DEVICE_CREATE"))?;
         if let Some(expected) = self.expected.lock().as_mut() {
-            expected.device([kind, policy, pages, queues]);
+            expected.device([kind, policy, pages, queues, size]);
         }
         let place = match policy {
             abi::POLICY_SHARED_PAGES => {
