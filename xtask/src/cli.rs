@@ -307,6 +307,12 @@ mod tests {
             &["--guest", "debian", "--attack=shown"],
             &["--guest", "debian", "--neighbours", "2"],
             &["--guest", "debian", "--lives", "50", "--kill-in-io", "--disk", "x"],
+            &["--guest", "debian", "--policy", "bounce-bar", "--without-module"],
+            &["--guest", "debian", "--policy", "device-memory", "--lie", "H1.beyond,H2.length"],
+            &["--guest", "linux", "--kernel", "Image", "--policy", "bounce-bar"],
+            &["--guest", "debian", "--abi", "none", "--policy", "bounce-bar", "--neighbours", "1"],
+            // Without bounce buffers a realm needs less.
+            &["--guest", "debian", "--policy", "bounce-bar", "--guest-memory", "80M"],
             &["--disk", "d"],
         ] {
             assert_eq!(complaint(words), "", "{words:?}");
@@ -320,6 +326,18 @@ mod tests {
             (&["--guest", "debian", "--json", "x"], "--json is for"),
             (&["--guest", "debian", "--loader", "u-boot"], "--loader is for"),
             (&["--attack"], "--attack needs --guest"),
+            (&["--policy", "bounce-bar"], "--policy needs --guest"),
+            (&["--lie", "H1.beyond"], "--lie needs --guest"),
+            (&["--guest", "debian", "--lie", "H1.beyond", "--no-bouncer"], "--lie is for"),
+            (
+                &["--guest", "debian", "--policy", "bounce-bar", "--no-bouncer"],
+                "--policy is for the host's",
+            ),
+            (
+                &["--guest", "debian", "--policy", "shared-pages", "--without-module"],
+                "--without-module: shared-pages",
+            ),
+            (&["--guest", "debian", "--guest-memory", "80M"], "--guest-memory: a Debian realm"),
             (&["--lives", "2"], "--lives needs --guest"),
             (
                 &["--guest", "debian", "--lives", "2", "--no-bouncer"],

@@ -136,6 +136,7 @@ pub fn unxz(bytes: &[u8]) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
 
     fn xz(bytes: &[u8]) -> Vec<u8> {
         let options = lzma_rust2::XzOptions::with_preset(1);
@@ -157,7 +158,8 @@ mod tests {
 
     /// A package such as dpkg-deb makes them, its files in `data`.
     fn package(name: &str, data: &[u8]) -> std::path::PathBuf {
-        let folder = std::env::temp_dir().join(format!("bouncer-deb-{}", std::process::id()));
+        let me = std::thread::current().name().unwrap_or_default().replace(':', "-");
+        let folder = std::env::temp_dir().join(format!("bouncer-{me}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("some.deb");
         let mut archive = ar::Builder::new(File::create(&path).unwrap());
@@ -202,6 +204,26 @@ mod tests {
         let said =
             with_crates(&path, &mut |tar| files(tar, &mut |_, _| Ok(()))).unwrap_err().to_string();
         assert!(said.contains("data.tar.lz"), "{said}");
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn links_and_modes_are_unpacked_too() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        header.set_mode(0o755);
+        builder.append_data(&mut header, "./usr/bin/tool", b"elf".as_slice()).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        builder.append_link(&mut header, "./usr/lib", "bin").unwrap();
+        let path = package("data.tar.xz", &xz(&builder.into_inner().unwrap()));
+        let folder = path.with_extension("unpacked");
+        unpack(&path, &folder).unwrap();
+        assert_eq!(std::fs::read(folder.join("usr/lib/tool")).unwrap(), b"elf");
+        let mode = std::fs::metadata(folder.join("usr/bin/tool")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 
