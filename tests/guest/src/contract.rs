@@ -5,14 +5,16 @@
 //! registers and bounce memory are. Whatever does not add up is refused; going
 //! without the disk is always safe.
 
+use hyp::virtio::{CAP_SHARED_MEMORY, provisional};
+
 /// VIRTIO_F_SWIOTLB: the device brings its own memory and does DMA nowhere
 /// else (virtio RFC of 2025; never merged, so believed only together with the
 /// capability).
-pub const SWIOTLB: u64 = 1 << 27;
+pub const SWIOTLB: u64 = provisional::SWIOTLB;
 /// VIRTIO_F_DMB: the device brings its own memory, and addresses are offsets
 /// into it (Device Memory Buffer, proposed in August 2026; believed only
 /// together with the region that the common configuration names).
-pub const DMB: u64 = 1 << 44;
+pub const DMB: u64 = provisional::DMB;
 /// VIRTIO_F_VERSION_1 (virtio 1.4, 6).
 pub const VERSION_1: u64 = 1 << 32;
 /// VIRTIO_F_ACCESS_PLATFORM: the device obeys the platform's rules for DMA.
@@ -84,14 +86,13 @@ impl Region {
 const REGIONS: usize = 4;
 /// Bytes of a common configuration that says which of them is device memory,
 /// and where in it: the region's id and the memory's type.
-pub const DMB_COMMON_LENGTH: u64 = 0x44;
+pub const DMB_COMMON_LENGTH: u64 = provisional::DMB_COMMON_LENGTH;
 /// See [`DMB_COMMON_LENGTH`].
-pub const DMB_SHM_ID: usize = 0x40;
+pub const DMB_SHM_ID: usize = provisional::DMB_SHM_ID_AT as usize;
 /// See [`DMB_COMMON_LENGTH`].
-pub const DMB_MEMORY_TYPE: usize = 0x42;
-/// Memory type: ordinary cacheable memory on both sides. The value is
-/// bouncer's, for none is published.
-const COHERENT: u16 = 1;
+pub const DMB_MEMORY_TYPE: usize = provisional::DMB_MEMORY_TYPE_AT as usize;
+/// Memory type: ordinary cacheable memory on both sides.
+const COHERENT: u16 = provisional::DMB_COHERENT;
 
 /// The capabilities of a virtio function; of each kind the first counts, but
 /// for shared memory.
@@ -150,13 +151,13 @@ impl Capabilities {
         }
         // A virtio_pci_cap64 has the upper halves behind it.
         let high = |offset| if length >= 24 { u64::from(read(at + offset)) << 32 } else { 0 };
-        let wide = matches!(kind, 8 | 10);
+        let wide = matches!(kind, CAP_SHARED_MEMORY | provisional::CAP_SWIOTLB);
         let region = Region {
             bar: read(at + 4) as u8,
             offset: u64::from(read(at + 8)) | if wide { high(16) } else { 0 },
             length: u64::from(read(at + 12)) | if wide { high(20) } else { 0 },
         };
-        if kind == 8 {
+        if kind == CAP_SHARED_MEMORY {
             let id = (read(at + 4) >> 8) as u8;
             if let Some(place) = self.shared.iter_mut().find(|place| place.is_none()) {
                 *place = Some((id, region));
@@ -168,7 +169,7 @@ impl Capabilities {
             2 => &mut self.notify,
             3 => &mut self.isr,
             4 => &mut self.device,
-            10 => &mut self.bounce,
+            provisional::CAP_SWIOTLB => &mut self.bounce,
             _ => return,
         };
         *slot = slot.or(Some(region));
