@@ -6,7 +6,7 @@ use std::process::Output;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use tests::file;
-use tests::linux::{counter, left_out, left_out_without_pkvm, said, script};
+use tests::linux::{LONG, counter, left_out, left_out_without_pkvm, said, script};
 use xtask::guest::archive::hex;
 use xtask::guest::bounce;
 use xtask::workspace::Workspace;
@@ -35,7 +35,7 @@ const USE_ALL: &str = "sha256sum </dev/vda | cut -d' ' -f1\n\
 /// Tells, for each device, whether anything was refused or had no room.
 const REFUSED: &str = "mount -t debugfs debug /sys/kernel/debug\n\
     cat /sys/kernel/debug/virtio_bounce/* | grep -cE '^(full|refused) 0$'\n\
-    dmesg | grep -cE 'Oops|BUG:|WARNING:'\n";
+    dmesg | grep -cE 'Oops|kernel BUG|Unable to handle|WARNING: '\n";
 
 /// Runs [`USE_ALL`] with these words, and looks at all that it did.
 fn uses_all(test: &str, words: &[&str]) -> Result<Output> {
@@ -44,6 +44,7 @@ fn uses_all(test: &str, words: &[&str]) -> Result<Output> {
     let shown = path.display().to_string();
     let commands = format!("{USE_ALL}{REFUSED}exit 9\n");
     let more = ["--console", "hvc0", "--append", "quiet", "--verbose", "--disk", &shown];
+    let more = [more.as_slice(), &["--timeout", LONG]].concat();
     let output = script(test, &commands, &[words, &more].concat())?;
     assert_eq!(output.status.code(), Some(9), "{}", said(&output));
     let digest = hex(&Sha256::digest(&disk));
@@ -214,7 +215,7 @@ const LIED_TO: &str = "head -c 4000000 /dev/urandom >/tmp/file; sum=$(sha256sum 
     head -c 1000 /dev/hwrng >/dev/null 2>&1 &\n\
     sleep 10\n\
     [ \"$sum\" = \"$(sha256sum /tmp/file)\" ] && echo kept\n\
-    dmesg | grep -cE 'Oops|BUG:|Unable to handle|Internal error'\n";
+    dmesg | grep -cE 'Oops|kernel BUG|Unable to handle|Internal error'\n";
 
 /// A disk that answers and writes nothing, a network card that answers requests
 /// nobody made, an entropy source whose answers are all 4 GiB long.
