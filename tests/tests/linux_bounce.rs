@@ -245,8 +245,10 @@ fn every_lie_of_every_device_leaves_the_guest_whole() -> Result<()> {
     if left_out("every_lie_of_every_device_leaves_the_guest_whole") {
         return Ok(());
     }
+    // For a disk that needs a reset Linux waits for ever, already when it looks
+    // for partitions: of H7 the network has its share, not the disk.
     let rows = "H1.beyond H1.other H1.twice H2.length H3.jump H3.back H4.rewrite H5.config \
-        H6.storm H7.needs-reset H10.nothing";
+        H6.storm H2.length,H7.needs-reset H10.nothing";
     for (number, row) in rows.split_whitespace().enumerate() {
         let path = file("bounce-lie", "disk.img", &vec![0x5a; 1 << 20])?.display().to_string();
         let policy = POLICIES[number % 2];
