@@ -8,6 +8,7 @@ use crate::mmu::{self, Stage1};
 use crate::{percpu, sysreg};
 use core::arch::asm;
 use core::cell::Cell;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hyp::addr::{FRAME_SIZE, Pfn, PfnRange};
 use hyp::machine::MAX_CPUS;
@@ -152,6 +153,25 @@ pub(crate) fn read(stage1: &Stage1, frame: Pfn, visit: &mut dyn FnMut(&[u8])) {
     // SAFETY: the page is mapped and nobody can write it while it is read
     // (Machine::read_frame's contract).
     visit(unsafe { core::slice::from_raw_parts(mapped.start as *const u8, FRAME_SIZE as usize) });
+}
+
+/// Hands words of a frame that somebody else may be writing to `visit`, each
+/// read once, until it returns false.
+pub(crate) fn read_words(
+    stage1: &Stage1,
+    frame: Pfn,
+    mut indices: Range<usize>,
+    visit: &mut dyn FnMut(usize, u64) -> bool,
+) {
+    let mapped = Mapped::new(stage1, PfnRange::one(frame));
+    indices.all(|index| {
+        // An index beyond the page would be another's word: it cannot be asked.
+        let at = (mapped.start as *mut u64).wrapping_add(index % (FRAME_SIZE as usize / 8));
+        // SAFETY: inside the page mapped in this CPU's window, aligned, and only
+        // ever accessed atomically; one load each, which the compiler may not
+        // repeat (a relaxed atomic load is one access).
+        visit(index, unsafe { AtomicU64::from_ptr(at) }.load(Ordering::Relaxed))
+    });
 }
 
 /// Counts the bytes of `frames` that are not zero.

@@ -5,6 +5,7 @@
 use crate::mmu::{self, Stage1};
 use crate::world::timer;
 use crate::{cpu, features, firmware, fixmap, gic, heap, host, percpu, sha256, stop, sysreg, tlb, trace, world};
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 use hyp::addr::{GfnRange, Pfn, PfnRange};
 use hyp::error::Error;
@@ -90,6 +91,15 @@ impl Machine for Cpus {
     fn write_frame(&self, frame: Pfn, word: &dyn Fn(usize) -> u64) {
         trace::record(Event::Write(frame));
         fixmap::write(&self.stage1, frame, word);
+    }
+
+    fn read_guest_words(
+        &self,
+        frame: Pfn,
+        indices: Range<usize>,
+        visit: &mut dyn FnMut(usize, u64) -> bool,
+    ) {
+        fixmap::read_words(&self.stage1, frame, indices, visit);
     }
 
     fn non_zero_bytes(&self, frames: PfnRange) -> u64 {

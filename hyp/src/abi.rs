@@ -40,9 +40,10 @@ pub mod host {
     pub const FRAME_RECLAIM: u32 = 0xC600_010A;
     /// (handle) → x1 = frames that EL2 still holds: call again until 0.
     pub const VM_DESTROY: u32 = 0xC600_010B;
-    /// (handle, virtio device type, policy, bounce pages, queues | most
-    /// descriptors of a queue << 16) → x1 = device index. Before FINALISE
-    /// only. 0 descriptors stand for 256.
+    /// (handle, virtio device type, policy, pages, queues | most descriptors of
+    /// a queue << 16) → x1 = device index. Before FINALISE only. 0 descriptors
+    /// stand for 256. Pages: those that the device brings, or with policy
+    /// shadow-iommu those of the guest's that it may have at once.
     pub const DEVICE_CREATE: u32 = 0xC600_010C;
     /// (handle, device, offset, value, bytes 1..=8) → (). Device-specific
     /// config; after FINALISE it bumps the generation and interrupts.
@@ -54,10 +55,12 @@ pub mod host {
     /// (handle, device, queue, part) → part 0: x1 = size | enabled << 16,
     /// x2 = descriptor table, x3 = how often it was reset; part 1: x1 = driver
     /// area, x2 = device area; part 2: x1 = guest address of the bounce BAR
-    /// when the queue was enabled, x2 = its pages.
+    /// when the queue was enabled, x2 = its pages; with shadow-iommu the first
+    /// I/O virtual address, x2 = pages of them, x3 = address of the device's
+    /// window.
     /// With policies bounce-bar and device-memory the areas are offsets into
-    /// the BAR, with shared-pages guest physical addresses. Part 2 matters
-    /// with bounce-bar only: with device-memory x1 is 0.
+    /// the BAR, with shadow-iommu into the window, with shared-pages guest
+    /// physical addresses. With device-memory x1 of part 2 is 0.
     pub const QUEUE_INFO: u32 = 0xC600_010F;
     /// (handle, device, cause) → (). Cause: a queue, or
     /// [`super::CAUSE_CONFIG`]: interrupt the guest.
@@ -102,6 +105,15 @@ pub mod guest {
     pub const MMIO_GUARD_UNMAP: u32 = 0xC600_0008;
     /// (ipa) → 0: give the page back to the host, wiped.
     pub const MEM_RELINQUISH: u32 = 0xC600_0009;
+    /// (device, ipa of the root table or 0) → x1 = pages still mapped. The
+    /// numbers from here on are bouncer's: pKVM has those up to 127.
+    pub const IOTABLE_SET: u32 = 0xC600_0082;
+    /// (device, iova, pages) → x1 = pages done, x2 = of these left out for
+    /// want of budget, x3 = pages mapped now.
+    pub const REFRESH: u32 = 0xC600_0083;
+    /// (device) → x1 = first I/O virtual address, x2 = pages of them, x3 =
+    /// most pages mapped at once | pages mapped now << 32.
+    pub const IOTABLE_INFO: u32 = 0xC600_0084;
     /// The UID's four words (w0 to w3).
     pub const UID_WORDS: [u32; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
 }
@@ -195,6 +207,8 @@ pub const POLICY_BOUNCE_BAR: u64 = 0;
 pub const POLICY_SHARED_PAGES: u64 = 1;
 /// DEVICE_CREATE policy: DMA in a BAR, by offsets into it.
 pub const POLICY_DEVICE_MEMORY: u64 = 2;
+/// DEVICE_CREATE policy: DMA where the guest's I/O table leads.
+pub const POLICY_SHADOW_IOMMU: u64 = 4;
 
 /// Most VMs at once.
 pub const MAX_VMS: usize = 8;

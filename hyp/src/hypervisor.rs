@@ -269,13 +269,13 @@ impl<M: Machine> Hypervisor<M> {
     /// their feet. So each of them traps at its next instruction, finds its VM
     /// dying, and comes home.
     pub(crate) fn end_all(&self) {
-        let _memory = self.memory.lock();
+        let mut memory = self.memory.lock();
         self.ending.store(true, Ordering::Relaxed);
         for (slot, changes) in self.slots.iter().zip(&self.changes) {
             if let Some(vm) = slot.lock().vm.first_mut() {
                 changes.fetch_add(1, Ordering::Relaxed);
                 vm.begin_dying(&self.machine);
-                vm.memory.begin_dying(&self.machine);
+                vm.memory.begin_dying(&self.machine, &mut memory);
             }
         }
     }

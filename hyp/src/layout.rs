@@ -30,6 +30,14 @@ pub const PCI_MEM64: u64 = 0x20_0000_0000;
 /// Size of [`PCI_MEM64`].
 pub const PCI_MEM64_SIZE: u64 = 0x20_0000_0000;
 
+/// First I/O virtual address of a device with an I/O table (policy
+/// *shadow-iommu*). Above RAM and every BAR: it is never an address of the
+/// guest's own, and whoever takes one for the other gets a fault.
+pub const APERTURE: u64 = 0x50_0000_0000;
+/// Bytes of I/O virtual addresses that such a device has: what one entry of the
+/// table's first level covers.
+pub const APERTURE_SIZE: u64 = 1 << 30;
+
 /// Is `ipa` below all windows, or in configuration space? Neither RAM nor a
 /// BAR can be there.
 pub const fn is_never_memory(ipa: u64) -> bool {

@@ -150,6 +150,18 @@ pub trait Machine: Sync {
     /// guest with its caches off may read different things.
     fn read_frame(&self, frame: Pfn, visit: &mut dyn FnMut(&[u8]));
 
+    /// Reads the 64-bit words `indices` (within 0 to 512) of a frame that a
+    /// guest may be writing at the same time, each **once** and as one
+    /// single-copy atomic load, in order, until `visit` returns false. What it
+    /// was given is all that may be decided on. `visit` looks at no other frame
+    /// of anybody's. The frame must be one guest's alone.
+    fn read_guest_words(
+        &self,
+        frame: Pfn,
+        indices: Range<usize>,
+        visit: &mut dyn FnMut(usize, u64) -> bool,
+    );
+
     /// Writes a whole frame: word `index` becomes `word(index)`, as 64 bits
     /// in the order of the machine, and is cleaned to the point of coherency.
     /// Only for a frame that one guest owns, for itself alone, in answer to a

@@ -56,6 +56,14 @@ counters! {
         /// Bytes that were not zero in pages of a realm at the moment it
         /// shared them. A bouncer with its oracle looks; others count none.
         SharedResidue = "bytes_shared_not_zero",
+        /// Refreshes of a device's window.
+        Refreshes = "refreshes",
+        /// Pages that refreshes mapped for a device, over all calls.
+        PagesMapped = "pages_mapped",
+        /// Pages that they unmapped.
+        PagesUnmapped = "pages_unmapped",
+        /// Pages that they left out for want of budget.
+        PagesLeftOut = "pages_left_out",
     }
 }
 

@@ -1,4 +1,5 @@
-//! The guest's hypercalls: PSCI and SMCCC, and pKVM's memory calls.
+//! The guest's hypercalls: PSCI and SMCCC, and pKVM's memory calls; those
+//! about I/O tables are in `iotable`.
 //!
 //! All are answered at EL2. The host is never asked and cannot lie.
 
@@ -36,6 +37,9 @@ impl<M: Machine> Running<'_, M> {
         }
         let answer = match function {
             id::UID => return self.answer_uid(),
+            id::IOTABLE_SET => return self.iotable_set(a1, a2),
+            id::REFRESH => return self.refresh(a1, a2, a3),
+            id::IOTABLE_INFO => return self.iotable_info(a1),
             id::FEATURES => Ok([FEATURES, 0]),
             id::HYP_MEMINFO => no_arguments([a1, a2, a3]).map(|()| [FRAME_SIZE, RANGES]),
             id::MEM_SHARE => self.share(a1, a2, a3),

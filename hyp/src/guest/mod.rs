@@ -8,6 +8,7 @@ mod abort;
 mod debug;
 mod exposure;
 mod hypercall;
+mod iotable;
 mod listing;
 mod mmio;
 mod power;

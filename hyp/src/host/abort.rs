@@ -41,8 +41,9 @@ pub(super) fn handle<M: Machine>(
 
 fn verdict<M: Machine>(hyp: &Hypervisor<M>, fault: &Abort) -> HostFault {
     let nobody = HostFault::Refused(crate::memory::Owner::None);
-    // Permission faults are final: the host's mappings allow everything
-    // there is to allow. An external abort is the bus's own answer.
+    // Permission faults are final: a device that may only read has written
+    // (hardware does not tell where). Elsewhere the host's mappings allow
+    // everything. An external abort is the bus's own answer.
     match (fault.status, fault.gfn()) {
         (FaultStatus::Translation, Some(gfn)) => {
             hyp.with_memory(|memory| memory.host_fault(&hyp.machine, gfn))

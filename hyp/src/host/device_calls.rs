@@ -3,13 +3,14 @@
 //! (`virtio`).
 
 use crate::abi;
-use crate::addr::PfnRange;
+use crate::addr::{FRAME_SIZE, PfnRange};
 use crate::error::Error;
 use crate::hypervisor::Hypervisor;
+use crate::layout;
 use crate::machine::Machine;
 use crate::stats::VmCounter;
 use crate::virtio::{Policy, Signal};
-use crate::vm::{Handle, Stage, Vm};
+use crate::vm::{GuestAbi, Handle, Stage, Vm};
 
 use super::hypercall::Results;
 
@@ -21,22 +22,30 @@ fn halfword(raw: u64) -> Result<u16, Error> {
     u16::try_from(raw).map_err(|_| Error::InvalidParameter)
 }
 
-/// DEVICE_CREATE(handle, type, policy, bounce pages, queues | size << 16) →
-/// device.
+/// DEVICE_CREATE(handle, type, policy, pages, queues | size << 16) → device.
+/// With shadow-iommu the pages are the budget of the device's window. A realm
+/// has no such device: an address of its own says who can see a page.
 pub(super) fn create<M: Machine>(
     hyp: &Hypervisor<M>,
     handle: Handle,
     kind: u64,
     policy: u64,
-    bounce_pages: u64,
+    pages: u64,
     queues: u64,
 ) -> Results {
     let policy = Policy::from_abi(policy)?;
     let (kind, size) = (halfword(kind)?, halfword(queues >> 16)?);
     let queues = queues as u16;
-    let device = hyp.with_vm(handle, |vm| {
+    let device = hyp.with_memory_and_vm(handle, |memory, vm| {
         vm.expect_stage(Stage::Building)?;
-        vm.bus.create(kind, policy, bounce_pages, queues, size)
+        if policy == Policy::ShadowIommu && vm.abi == GuestAbi::Rsi {
+            return Err(Error::InvalidParameter);
+        }
+        let device = vm.bus.create(kind, policy, pages, queues, size)?;
+        if policy == Policy::ShadowIommu {
+            memory.open_window(&mut vm.memory, device, pages)?;
+        }
+        Ok(device)
     })?;
     Ok([device as u64, 0, 0])
 }
@@ -122,15 +131,20 @@ pub(super) fn queue<M: Machine>(
     part: u64,
 ) -> Results {
     let (device, queue) = (index(device)?, halfword(queue)?);
-    let (info, pages) =
-        hyp.with_vm(handle, |vm| Ok((vm.bus.queue(device, queue)?, vm.bus.bounce_pages(device))))?;
+    let (info, (pages, window)) = hyp.with_vm(handle, |vm| {
+        let place = match vm.memory.window(device) {
+            Some(window) => (layout::APERTURE_SIZE / FRAME_SIZE, window.first().base()),
+            None => (vm.bus.bounce_pages(device), 0),
+        };
+        Ok((vm.bus.queue(device, queue)?, place))
+    })?;
     match part {
         0 => {
             let shape = u64::from(info.size) | u64::from(info.enabled) << 16;
             Ok([shape, info.descriptor, u64::from(info.resets)])
         }
         1 => Ok([info.driver, info.device, 0]),
-        2 => Ok([info.base, pages, 0]),
+        2 => Ok([info.base, pages, window]),
         _ => Err(Error::InvalidParameter),
     }
 }

@@ -143,12 +143,12 @@ pub(super) fn measurement<M: Machine>(hyp: &Hypervisor<M>, handle: Handle, part:
 /// VM_STOP(handle). From now on no vCPU enters; Busy until those that run
 /// have come back, which the host brings about by interrupting them.
 pub(super) fn stop<M: Machine>(hyp: &Hypervisor<M>, handle: Handle) -> Results {
-    hyp.with_memory_and_vm(handle, |_, vm| {
+    hyp.with_memory_and_vm(handle, |memory, vm| {
         vm.begin_dying(&hyp.machine);
         if vm.vcpus.any_running() {
             return Err(Error::Busy);
         }
-        vm.memory.begin_dying(&hyp.machine);
+        vm.memory.begin_dying(&hyp.machine, memory);
         Ok([0; 3])
     })
 }
@@ -166,7 +166,7 @@ pub(super) fn reclaim<M: Machine>(
         if vm.vcpus.any_running() {
             return Err(Error::Busy);
         }
-        vm.memory.begin_dying(&hyp.machine);
+        vm.memory.begin_dying(&hyp.machine, memory);
         memory.reclaim(&hyp.machine, &mut vm.memory, frames)
     })?;
     Ok([done, 0, 0])
@@ -179,7 +179,7 @@ pub(super) fn destroy<M: Machine>(hyp: &Hypervisor<M>, handle: Handle) -> Result
         if vm.vcpus.any_running() {
             return Err(Error::Busy);
         }
-        vm.memory.begin_dying(&hyp.machine);
+        vm.memory.begin_dying(&hyp.machine, memory);
         Ok(memory.teardown(&hyp.machine, &mut vm.memory, abi::MAX_RANGE))
     })?;
     Ok([left, 0, 0])

@@ -2,15 +2,16 @@
 //! occupies and what firmware keeps, and the host's stage 2 is complete before
 //! the host runs.
 
-use super::HostMemory;
 use super::frame::{FrameEntry, FrameTable};
+use super::{HostMemory, WINDOWS};
 use crate::addr::{Pfn, PfnRange};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::stage2::{Attributes, Leaves, Mapping, Stage2, TablePool, span};
 
 /// The memory map at boot. The ranges of one kind do not overlap each other,
-/// RAM and devices do not overlap; a range may begin and end anywhere.
+/// RAM and devices do not overlap, and are below [`WINDOWS`]; a range may begin
+/// and end anywhere else.
 #[derive(Clone, Copy, Debug)]
 pub struct BootMemory<'a> {
     /// Banks of RAM.
@@ -63,6 +64,7 @@ impl BootMemory<'_> {
             && self.hyp.iter().chain(self.firmware).all(|range| inside(range, self.ram))
             && !self.firmware.iter().any(|range| self.hyp.iter().any(|hyp| hyp.overlaps(*range)))
             && inside(&self.pool, self.hyp)
+            && self.ram.iter().chain(self.host_mmio).all(|range| range.end() <= WINDOWS.number())
             && self.host_mmio.iter().all(|device| !self.ram.iter().any(|r| r.overlaps(*device)));
         if good { Ok(()) } else { Err(Error::InvalidParameter) }
     }

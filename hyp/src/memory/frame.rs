@@ -88,7 +88,7 @@ pub enum PageState {
     NoPage,
 }
 
-/// Owner (bits 7:0), borrower (15:8), pins (23:16) and one flag (24) of a
+/// Owner (bits 7:0), borrower (15:8), pins (23:16) and two flags (24, 25) of a
 /// frame. A zeroed frame table says "no RAM anywhere".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(transparent)]
@@ -99,6 +99,7 @@ const PINS_SHIFT: u32 = 16;
 const ONE_PIN: u32 = 1 << PINS_SHIFT;
 const PINS: u32 = 0xff << PINS_SHIFT;
 const MAPPED: u32 = 1 << 24;
+const IN_WINDOW: u32 = 1 << 25;
 
 impl FrameEntry {
     /// No RAM here.
@@ -130,14 +131,50 @@ impl FrameEntry {
         self.0 & MAPPED != 0
     }
 
-    /// One pin more; `None` if there are 255.
+    /// One pin more; `None` if there are 255, or if they are not pins of the
+    /// host's own DMA (see [`Self::in_window`]).
     pub(crate) const fn pinned(self) -> Option<Self> {
+        if self.in_window() { None } else { self.one_pin_more() }
+    }
+
+    /// One pin less; `None` if there is none, or it is not such a pin.
+    pub(crate) const fn unpinned(self) -> Option<Self> {
+        if self.in_window() { None } else { self.one_pin_less() }
+    }
+
+    const fn one_pin_more(self) -> Option<Self> {
         if self.0 & PINS == PINS { None } else { Some(Self(self.0 + ONE_PIN)) }
     }
 
-    /// One pin less; `None` if there is none.
-    pub(crate) const fn unpinned(self) -> Option<Self> {
+    const fn one_pin_less(self) -> Option<Self> {
         if self.0 & PINS == 0 { None } else { Some(Self(self.0 - ONE_PIN)) }
+    }
+
+    /// Is it a guest's that the host borrows in device windows only, and not
+    /// at the frame's own address? Then a pin is one mapping in a window.
+    pub const fn in_window(self) -> bool {
+        self.0 & IN_WINDOW != 0
+    }
+
+    /// The same frame with one more mapping in a window of `owner`'s devices;
+    /// `None` if it is not `owner`'s alone but for such mappings, or has 255.
+    pub(crate) fn into_window(self, owner: Owner) -> Option<Self> {
+        if self == Self::owned(owner) {
+            Some(Self(Self::lent(owner, Owner::Host).0 | IN_WINDOW | ONE_PIN))
+        } else if self.in_window() && self.owner() == owner {
+            self.one_pin_more()
+        } else {
+            None
+        }
+    }
+
+    /// The same frame with one mapping less: with the last one it is its
+    /// owner's alone again. Only of one that is [`Self::in_window`].
+    pub(crate) fn out_of_window(self) -> Self {
+        match self.one_pin_less() {
+            Some(less) if less.pins() > 0 => less,
+            _ => Self::owned(self.owner()),
+        }
     }
 
     /// Who owns it.
@@ -150,7 +187,8 @@ impl FrameEntry {
         Owner::from_code((self.0 >> BORROWER_SHIFT) as u8)
     }
 
-    /// How many times it is pinned (by the host's DMA).
+    /// How many times it is pinned: by the host's DMA, or by mappings in
+    /// windows if it is [`Self::in_window`].
     pub const fn pins(self) -> u8 {
         (self.0 >> PINS_SHIFT) as u8
     }
@@ -160,7 +198,8 @@ impl FrameEntry {
         self.0
     }
 
-    /// What it is to `party`.
+    /// What it is to `party`, at the frame's own address: one that the host
+    /// borrows in windows only is none of its pages.
     pub fn state_for(self, party: Owner) -> PageState {
         if party == Owner::None {
             PageState::NoPage
@@ -169,7 +208,7 @@ impl FrameEntry {
                 Owner::None => PageState::Owned,
                 _ => PageState::SharedOwned,
             }
-        } else if self.borrower() == party {
+        } else if self.borrower() == party && !self.in_window() {
             PageState::SharedBorrowed
         } else {
             PageState::NoPage
@@ -403,6 +442,33 @@ mod tests {
         assert_eq!(entry.state_for(Owner::Host), PageState::SharedBorrowed);
         assert_eq!(entry.state_for(guest(1)), PageState::NoPage);
         assert_eq!(FrameEntry::NO_RAM.state_for(Owner::None), PageState::NoPage);
+    }
+
+    #[test]
+    fn a_window_counts_its_mappings_and_is_no_pin_of_the_hosts() {
+        let own = FrameEntry::owned(guest(3));
+        let mut entry = own.into_window(guest(3)).unwrap();
+        assert_eq!(entry.raw(), 6 | 2 << 8 | 1 << 16 | 1 << 25);
+        assert_eq!(entry.state_for(guest(3)), PageState::SharedOwned);
+        assert_eq!(entry.state_for(Owner::Host), PageState::NoPage);
+        assert_eq!((entry.pinned(), entry.unpinned()), (None, None));
+        for mappings in 2..=255 {
+            entry = entry.into_window(guest(3)).unwrap();
+            assert_eq!(entry.pins(), mappings);
+        }
+        assert_eq!(entry.into_window(guest(3)), None);
+        for mappings in (1..255).rev() {
+            entry = entry.out_of_window();
+            assert_eq!(entry.pins(), mappings);
+        }
+        assert_eq!(entry.out_of_window(), own);
+        // Nobody else's frame, and none that is lent or pinned otherwise.
+        let lent = FrameEntry::lent(guest(3), Owner::Host);
+        for other in [entry, FrameEntry::owned(guest(2)), FrameEntry::HOST, FrameEntry::NO_RAM] {
+            assert_eq!(other.into_window(guest(4)), None);
+        }
+        assert_eq!(lent.into_window(guest(3)), None);
+        assert_eq!(lent.pinned().unwrap().into_window(guest(3)), None);
     }
 
     #[test]

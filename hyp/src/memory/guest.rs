@@ -1,9 +1,10 @@
 //! The memory of one guest: its stage 2, its RAM window, its memcache.
 
+use crate::abi::MAX_DEVICES;
 use crate::addr::{Gfn, GfnRange};
 use crate::error::Error;
 use crate::machine::{Machine, Regime};
-use crate::memory::{GuestId, Owner};
+use crate::memory::{DmaWindow, GuestId, HostMemory, Owner};
 use crate::stage2::{Leaf, Stage2, TablePool};
 
 /// Where a guest finds a page of its RAM that it lends to the host.
@@ -28,6 +29,8 @@ pub struct GuestMemory {
     pub(super) shared: SharedPlace,
     /// Bytes that were not zero in what it shared since somebody asked.
     pub(super) residue: u64,
+    /// What its devices see of it, by device.
+    pub(super) windows: [Option<DmaWindow>; MAX_DEVICES],
     dying: bool,
 }
 
@@ -47,7 +50,8 @@ impl GuestMemory {
     ) -> Result<Self, (Error, TablePool)> {
         match Stage2::for_guest(m, id.vmid(), &mut memcache) {
             Some(stage2) => {
-                Ok(Self { id, stage2, memcache, ram, shared, residue: 0, dying: false })
+                let windows = [const { None }; MAX_DEVICES];
+                Ok(Self { id, stage2, memcache, ram, shared, residue: 0, windows, dying: false })
             }
             None => Err((Error::NoMemory, memcache)),
         }
@@ -116,12 +120,14 @@ impl GuestMemory {
         self.dying
     }
 
-    /// Starts its death: from here on nothing it had is translated for it,
-    /// on any CPU. The caller has made sure that no vCPU runs or can run.
-    pub fn begin_dying(&mut self, m: &impl Machine) {
+    /// Starts its death: from here on nothing it had is translated for it, nor
+    /// for its devices, on any CPU. The caller has made sure that no vCPU runs
+    /// or can run.
+    pub fn begin_dying(&mut self, m: &impl Machine, host: &mut HostMemory<'_>) {
         if !self.dying {
             self.dying = true;
             self.stage2.unlink(m);
+            host.cut_windows(m, self);
         }
     }
 

@@ -35,6 +35,7 @@
 //! | `bounce` | the host lends frames to a guest (bounce BAR) |
 //! | `share` | a guest lends frames to the host, or gives them up |
 //! | `alias` | the same for a guest that has what it lends at an alias |
+//! | `window` | a guest's devices see pages of it, where its table says |
 //! | `reclaim` | the end of a guest |
 //! | `guest` | the memory of one guest |
 
@@ -46,6 +47,7 @@ mod frame;
 mod guest;
 mod reclaim;
 mod share;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -54,6 +56,7 @@ pub use boot::{BootMemory, frames_needed, tables_needed};
 pub use donate::Contents;
 pub use frame::{Counts, FrameEntry, GuestId, Owner, PageState};
 pub use guest::{GuestMemory, SharedPlace};
+pub use window::{DmaWindow, PART_PAGES, Refreshed, Stop, View, WINDOWS};
 
 use crate::abi;
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
@@ -157,7 +160,12 @@ impl HostMemory<'_> {
     pub fn host_fault(&mut self, m: &impl Machine, gfn: Gfn) -> HostFault {
         match self.stage2.lookup(m, gfn) {
             Some(_) => HostFault::Retry,
-            None => HostFault::Refused(self.entry(gfn.identity()).owner()),
+            None => HostFault::Refused(match window::owner_at(gfn) {
+                // Where nobody lives there is no window.
+                Some(id) if self.counts().owned(Owner::Guest(id)) > 0 => Owner::Guest(id),
+                Some(_) => Owner::None,
+                None => self.entry(gfn.identity()).owner(),
+            }),
         }
     }
 
@@ -166,7 +174,8 @@ impl HostMemory<'_> {
     /// many frames were done.
     ///
     /// # Errors
-    /// [`Error::Denied`] if one is not the host's to access, or has 255 pins.
+    /// [`Error::Denied`] if one is not the host's to access at its own address,
+    /// or has 255 pins.
     pub fn pin(&mut self, pfns: PfnRange) -> Result<u64, Error> {
         let pfns = pfns.truncate(abi::MAX_RANGE);
         self.frames.require_each(pfns, |entry| {

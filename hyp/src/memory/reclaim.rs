@@ -33,7 +33,9 @@ impl HostMemory<'_> {
         let pfns = pfns.truncate(abi::MAX_RANGE);
         let party = guest.party();
         self.frames.require_each(pfns, |entry| {
-            (entry.owner() == party || entry.borrower() == party) && entry.pins() == 0
+            // What was in windows was pinned by them, and they are cut.
+            (entry.owner() == party || entry.borrower() == party)
+                && (entry.pins() == 0 || entry.in_window())
         })?;
 
         // By runs of one entry, so that tables are walked once per run.
@@ -77,7 +79,8 @@ impl HostMemory<'_> {
         if guest.is_dying() && self.frames_of(guest) == 0 {
             let budget = budget.min(abi::MAX_RANGE);
             for _ in 0..budget {
-                let Some(table) = guest.stage2.take_table(m) else { break };
+                let table = guest.stage2.take_table(m).or_else(|| guest.take_window_table(m));
+                let Some(table) = table else { break };
                 guest.memcache.push(m, table);
             }
             self.hyp_donate_host(m, &mut guest.memcache, budget);
@@ -93,7 +96,7 @@ impl HostMemory<'_> {
     /// Frames that are not the host's alone because of this guest: what it
     /// owns and borrows, its page tables, its memcache.
     pub fn frames_held(&self, guest: &GuestMemory) -> u64 {
-        self.frames_of(guest) + guest.stage2.tables() + guest.memcache.len()
+        self.frames_of(guest) + guest.stage2.tables() + guest.window_tables() + guest.memcache.len()
     }
 
     /// Zeroes every frame that a guest owns, before the machine is reset or

@@ -16,6 +16,8 @@ pub(super) mod right {
     pub(in crate::oracle) const BORROWED: u64 = 1 << 55 | RAM;
     /// RAM that is never executable (XN = 0b10).
     pub(in crate::oracle) const BOUNCE: u64 = 1 << 54 | RAM;
+    /// The same, but read-only (S2AP = 0b01).
+    pub(in crate::oracle) const BOUNCE_READ_ONLY: u64 = BOUNCE & !(1 << 7);
     /// Device-nGnRE, read-write, never executable, AF.
     pub(in crate::oracle) const DEVICE: u64 = 1 << 54 | 0x4c4;
 }

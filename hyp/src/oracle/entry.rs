@@ -16,12 +16,16 @@ pub(super) struct FrameSet {
 
 impl FrameSet {
     pub(super) fn add(&mut self, frame: Pfn) {
+        self.add_times(frame, 1);
+    }
+
+    pub(super) fn add_times(&mut self, frame: Pfn, times: u64) {
         // The finaliser of splitmix64: neighbours do not cancel each other.
         let mut hash = frame.number().wrapping_add(0x9e37_79b9_7f4a_7c15);
         hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        self.frames += 1;
-        self.sum = self.sum.wrapping_add(hash ^ hash >> 31);
+        self.frames += times;
+        self.sum = self.sum.wrapping_add((hash ^ hash >> 31).wrapping_mul(times));
     }
 }
 
@@ -30,6 +34,8 @@ impl FrameSet {
 pub(super) struct GuestFrames {
     pub(super) own: FrameSet,
     pub(super) borrowed: FrameSet,
+    /// In windows, each frame once for each mapping.
+    pub(super) windows: FrameSet,
 }
 
 /// Nobody, EL2, the host, every guest, firmware.
@@ -55,6 +61,9 @@ impl Tally {
         self.borrowed[usize::from(borrower.code())] += 1;
         if let Owner::Guest(id) = owner {
             self.guests[id.slot()].own.add(pfn);
+            if entry.in_window() {
+                self.guests[id.slot()].windows.add_times(pfn, entry.pins().into());
+            }
         }
         if let (Owner::Guest(id), true) = (borrower, entry.is_mapped()) {
             self.guests[id.slot()].borrowed.add(pfn);
@@ -86,6 +95,10 @@ impl Tally {
                 return Err(Violation::count(rule, found.frames, expected.frames));
             }
         }
+        if found.windows != expected.windows {
+            let counts = (found.windows.frames, expected.windows.frames);
+            return Err(Violation::count(Rule::WindowMaps, counts.0, counts.1));
+        }
         Ok(())
     }
 }
@@ -93,7 +106,11 @@ impl Tally {
 /// Checks that the parts of an entry go together.
 pub(super) fn check(pfn: Pfn, entry: FrameEntry) -> Result<(), Violation> {
     let (mapped, pinned) = (entry.is_mapped(), entry.pins() != 0);
+    let in_window = entry.in_window();
     let good = match (entry.owner(), entry.borrower()) {
+        // Its pins are its mappings: without one it would not be there.
+        (Owner::Guest(_), Owner::Host) if in_window => !mapped && pinned,
+        _ if in_window => false,
         (Owner::None, _) => entry == FrameEntry::NO_RAM,
         // Lent to nobody, and no DMA of the host's is in it.
         (Owner::Firmware, _) => entry == FrameEntry::FIRMWARE,
@@ -113,6 +130,7 @@ pub(super) fn check(pfn: Pfn, entry: FrameEntry) -> Result<(), Violation> {
 pub(super) fn host_right(entry: FrameEntry) -> Option<u64> {
     match (entry.owner(), entry.borrower()) {
         (Owner::Host, _) => Some(right::RAM),
+        _ if entry.in_window() => None,
         (_, Owner::Host) => Some(right::BORROWED),
         _ => None,
     }

@@ -4,9 +4,10 @@ use super::descriptor::{ENTRIES, PAGES, ROOT, Word, decode, right, span};
 use super::entry::GuestFrames;
 use super::host;
 use super::rules::{Rule, Violation};
+use crate::abi::MAX_DEVICES;
 use crate::addr::{Gfn, Pfn};
 use crate::machine::Machine;
-use crate::memory::{GuestMemory, HostMemory, Owner, SharedPlace};
+use crate::memory::{DmaWindow, GuestMemory, HostMemory, Owner, SharedPlace};
 
 /// The bit of a guest frame number that tells an alias: bit 38 of an address.
 const ALIAS: u64 = 1 << 26;
@@ -26,6 +27,12 @@ pub(super) fn check(
     if walk.tables != guest.tables() {
         return Err(Violation::count(Rule::TableCounted, walk.tables, guest.tables()));
     }
+    for device in 0..MAX_DEVICES {
+        match guest.window(device) {
+            Some(window) if !guest.is_dying() => walk.window(device, window)?,
+            _ => host::closed(m, memory, host::window_entry(guest.id(), device))?,
+        }
+    }
     Ok(walk.found)
 }
 
@@ -38,6 +45,66 @@ struct Walk<'a, M> {
 }
 
 impl<M: Machine> Walk<'_, M> {
+    /// The window of a device that lives.
+    fn window(&mut self, device: usize, window: &DmaWindow) -> Result<(), Violation> {
+        let index = host::window_entry(self.guest.id(), device);
+        let (pages, tables) = (self.found.windows.frames, self.tables);
+        let root = self.memory.regime().root;
+        self.window_word(root, index, ROOT)?;
+        let tables = self.tables - tables;
+        if tables != window.tables() {
+            return Err(Violation::count(Rule::TableCounted, tables, window.tables()));
+        }
+        let pages = self.found.windows.frames - pages;
+        if pages != window.mapped() || pages > window.budget() {
+            return Err(Violation::count(Rule::WindowBudget, pages, window.mapped()));
+        }
+        Ok(())
+    }
+
+    /// A word of the tables of a window, or of the root above them. Returns
+    /// whether it is in use.
+    fn window_word(&mut self, table: Pfn, index: usize, level: u8) -> Result<bool, Violation> {
+        let word = self.m.read_word(table, index);
+        let broken = |rule, frame, expected| {
+            Err(Violation::frame(rule, frame, word, expected).at(table, index))
+        };
+        match decode(word, level, (table, index), self.m.forces_write_back())? {
+            Word::Empty => return Ok(false),
+            Word::Table { next, parked: true, .. } => {
+                return broken(Rule::NothingParked, next, word | 1);
+            }
+            Word::Table { next, used: claimed, .. } => {
+                let owner = self.memory.entry(next);
+                if owner.owner() != Owner::Hyp {
+                    return broken(Rule::TableIsHyps, next, 1);
+                }
+                self.tables += 1;
+                let mut used = 0;
+                for index in 0..ENTRIES as usize {
+                    used += u64::from(self.window_word(next, index, level + 1)?);
+                }
+                // An empty table would have been given back.
+                if used != claimed || used == 0 {
+                    return broken(Rule::EntriesCounted, next, used);
+                }
+            }
+            Word::Leaf { first, .. } if level < PAGES => {
+                return broken(Rule::WordMakesSense, first, 0);
+            }
+            Word::Leaf { first, right } => {
+                let entry = self.memory.entry(first);
+                let good = matches!(right, right::BOUNCE | right::BOUNCE_READ_ONLY);
+                if entry.owner() != self.guest.party() || !entry.in_window() || !good {
+                    return broken(Rule::WindowMaps, first, entry.raw().into());
+                }
+                self.found.windows.add(first);
+                host::check_frame(self.m, self.memory, first)?;
+            }
+        }
+        Ok(true)
+    }
+
     fn table(&mut self, table: Pfn, level: u8, base: u64) -> Result<u64, Violation> {
         let owner = self.memory.entry(table);
         if owner.owner() != Owner::Hyp {

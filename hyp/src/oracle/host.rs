@@ -3,9 +3,10 @@
 use super::descriptor::{ENTRIES, PAGES, ROOT, Word, decode, plain_page, right, span};
 use super::entry::{self, Tally, host_right};
 use super::rules::{Rule, Violation};
-use crate::addr::{FRAME_LIMIT, Pfn, PfnRange};
+use crate::abi::{MAX_DEVICES, MAX_VMS};
+use crate::addr::{Pfn, PfnRange};
 use crate::machine::Machine;
-use crate::memory::{FrameEntry, HostMemory, Owner};
+use crate::memory::{FrameEntry, GuestId, HostMemory, Owner, WINDOWS};
 
 /// Checks all of it and adds the frame table up.
 pub(super) fn check(
@@ -13,13 +14,39 @@ pub(super) fn check(
     memory: &HostMemory<'_>,
     tally: &mut Tally,
 ) -> Result<(), Violation> {
-    let mut walk = Walk { m, memory, tally: Some(tally), start: 0, end: FRAME_LIMIT, tables: 0 };
+    let end = WINDOWS.number();
+    let mut walk = Walk { m, memory, tally: Some(tally), start: 0, end, tables: 0 };
     walk.table(memory.regime().root, ROOT, 0)?;
     let (found, expected) = (walk.tables, memory.tables());
     if found != expected {
         return Err(Violation::count(Rule::TableCounted, found, expected));
     }
-    Ok(())
+    // Those of guests are checked with them.
+    let guests = (0..MAX_VMS).filter_map(GuestId::new);
+    for id in guests.filter(|id| memory.counts().owned(Owner::Guest(*id)) == 0) {
+        (0..MAX_DEVICES).try_for_each(|device| closed(m, memory, window_entry(id, device)))?;
+    }
+    let past = (WINDOWS.number() / span(ROOT)) as usize + MAX_VMS * MAX_DEVICES;
+    (past..ENTRIES as usize).try_for_each(|index| closed(m, memory, index))
+}
+
+/// The entry of the host's root below which a device's window is.
+pub(super) fn window_entry(id: GuestId, device: usize) -> usize {
+    let windows = WINDOWS.number() / span(ROOT);
+    windows as usize + id.slot() * MAX_DEVICES + device
+}
+
+/// No window is below this entry of the host's root.
+pub(super) fn closed(
+    m: &impl Machine,
+    memory: &HostMemory<'_>,
+    index: usize,
+) -> Result<(), Violation> {
+    let root = memory.regime().root;
+    match m.read_word(root, index) {
+        0 => Ok(()),
+        word => Err(Violation::frame(Rule::WindowOnly, root, word, 0).at(root, index)),
+    }
 }
 
 /// Frames that are looked at together: an eighth of a table.
@@ -32,7 +59,10 @@ pub(super) fn check_around(
     frames: PfnRange,
 ) -> Result<(), Violation> {
     let start = frames.start().number() & !(NEIGHBOURS - 1);
-    let end = frames.end().next_multiple_of(NEIGHBOURS);
+    let end = frames.end().next_multiple_of(NEIGHBOURS).min(WINDOWS.number());
+    if start >= end {
+        return Ok(());
+    }
     let mut walk = Walk { m, memory, tally: None, start, end, tables: 0 };
     walk.table(memory.regime().root, ROOT, 0).map(|_| ())
 }
@@ -166,6 +196,7 @@ impl<M: Machine> Walk<'_, M> {
             entry::check(pfn, entry)?;
             let (rule, expected) = match entry.owner() {
                 Owner::None => (Rule::HostDevices, Some(right::DEVICE)),
+                _ if entry.in_window() => (Rule::WindowOnly, None),
                 _ => (Rule::HostRight, host_right(entry)),
             };
             if expected != Some(found) {

@@ -3,7 +3,7 @@
 
 use super::{Rule, Violation, check_frames, check_guest};
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
-use crate::memory::{Contents, GuestMemory, Owner, SharedPlace};
+use crate::memory::{Contents, GuestMemory, Owner, SharedPlace, View};
 use crate::sim::{Fixture, try_check};
 use std::string::ToString;
 use std::vec::Vec;
@@ -167,6 +167,56 @@ fn a_page_in_the_half_it_should_not_be_in_or_in_both() {
     scene.breaks(above, |_| page(host) | 1 << 54, Rule::GuestOwns);
 }
 
+/// A frame in windows, what is at its own address, and what a window has.
+#[test]
+fn a_window_that_shows_something_else_or_more_or_otherwise() {
+    let mut scene = Scene::new();
+    let (m, memory) = (&scene.fixture.machine, &mut scene.fixture.memory);
+    memory.open_window(&mut scene.guest, 2, 2).unwrap();
+    let page = |page| View::of_guest(Gfn::new(RAM + page).unwrap(), false);
+    memory.refresh_window(m, &mut scene.guest, 2, 7, &mut [page(0), page(1)]).unwrap();
+    m.settle();
+    assert_eq!(scene.check(), Ok(()));
+    let first = scene.guest.window(2).unwrap().first().number();
+    let root = scene.fixture.memory.regime().root;
+    let word = |page, level| scene.word(root, first + page, level);
+    let leaf = word(7, 3);
+    // Not in windows: the guest's own, the guest's lent, the host's.
+    let [own, lent] = [2, 3].map(|page| scene.own.start().checked_add(page).unwrap());
+    for other in [own, lent, scene.lent.start(), Pfn::new(0x9000).unwrap()] {
+        scene.breaks(leaf, |word| word & 0xfff | 1 << 54 | other.base(), Rule::WindowMaps);
+    }
+    // One frame twice and the other not at all; code; another kind of memory.
+    let second = scene.own.start().checked_add(1).unwrap();
+    scene.breaks(leaf, |word| word & 0xfff | 1 << 54 | second.base(), Rule::WindowMaps);
+    scene.breaks(leaf, |word| word & !(1 << 54), Rule::WindowMaps);
+    scene.breaks(leaf, |word| word & !0x3c, Rule::WindowMaps);
+    // Fewer than are counted, and more than the budget.
+    scene.breaks(leaf, |_| 0, Rule::EntriesCounted);
+    let middle = word(7, 2);
+    scene.breaks(middle, |word| word & !1, Rule::NothingParked);
+    scene.breaks(middle, |word| word + 4, Rule::EntriesCounted);
+    scene.breaks(middle, |_| scene.own.start().base() | 3, Rule::TableIsHyps);
+    scene.breaks(word(7, 1), |_| 0, Rule::TableCounted);
+    // At its own address it is not.
+    let home = scene.host_word(scene.own.start(), 3);
+    let at_home = |_| scene.own.start().base() | 0x7ff | 1 << 55;
+    scene.breaks(home, at_home, Rule::WindowOnly);
+    // Where no window is, of this guest and of nobody.
+    let above = scene.fixture.machine.peek(root, word(7, 1).1);
+    for closed in [word(7, 1).1 - 1, word(7, 1).1 + 1, 447] {
+        scene.breaks((root, closed), |_| above, Rule::WindowOnly);
+    }
+    // And the dead have none.
+    let table = word(7, 1).1;
+    scene.guest.begin_dying(&scene.fixture.machine, &mut scene.fixture.memory);
+    scene.fixture.machine.settle();
+    assert_eq!(scene.check(), Ok(()));
+    scene.fixture.machine.poke(root, table, above);
+    assert_eq!(scene.check().unwrap_err().rule, Rule::WindowOnly);
+    scene.fixture.machine.poke(root, table, 0);
+}
+
 #[test]
 fn a_guest_that_lost_a_page_or_has_one_twice() {
     let scene = Scene::new();
@@ -195,7 +245,7 @@ fn tables_that_are_parked_miscounted_not_el2s_or_reachable_after_death() {
         scene.breaks(word, |_| page(scene.own.start()) & !0x7fc, Rule::TableIsHyps);
     }
     let top = scene.guest_word(RAM, 1);
-    scene.guest.begin_dying(&scene.fixture.machine);
+    scene.guest.begin_dying(&scene.fixture.machine, &mut scene.fixture.memory);
     scene.fixture.machine.settle();
     assert_eq!(scene.check(), Ok(()));
     scene.breaks(top, |word| word | 1, Rule::DyingHasNothing);

@@ -202,7 +202,7 @@ impl<M: Machine> Hypervisor<M> {
         regimes[MAX_VMS] = Some(memory.regime());
         self.for_each_vm(|slot, vm| {
             full.guest(&self.machine, memory, &vm.memory)?;
-            held += vm.memory.tables() + vm.memory.memcache_len();
+            held += vm.memory.tables() + vm.memory.window_tables() + vm.memory.memcache_len();
             // A torn-down guest's root is the host's again.
             if vm.memory.tables() != 0 {
                 differ(&regimes, vm.memory.regime())?;

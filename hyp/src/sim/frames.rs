@@ -37,7 +37,8 @@ pub(super) struct Frame {
     content: Content,
     /// Where it hangs, if walkers may reach it as a table.
     pub(super) place: Option<Place>,
-    /// Which guests map it, and where (the host maps by identity).
+    /// Which guests map it, and where; the host where it is not the
+    /// identity.
     pub(super) guests: Vec<(u8, u64)>,
     /// EL2 has it mapped.
     pub(super) hyp_mapped: bool,

@@ -4,6 +4,7 @@ use super::frames::{Frame, Frames, WORDS};
 use super::tlb::{HOST, SimLeaf, Tlbs};
 use crate::addr::Pfn;
 use crate::error::Error;
+use std::collections::BTreeMap;
 use std::format;
 use std::string::String;
 use std::vec::Vec;
@@ -13,6 +14,10 @@ pub(super) struct Memory {
     frames: Frames,
     tlbs: Tlbs,
     violations: Vec<String>,
+    /// Words of guests that EL2 has read in this call, and in the last one that
+    /// read any.
+    guest_words: BTreeMap<(u64, usize), u64>,
+    guest_words_before: BTreeMap<(u64, usize), u64>,
     /// What is not per frame and can be put back.
     pub(super) settings: Settings,
     checkpoint: Option<(Tlbs, Settings)>,
@@ -24,6 +29,8 @@ pub(super) struct Settings {
     /// Calls of `reserve_hyp` that still succeed.
     pub(super) reserve_left: Option<u64>,
     pub(super) hostile: bool,
+    /// What a guest makes of a word that EL2 has just read.
+    pub(super) rewrite: Option<fn(u64) -> u64>,
     pub(super) invalidations: u64,
     /// Everything EL2 did to memory or mappings so far.
     pub(super) effects: u64,
@@ -141,6 +148,35 @@ impl Memory {
         }
     }
 
+    /// EL2 reads a word that a guest may be writing.
+    pub(super) fn read_guest_word(&mut self, pfn: u64, index: usize) -> u64 {
+        let word = self.frames.word(pfn, index);
+        if self.guest_words.insert((pfn, index), word).is_some() {
+            self.violations.push(format!("word {index} of the guest's {pfn:#x} is read twice"));
+        }
+        let reach = self.tlbs.who_reaches(&self.frames, pfn);
+        if self.frames.get(pfn).hyp_mapped || reach.len() != 1 || reach.contains(&HOST) {
+            self.violations.push(format!("EL2 reads frame {pfn:#x}, which {reach:?} can reach"));
+        }
+        if let Some(rewrite) = self.settings.rewrite {
+            self.frames.set_word(pfn, index, rewrite(word));
+        }
+        word
+    }
+
+    /// A guest goes on, or the host does: a word may be read again.
+    pub(super) fn end_call_of_guest(&mut self) {
+        if !self.guest_words.is_empty() {
+            self.guest_words_before = core::mem::take(&mut self.guest_words);
+        }
+    }
+
+    /// See [`super::SimMachine::guest_words`].
+    pub(super) fn guest_words(&self) -> Vec<(Pfn, usize, u64)> {
+        let words = self.guest_words_before.iter();
+        words.map(|((frame, index), word)| (pfn(*frame), *index, *word)).collect()
+    }
+
     /// EL2 writes a guest's frame. Nobody else may be able to reach it: what
     /// is written is for that guest.
     pub(super) fn write_private(&mut self, pfn: u64, word: &dyn Fn(usize) -> u64) {
@@ -215,6 +251,7 @@ impl Memory {
 
     pub(super) fn settle(&mut self) -> Vec<String> {
         self.tlbs.settle(&mut self.frames, &mut self.violations);
+        self.end_call_of_guest();
         core::mem::take(&mut self.violations)
     }
 
@@ -231,6 +268,7 @@ impl Memory {
         self.tlbs.clone_from(tlbs);
         self.settings = *settings;
         self.violations.clear();
+        self.guest_words.clear();
         self.frames.rewind();
     }
 }

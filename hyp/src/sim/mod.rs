@@ -18,6 +18,9 @@
 //!   (`caches`), who can then ask whether all see the same;
 //! - a guest that runs with a debug register that is not its own, or a host
 //!   whose own do not survive one;
+//! - a word of a guest's read twice in one call, or in a frame that is not one
+//!   guest's alone; with [`SimMachine::set_rewriter`] the guest changes each
+//!   word right after it was read;
 //! - the machine stopped or reset while a vCPU is on a CPU;
 //! - a frame that nobody reached any more given to somebody, unwiped and
 //!   unmeasured, with what others left in it;
@@ -155,6 +158,18 @@ impl SimMachine {
         *self.world() = World::default();
     }
 
+    /// Whoever owns a page table that EL2 reads (another vCPU of the guest)
+    /// stores `rewrite` of each word right after EL2 has read it.
+    pub fn set_rewriter(&self, rewrite: Option<fn(u64) -> u64>) {
+        self.memory().settings.rewrite = rewrite;
+    }
+
+    /// Every word of a guest's that EL2 has read in the last call that read any:
+    /// frame, index, value.
+    pub fn guest_words(&self) -> Vec<(Pfn, usize, u64)> {
+        self.memory().guest_words()
+    }
+
     /// Lets `calls` more calls of [`Machine::reserve_hyp`] succeed, then fail.
     pub fn fail_allocation_after(&self, calls: u64) {
         self.memory().settings.reserve_left = Some(calls);
@@ -279,6 +294,19 @@ impl Machine for SimMachine {
         drop(bytes);
     }
 
+    fn read_guest_words(
+        &self,
+        frame: Pfn,
+        mut indices: core::ops::Range<usize>,
+        visit: &mut dyn FnMut(usize, u64) -> bool,
+    ) {
+        indices.all(|index| {
+            // Memory is unlocked again before `visit` looks at tables.
+            let word = self.memory().read_guest_word(frame.number(), index);
+            visit(index, word)
+        });
+    }
+
     fn non_zero_bytes(&self, frames: PfnRange) -> u64 {
         frames.iter().map(|frame| self.memory().non_zero_bytes(frame.number())).sum()
     }
@@ -323,6 +351,7 @@ impl Machine for SimMachine {
     }
 
     fn run_vcpu(&self, vcpu: &mut VcpuState) -> Trap {
+        self.memory().end_call_of_guest();
         let _machine = heap::Machine::enter();
         let wrong = self.world().debug(self.cpu()).wrong_for(&vcpu.debug);
         if let Some(wrong) = wrong {

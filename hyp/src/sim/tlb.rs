@@ -230,6 +230,12 @@ impl Tlbs {
                 if place.vmid == HOST && place.level == 3 {
                     self.no_contents(frames, HOST, first, broken);
                 }
+                // Elsewhere than at its own address: a device's window.
+                if place.vmid == HOST && first != gfn {
+                    for offset in 0..span(place.level) {
+                        frames.edit(first + offset).guests.push((HOST, gfn + offset));
+                    }
+                }
                 if place.vmid != HOST {
                     for offset in 0..span(place.level) {
                         self.no_contents(frames, place.vmid, first + offset, broken);
@@ -469,7 +475,7 @@ fn entries(frames: &Frames, table: u64, level: u8) -> Vec<(usize, Decoded)> {
 }
 
 fn forget_guest(frames: &mut Frames, place: Place, gfn: u64, first: u64) {
-    if place.vmid == HOST {
+    if place.vmid == HOST && gfn == first {
         return;
     }
     for offset in 0..span(place.level) {

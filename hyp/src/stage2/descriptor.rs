@@ -28,6 +28,7 @@ pub struct Attributes(u64);
 impl Attributes {
     const ACCESS_FLAG: u64 = 1 << 10;
     const READ_WRITE: u64 = 0b11 << 6;
+    const WRITE: u64 = 0b10 << 6;
     const EXECUTE_NEVER: u64 = 0b10 << 53;
     /// MemAttr\[3:0\] = 0b1111, SH = inner shareable.
     const NORMAL_WRITE_BACK: u64 = 0b1111 << 2 | 0b11 << 8;
@@ -44,6 +45,11 @@ impl Attributes {
         if forced_write_back && normal { Self(self.0 ^ Self::FORCED) } else { self }
     }
 
+    /// May whoever has it write?
+    pub(crate) const fn is_writable(self) -> bool {
+        self.0 & Self::WRITE != 0
+    }
+
     /// The bits they set in a leaf descriptor.
     pub const fn bits(self) -> u64 {
         self.0
@@ -58,6 +64,10 @@ impl Attributes {
     /// What a guest shares with the host, as far as it is its own to say: a
     /// bounce-buffer frame, or a page at its alias. Data, never code.
     pub const BOUNCE: Self = Self(Self::MEMORY.0 | Self::EXECUTE_NEVER);
+    /// Memory that a device's window shows the host.
+    pub const WINDOW: Self = Self::BOUNCE;
+    /// The same, for a device that may only read it (S2AP = 0b01).
+    pub const WINDOW_READ_ONLY: Self = Self(Self::WINDOW.0 & !Self::WRITE);
     /// A device's registers.
     pub const DEVICE: Self =
         Self(Self::DEVICE_NGNRE | Self::READ_WRITE | Self::ACCESS_FLAG | Self::EXECUTE_NEVER);
@@ -156,6 +166,9 @@ mod tests {
         assert_eq!(Descriptor::leaf(2, frame(), Attributes::MEMORY).0, 0x4020_07fd);
         assert_eq!(Descriptor::leaf(3, frame(), Attributes::DEVICE).0, 0x0040_0000_4020_04c7);
         assert_eq!(Descriptor::leaf(3, frame(), Attributes::BOUNCE).0, 0x0040_0000_4020_07ff);
+        let read_only = Descriptor::leaf(3, frame(), Attributes::WINDOW_READ_ONLY);
+        assert_eq!(read_only.0, 0x0040_0000_4020_077f);
+        assert!(Attributes::WINDOW.is_writable() && !Attributes::WINDOW_READ_ONLY.is_writable());
         assert_eq!(Descriptor::table(frame(), 0, false).0, 0x4020_0003);
         assert_eq!(Attributes::MEMORY.bits(), 0x7fc);
         assert_eq!(Attributes::BORROWED.bits(), 1 << 55 | 0x7fc);

@@ -32,6 +32,7 @@ pub(crate) use descriptor::{Descriptor, Entry, PAGE_LEVEL, ROOT_LEVEL, span};
 pub(crate) use map::{Leaves, Mapping};
 pub use pool::TablePool;
 pub(crate) use unmap::Broken;
+pub(crate) use walk::Cursor;
 pub use walk::Leaf;
 
 use crate::addr::{Gfn, GfnRange, Pfn};
@@ -74,6 +75,13 @@ impl Stage2 {
     /// An empty address space for a guest; `None` if the pool is empty.
     pub(crate) fn for_guest(m: &impl Machine, vmid: Vmid, pool: &mut TablePool) -> Option<Self> {
         Self::new(m, vmid, pool, Style::Pages)
+    }
+
+    /// A part of this address space whose tables come from another pool and
+    /// are counted apart: it begins and ends with entries of the root, which
+    /// is not counted, and nothing is mapped in it. Pages only.
+    pub(crate) fn part(&self) -> Self {
+        Self { regime: self.regime, style: Style::Pages, tables: 0 }
     }
 
     /// What VTTBR_EL2 holds.

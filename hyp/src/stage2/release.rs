@@ -2,10 +2,11 @@
 //!
 //! First every entry of the root is parked and the whole VMID flushed: from
 //! then on nothing translates. The tree stays readable for us, and its
-//! tables are taken out of it one by one, leaves first.
+//! tables are taken out of it one by one, leaves first. A part of an address
+//! space ([`Stage2::part`]) is cut off at the root instead.
 
-use super::{Descriptor, Entry, ROOT_LEVEL, Stage2, write};
-use crate::addr::Pfn;
+use super::{Descriptor, Entry, PAGE_LEVEL, ROOT_LEVEL, Stage2, read, slot_index, write};
+use crate::addr::{Gfn, Pfn};
 use crate::machine::Machine;
 
 impl Stage2 {
@@ -26,20 +27,45 @@ impl Stage2 {
             return None;
         }
         self.tables -= 1;
-        let root = self.regime.root;
-        let (table, above) = match first_table(m, root, ROOT_LEVEL) {
-            None => (root, None),
-            Some((index, middle)) => match first_table(m, middle, ROOT_LEVEL + 1) {
-                None => (middle, Some((root, index))),
-                Some((below, pages)) => (pages, Some((middle, below))),
-            },
+        Some(take(m, self.regime.root, ROOT_LEVEL))
+    }
+
+    /// Takes all that `gfn`'s entry of the root leads to out of the address
+    /// space, for [`Self::take_cut_table`]. The caller invalidates.
+    pub(crate) fn cut(&self, m: &impl Machine, gfn: Gfn) -> Option<Pfn> {
+        let (root, index) = (self.regime.root, slot_index(ROOT_LEVEL, gfn));
+        let Entry::Table { table, .. } = read(m, root, index).decode(ROOT_LEVEL) else {
+            return None;
         };
-        if let Some((above, index)) = above {
-            write(m, above, index, Descriptor::EMPTY);
-        }
-        m.zero_frame(table);
+        write(m, root, index, Descriptor::EMPTY);
         Some(table)
     }
+
+    /// Takes one table out of a tree that was cut off, zeroed; `top`, where it
+    /// was cut, comes last.
+    pub(crate) fn take_cut_table(&mut self, m: &impl Machine, top: Pfn) -> Option<Pfn> {
+        if self.tables == 0 {
+            return None;
+        }
+        self.tables -= 1;
+        Some(take(m, top, ROOT_LEVEL + 1))
+    }
+}
+
+/// Takes a table that has no table below it out of the tree under `top`, which
+/// is at `level`.
+fn take(m: &impl Machine, top: Pfn, level: u8) -> Pfn {
+    let (mut table, mut level, mut above) = (top, level, None);
+    while level < PAGE_LEVEL
+        && let Some((index, below)) = first_table(m, table, level)
+    {
+        (above, table, level) = (Some((table, index)), below, level + 1);
+    }
+    if let Some((above, index)) = above {
+        write(m, above, index, Descriptor::EMPTY);
+    }
+    m.zero_frame(table);
+    table
 }
 
 fn first_table(m: &impl Machine, table: Pfn, level: u8) -> Option<(usize, Pfn)> {

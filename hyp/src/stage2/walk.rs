@@ -17,6 +17,35 @@ pub struct Leaf {
     pub attributes: Attributes,
 }
 
+/// Looks pages of one page-level address space up: one word for each, as long
+/// as they are in one table.
+#[derive(Default)]
+pub(crate) struct Cursor {
+    /// The table that was used last and what it translates, in units of
+    /// tables.
+    last: Option<(u64, Option<Pfn>)>,
+}
+
+impl Cursor {
+    /// Where `gfn` leads; `None` if an access would fault.
+    #[inline]
+    pub(crate) fn page(&mut self, m: &impl Machine, space: &Stage2, gfn: Gfn) -> Option<Leaf> {
+        let which = gfn.number() / span(PAGE_LEVEL - 1);
+        let table = match self.last {
+            Some((last, table)) if last == which => table?,
+            _ => {
+                let table = space.table_at(m, PAGE_LEVEL, gfn);
+                self.last = Some((which, table));
+                table?
+            }
+        };
+        match read(m, table, slot_index(PAGE_LEVEL, gfn)).decode(PAGE_LEVEL) {
+            Entry::Leaf { first, attributes } => Some(Leaf { pfn: first, attributes }),
+            _ => None,
+        }
+    }
+}
+
 impl Stage2 {
     /// The translation of one frame, as the hardware would find it.
     pub(crate) fn lookup(&self, m: &impl Machine, gfn: Gfn) -> Option<Leaf> {
@@ -35,7 +64,7 @@ impl Stage2 {
     }
 
     /// The table at `level` on the way to `gfn`, if the walk gets there.
-    pub(super) fn table_at(&self, m: &impl Machine, level: u8, gfn: Gfn) -> Option<Pfn> {
+    pub(crate) fn table_at(&self, m: &impl Machine, level: u8, gfn: Gfn) -> Option<Pfn> {
         let mut table = self.regime.root;
         for above in ROOT_LEVEL..level {
             match read(m, table, slot_index(above, gfn)).decode(above) {

@@ -13,6 +13,7 @@ mod host_aborts;
 mod host_calls;
 mod host_power;
 mod host_registers;
+mod iotable;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod random;

@@ -51,7 +51,8 @@ impl PciBus {
 
     /// Adds a device of virtio type `device_type` (1 network, 2 block,
     /// 3 console, 4 entropy) with `queues` queues and, unless it works in
-    /// [`Policy::SharedPages`], `bounce_pages` pages of memory of its own.
+    /// [`Policy::SharedPages`], `pages` pages of memory of its own, or with
+    /// [`Policy::ShadowIommu`] of the guest's at once.
     /// Returns its index; it is in slot index + 1.
     ///
     /// That memory may be any multiple of 64 KiB up to 16 MiB. The BAR
@@ -67,7 +68,7 @@ impl PciBus {
         &mut self,
         device_type: u16,
         policy: Policy,
-        bounce_pages: u64,
+        pages: u64,
         queues: u16,
         queue_size: u16,
     ) -> Result<usize, Error> {
@@ -78,7 +79,7 @@ impl PciBus {
         // The usual rotation of INTA over the lines by slot.
         let line = ((index + FIRST_SLOT) % LINES) as u8;
         let queues = (queues, queue_size);
-        let device = Device::new(index, line, device_type, policy, bounce_pages, queues)?;
+        let device = Device::new(index, line, device_type, policy, pages, queues)?;
         self.devices.try_reserve(1).map_err(|_| Error::NoMemory)?;
         self.devices.push(device);
         Ok(index)
@@ -239,7 +240,7 @@ impl PciBus {
     }
 
     /// What the host chose for each device, for the VM's measurement:
-    /// type, policy, bounce pages, queues, most descriptors of a queue.
+    /// type, policy, pages, queues, most descriptors of a queue.
     pub fn descriptions(&self) -> impl Iterator<Item = [u64; 5]> + '_ {
         self.devices.iter().map(Device::description)
     }

@@ -35,6 +35,8 @@ pub struct DeviceState {
 pub(super) struct Device {
     index: usize,
     policy: Policy,
+    /// What DEVICE_CREATE was given: pages of its own, or that it may have.
+    pages: u64,
     device_type: DeviceType,
     space: ConfigSpace,
     common: Common,
@@ -51,14 +53,13 @@ impl Device {
     /// # Errors
     /// [`Error::NotSupported`] for a device type bouncer has no transport
     /// for, [`Error::InvalidParameter`] for a number or size of queues or a
-    /// number of bounce pages that type or policy do not allow,
-    /// [`Error::NoMemory`].
+    /// number of pages that type or policy do not allow, [`Error::NoMemory`].
     pub(super) fn new(
         index: usize,
         line: u8,
         device_type: u16,
         policy: Policy,
-        bounce_pages: u64,
+        pages: u64,
         (queues, queue_size): (u16, u16),
     ) -> Result<Self, Error> {
         let device_type = DeviceType::new(device_type)?;
@@ -66,11 +67,13 @@ impl Device {
             return Err(Error::InvalidParameter);
         }
         let queue_size = Queue::largest(queue_size)?;
-        policy.check_bounce_pages(bounce_pages)?;
+        policy.check_pages(pages)?;
+        let bounce_pages = policy.own_pages(pages);
         let offered = policy.offered() | device_type.offered;
         Ok(Self {
             index,
             policy,
+            pages,
             device_type,
             space: ConfigSpace::new(&device_type, policy, queues, bounce_pages),
             common: Common::new(offered, policy.mandatory(), queues, queue_size),
@@ -184,6 +187,7 @@ impl Device {
             Policy::BounceBar => self.bounce_window().map(Reach::window),
             Policy::SharedPages => Some(Reach::guest()),
             Policy::DeviceMemory => Some(Reach::region(self.frames.pages())),
+            Policy::ShadowIommu => Some(Reach::aperture()),
         }
     }
 
@@ -306,7 +310,7 @@ impl Device {
     pub(super) fn description(&self) -> [u64; 5] {
         let (queues, size) = (self.common.queue_count(), self.common.largest_queue());
         let [kind, queues, size] = [self.device_type.id, queues, size].map(u64::from);
-        [kind, self.policy.to_abi(), self.frames.pages(), queues, size]
+        [kind, self.policy.to_abi(), self.pages, queues, size]
     }
 
     /// The interrupt line that it asserts now, if it does.

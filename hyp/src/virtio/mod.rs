@@ -47,7 +47,9 @@ pub use config_space::{BOUNCE_BAR, REGISTER_BAR, REGISTER_BAR_SIZE};
 pub use device::DeviceState;
 pub use effects::{Effects, Signal, Signals};
 pub use msix::MAX_VECTORS;
-pub use policy::{CAP_SHARED_MEMORY, MAX_BOUNCE_PAGES, Policy, feature, provisional};
+pub use policy::{
+    CAP_SHARED_MEMORY, MAX_BOUNCE_PAGES, MAX_WINDOW_PAGES, Policy, feature, provisional,
+};
 pub use queue::{MAX_QUEUE_SIZE, MAX_QUEUES, QueueInfo};
 
 /// Bits of `device_status` (section 2.1).

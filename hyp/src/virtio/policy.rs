@@ -99,6 +99,9 @@ const ALWAYS_OFFERED: u64 = feature::INDIRECT_DESC
 
 /// Most pages of memory that one device brings (16 MiB).
 pub const MAX_BOUNCE_PAGES: u64 = 4096;
+/// Most pages that are mapped for one device at once: as many mappings as VFIO
+/// lets a Linux user have (`dma_entry_limit`).
+pub const MAX_WINDOW_PAGES: u64 = 65_535;
 /// Bounce memory comes in pieces of 64 KiB, the largest page a guest uses.
 const BOUNCE_GRANULE_PAGES: u64 = 16;
 
@@ -113,6 +116,10 @@ pub enum Policy {
     /// As with [`Policy::BounceBar`] the device brings its own memory as a
     /// BAR. The driver names bytes of it by their offset, wherever it is.
     DeviceMemory,
+    /// The device's addresses are translated by a table of the guest's own,
+    /// in its RAM: what is not in it the device does not see. So VFIO-like
+    /// drivers can have a device without having the guest.
+    ShadowIommu,
 }
 
 impl Policy {
@@ -125,6 +132,7 @@ impl Policy {
             abi::POLICY_BOUNCE_BAR => Ok(Policy::BounceBar),
             abi::POLICY_SHARED_PAGES => Ok(Policy::SharedPages),
             abi::POLICY_DEVICE_MEMORY => Ok(Policy::DeviceMemory),
+            abi::POLICY_SHADOW_IOMMU => Ok(Policy::ShadowIommu),
             _ => Err(Error::InvalidParameter),
         }
     }
@@ -135,6 +143,7 @@ impl Policy {
             Policy::BounceBar => abi::POLICY_BOUNCE_BAR,
             Policy::SharedPages => abi::POLICY_SHARED_PAGES,
             Policy::DeviceMemory => abi::POLICY_DEVICE_MEMORY,
+            Policy::ShadowIommu => abi::POLICY_SHADOW_IOMMU,
         }
     }
 
@@ -142,7 +151,7 @@ impl Policy {
     pub const fn offered(self) -> u64 {
         match self {
             Policy::BounceBar => ALWAYS_OFFERED | feature::SWIOTLB,
-            Policy::SharedPages => ALWAYS_OFFERED,
+            Policy::SharedPages | Policy::ShadowIommu => ALWAYS_OFFERED,
             Policy::DeviceMemory => ALWAYS_OFFERED | feature::DMB,
         }
     }
@@ -157,18 +166,28 @@ impl Policy {
         let base = feature::VERSION_1 | feature::ACCESS_PLATFORM;
         match self {
             Policy::BounceBar => base | feature::SWIOTLB,
-            Policy::SharedPages => base,
+            Policy::SharedPages | Policy::ShadowIommu => base,
             Policy::DeviceMemory => base | feature::DMB,
         }
     }
 
-    /// Checks how much memory a device of this policy is to bring.
+    /// Pages of memory that a device of this policy brings, if `pages` is what
+    /// DEVICE_CREATE was given.
+    pub(super) const fn own_pages(self, pages: u64) -> u64 {
+        match self {
+            Policy::BounceBar | Policy::DeviceMemory => pages,
+            Policy::SharedPages | Policy::ShadowIommu => 0,
+        }
+    }
+
+    /// Checks how much memory a device of this policy is to bring, or to have.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`]: bounce-bar and device-memory need a
     /// multiple of 16 pages (64 KiB) from 16 to [`MAX_BOUNCE_PAGES`];
-    /// shared-pages has none.
-    pub(super) const fn check_bounce_pages(self, pages: u64) -> Result<(), Error> {
+    /// shared-pages has none. With shadow-iommu the pages are the guest's:
+    /// those that may be mapped for it at once, 1 to [`MAX_WINDOW_PAGES`].
+    pub(super) const fn check_pages(self, pages: u64) -> Result<(), Error> {
         let acceptable = match self {
             Policy::BounceBar | Policy::DeviceMemory => {
                 pages != 0
@@ -176,6 +195,7 @@ impl Policy {
                     && pages.is_multiple_of(BOUNCE_GRANULE_PAGES)
             }
             Policy::SharedPages => pages == 0,
+            Policy::ShadowIommu => pages != 0 && pages <= MAX_WINDOW_PAGES,
         };
         if acceptable { Ok(()) } else { Err(Error::InvalidParameter) }
     }

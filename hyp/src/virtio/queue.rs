@@ -8,6 +8,7 @@
 use super::msix::NO_VECTOR;
 use crate::addr::{ADDRESS_BITS, FRAME_SIZE, GfnRange};
 use crate::error::Error;
+use crate::layout;
 
 /// Most queues of a device.
 pub const MAX_QUEUES: usize = 8;
@@ -26,15 +27,16 @@ pub struct QueueInfo {
     /// May the backend use it? The rest is zero if not.
     pub enabled: bool,
     /// Descriptor table. Here and below: an offset into the memory that the
-    /// device brings, or with shared pages a guest physical address.
+    /// device brings or into its window, or with shared pages a guest physical
+    /// address.
     pub descriptor: u64,
     /// Driver area (available ring).
     pub driver: u64,
     /// Device area (used ring).
     pub device: u64,
     /// What to subtract from an address in a descriptor to get such an
-    /// offset: where the bounce BAR was when the queue was enabled; 0 with
-    /// shared pages, and with device memory, where they are offsets already.
+    /// offset: where the bounce BAR was when the queue was enabled, or the first
+    /// I/O virtual address; 0 with shared pages, and with device memory, where they are offsets already.
     pub base: u64,
     /// How often the queue was reset, alone or with its device. A backend
     /// that sees a new number must forget its ring positions.
@@ -61,6 +63,12 @@ impl Reach {
     /// the backend when it touches them.
     pub(super) const fn guest() -> Self {
         Self { base: 0, length: 1 << ADDRESS_BITS, no_zero: false }
+    }
+
+    /// The device's I/O virtual addresses: what the guest's table does not map
+    /// faults for the backend when it touches it.
+    pub(super) const fn aperture() -> Self {
+        Self { base: layout::APERTURE, length: layout::APERTURE_SIZE, no_zero: false }
     }
 
     /// Device memory of so many pages, wherever its BAR is: offsets into it.

@@ -120,7 +120,9 @@ pub fn commit(
         id::DEVICE_CREATE => {
             let Some(vm) = state.vm_mut(a1) else { return Err("no VM".into()) };
             let index = vm.devices.len() as u64;
-            let pages = vec![None; a4 as usize];
+            // With a table there is a budget of the guest's pages, and no own.
+            let own = if a3 == abi::POLICY_SHADOW_IOMMU { 0 } else { a4 };
+            let pages = vec![None; own as usize];
             vm.devices.push(Device { kind: a2, queues: a5 & 0xffff, pages, window: None });
             expect("device", [index, 0, 0])
         }

@@ -154,6 +154,7 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                     (1..=256).any(|granule| a4 == granule * 16)
                 }
                 abi::POLICY_SHARED_PAGES => a4 == 0,
+                abi::POLICY_SHADOW_IOMMU => (1..=65_535).contains(&a4),
                 _ => false,
             };
             let (queues, size) = (a5 & 0xffff, a5 >> 16);
@@ -162,6 +163,7 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                 .when(rules.is_none(), NotSupported)
                 .when(vm.is_none(), NotFound)
                 .when(!stage(Stage::Building), BadState)
+                .when(a3 == abi::POLICY_SHADOW_IOMMU && vm.is_some_and(|vm| vm.realm), Malformed)
                 .when(rules.is_none_or(|(_, fewest)| queues < fewest || queues > 8), Malformed)
                 .when(vm.is_some_and(|vm| vm.devices.len() >= abi::MAX_DEVICES), NoMemory);
         }

@@ -87,7 +87,7 @@ fn what_firmware_keeps_is_nobodys() {
         refused(&mut fixture, Error::Denied, |_, memory| memory.pin(frames));
         refused(&mut fixture, Error::Denied, |_, memory| memory.unpin(frames));
     }
-    guest.begin_dying(&fixture.machine);
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
     refused(&mut fixture, Error::Denied, |m, memory| memory.reclaim(m, &mut guest, kept));
     fixture.memory.wipe_guests(&fixture.machine);
     assert!(kept.iter().all(|pfn| fixture.machine.tag(pfn) == Some(0xf1f1)));

@@ -127,7 +127,7 @@ fn what_comes_back_from_a_guest_is_one_thing_for_all() {
     hide(&fixture, private);
     leave(&fixture, shared);
     leave(&fixture, loan);
-    guest.begin_dying(&fixture.machine);
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
     for (frames, count) in [(private, 4), (shared, 2), (loan, 2)] {
         done(&mut fixture, count, |m, memory| memory.reclaim(m, &mut guest, frames));
         settled(&fixture, frames);

@@ -6,6 +6,7 @@ mod caches;
 mod donate;
 mod reclaim;
 mod share;
+mod window;
 
 use super::*;
 use crate::sim::walk::memory::{BAR, RAM, SECRET, gfn, gfns, nth, pfns};

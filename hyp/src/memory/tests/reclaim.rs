@@ -16,7 +16,7 @@ fn a_living_guest_cannot_be_reclaimed_or_torn_down() {
 #[test]
 fn a_dying_guest_reaches_nothing_at_once_and_can_do_nothing() {
     let (mut fixture, mut guest, frames) = with_guest(4);
-    guest.begin_dying(&fixture.machine);
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
     fixture.machine.settle();
     for offset in 0..4 {
         assert!(fixture.machine.access(guest.regime().vmid, gfn(RAM + offset)).is_empty());
@@ -43,7 +43,7 @@ fn reclaimed_frames_hold_no_secret_on_any_path() {
     // Two shared, two shared and taken back, four never shared.
     done(&mut fixture, 4, |m, memory| memory.guest_share_host(m, &mut guest, gfns(RAM, 4)));
     done(&mut fixture, 2, |m, memory| memory.guest_unshare_host(m, &mut guest, gfns(RAM + 2, 2)));
-    guest.begin_dying(&fixture.machine);
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
     done(&mut fixture, 8, |m, memory| memory.reclaim(m, &mut guest, frames));
     for (index, pfn) in frames.iter().enumerate() {
         let tag = fixture.machine.tag(pfn);
@@ -63,7 +63,7 @@ fn loans_of_the_host_end_with_the_guest_and_keep_their_contents() {
     done(&mut fixture, 4, |m, memory| memory.host_share_guest(m, &guest, frames));
     let two = frames.truncate(2);
     done(&mut fixture, 2, |m, memory| memory.map_borrowed(m, &mut guest, gfn(BAR), two));
-    guest.begin_dying(&fixture.machine);
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
     done(&mut fixture, 4, |m, memory| memory.reclaim(m, &mut guest, frames));
     for pfn in frames.iter() {
         assert_eq!(fixture.memory.entry(pfn), FrameEntry::HOST);
@@ -77,7 +77,7 @@ fn only_this_guests_frames_are_reclaimed_with_it() {
     let (mut fixture, mut guest, frames) = with_guest(4);
     let other = fixture.guest(1, 1024);
     let (other, others) = donate(&mut fixture, other, RAM, 1);
-    guest.begin_dying(&fixture.machine);
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
     let own = fixture.host_frames(1);
     let after = pfns(frames.start().number() + 3, 2);
     for range in [others, own, after, fixture.layout.pool, pfns(0x9000, 1)] {
@@ -95,7 +95,7 @@ fn a_frame_a_device_still_has_is_not_reclaimed() {
     done(&mut fixture, 4, |m, memory| memory.guest_share_host(m, &mut guest, gfns(RAM, 4)));
     let one = PfnRange::one(nth(frames, 3));
     done(&mut fixture, 1, |_, memory| memory.pin(one));
-    guest.begin_dying(&fixture.machine);
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
     fixture.machine.settle();
     refused(&mut fixture, Error::Denied, |m, memory| memory.reclaim(m, &mut guest, frames));
     done(&mut fixture, 1, |_, memory| memory.unpin(one));
@@ -110,7 +110,7 @@ fn the_last_frame_brings_the_block_back() {
     let guest = fixture.guest(0, 1024);
     fixture.align_frames(512);
     let (mut guest, frames) = donate(&mut fixture, guest, RAM, 512);
-    guest.begin_dying(&fixture.machine);
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
     done(&mut fixture, MAX_RANGE, |m, memory| memory.reclaim(m, &mut guest, frames));
     while fixture.memory.teardown(&fixture.machine, &mut guest, 5) > 0 {
         fixture.machine.settle();
@@ -125,7 +125,7 @@ fn teardown_waits_for_frames_and_loans_and_is_bounded() {
     let (mut fixture, mut guest, frames) = with_guest(4);
     let loan = fixture.host_frames(1);
     done(&mut fixture, 1, |m, memory| memory.host_share_guest(m, &guest, loan));
-    guest.begin_dying(&fixture.machine);
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
     let teardown = |fixture: &mut Fixture, guest: &mut GuestMemory, budget| {
         let held = fixture.memory.teardown(&fixture.machine, guest, budget);
         fixture.machine.settle();
@@ -150,7 +150,7 @@ fn teardown_waits_for_frames_and_loans_and_is_bounded() {
 #[test]
 fn a_new_guest_in_the_slot_inherits_nothing() {
     let (mut fixture, mut guest, frames) = with_guest(4);
-    guest.begin_dying(&fixture.machine);
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
     done(&mut fixture, 4, |m, memory| memory.reclaim(m, &mut guest, frames));
     while fixture.memory.teardown(&fixture.machine, &mut guest, 512) > 0 {}
     // `attach` reports a VMID that is used again before it is flushed.

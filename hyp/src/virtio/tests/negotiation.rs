@@ -13,10 +13,16 @@ fn each_policy_offers_its_own_contract() {
     assert_eq!(memory.offered(0) & BOUNCE_FEATURES, SHARED_FEATURES, "nor here");
     assert_eq!(memory.offered(0) & MEMORY_FEATURES, MEMORY_FEATURES);
     assert_eq!((bounce.offered(0) | shared.offered(0)) & 1 << 44, 0, "DMB here alone");
+    // To a driver it is a device on a platform that translates, as any is.
+    let mut iommu = Platform::with_block(Policy::ShadowIommu);
+    assert_eq!(iommu.offered(0), shared.offered(0));
     // One capability each, and neither with shared pages.
-    for (platform, has) in
-        [(&mut bounce, [false, true]), (&mut shared, [false; 2]), (&mut memory, [true, false])]
-    {
+    for (platform, has) in [
+        (&mut bounce, [false, true]),
+        (&mut shared, [false; 2]),
+        (&mut memory, [true, false]),
+        (&mut iommu, [false; 2]),
+    ] {
         assert_eq!([8, 10].map(|kind| platform.structure(0, kind).is_some()), has);
         let rest = platform.offered(0) & !(BOUNCE_FEATURES | MEMORY_FEATURES);
         assert_eq!(rest, 1 << 9 | 1 << 28 | 1 << 29 | 1 << 35 | 1 << 38 | 1 << 40);
@@ -34,6 +40,7 @@ fn declining_a_mandatory_feature_is_refused() {
         // Bit 33 too: else Linux gives the device addresses of its memory.
         (Policy::BounceBar, [1 << 27, 1 << 32, 1 << 33].as_slice()),
         (Policy::SharedPages, [1 << 32, 1 << 33].as_slice()),
+        (Policy::ShadowIommu, [1 << 32, 1 << 33].as_slice()),
         (Policy::DeviceMemory, [1 << 32, 1 << 33, 1 << 44].as_slice()),
     ] {
         let mut platform = Platform::with_block(policy);

@@ -73,6 +73,7 @@ fn misaligned_rings_are_refused_under_either_policy() {
     for (policy, features, base) in [
         (Policy::BounceBar, BOUNCE_FEATURES, bounce_base(0)),
         (Policy::SharedPages, SHARED_FEATURES, layout::RAM),
+        (Policy::ShadowIommu, SHARED_FEATURES, layout::APERTURE),
     ] {
         let mut platform = Platform::with_block(policy);
         let good = [base, base + 0x1000, base + 0x2000];
@@ -94,6 +95,31 @@ fn shared_pages_rings_stay_inside_the_address_space() {
     assert!(accepts(&mut platform, SHARED_FEATURES, 16, [end - 256, ram, ram]));
     for address in [end - 16, end, u64::MAX - 15] {
         assert!(!accepts(&mut platform, SHARED_FEATURES, 16, [address, ram, ram]));
+    }
+}
+
+/// Rings are I/O virtual addresses; the backend is told where in the device's
+/// window they are. An address of the guest's own is none of these.
+#[test]
+fn rings_of_a_device_with_a_table_are_in_its_aperture() {
+    let mut platform = Platform::with_block(Policy::ShadowIommu);
+    let (start, end) = (0x50_0000_0000, 0x50_4000_0000);
+    let good = [start, start + 0x1000, end - 136];
+    assert!(accepts(&mut platform, SHARED_FEATURES, 16, good));
+    let info = platform.bus.queue(0, 0).unwrap();
+    assert_eq!([info.descriptor, info.driver, info.device], [0, 0x1000, 0x3fff_ff78]);
+    assert_eq!(info.base, start);
+    assert_eq!(platform.bus.bounce_pages(0), 0, "it brings no memory");
+    let outside = [0, layout::RAM, layout::PCI_MEM64, start - 0x1000, end, end - 16, end - 132];
+    for address in outside.into_iter().chain([1 << 38, u64::MAX - 0xfff]) {
+        for (ring, length) in [(0, 256), (1, 38), (2, 134)] {
+            if address >= start && address + length <= end {
+                continue;
+            }
+            let mut rings = good;
+            rings[ring] = address;
+            assert!(!accepts(&mut platform, SHARED_FEATURES, 16, rings), "{ring}: {address:#x}");
+        }
     }
 }
 

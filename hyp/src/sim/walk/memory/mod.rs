@@ -211,7 +211,7 @@ impl<'a> Model<'a> {
             13 => self.pin(),
             14 if !guest.is_dying() && self.choices.one_in(8) => {
                 self.choices.note(format_args!("guest {slot} begins to die"));
-                guest.begin_dying(&self.fixture.machine);
+                guest.begin_dying(&self.fixture.machine, &mut self.fixture.memory);
                 self.reaches_nothing(&guest);
             }
             _ => self.reclaim_or_tear_down(slot, &mut guest),

@@ -171,6 +171,10 @@ impl Machine for Arena {
     fn read_frame(&self, _frame: Pfn, _visit: &mut dyn FnMut(&[u8])) {
         not_stage2s()
     }
+    fn read_guest_words(&self, _: Pfn, _: Range<usize>, _: &mut dyn FnMut(usize, u64) -> bool) {
+        not_stage2s()
+    }
+
     fn non_zero_bytes(&self, _frames: PfnRange) -> u64 {
         0
     }

@@ -360,8 +360,10 @@ impl<'a> Walk<'a> {
         let limit = match contract.policy {
             Policy::BounceBar | Policy::DeviceMemory => contract.pages * 4096,
             Policy::SharedPages => 1 << 39,
+            Policy::ShadowIommu => 1 << 30,
         };
-        assert_eq!(info.base != 0, contract.policy == Policy::BounceBar);
+        let translated = matches!(contract.policy, Policy::BounceBar | Policy::ShadowIommu);
+        assert_eq!(info.base != 0, translated);
         // Of device memory, 0 is the address of nothing.
         let first = u64::from(contract.policy == Policy::DeviceMemory);
         for (offset, length, align) in [

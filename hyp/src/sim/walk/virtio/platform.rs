@@ -56,7 +56,7 @@ pub(crate) fn bounce_base(index: usize) -> u64 {
 pub(crate) fn features(policy: Policy) -> u64 {
     match policy {
         Policy::BounceBar => BOUNCE_FEATURES,
-        Policy::SharedPages => SHARED_FEATURES,
+        Policy::SharedPages | Policy::ShadowIommu => SHARED_FEATURES,
         Policy::DeviceMemory => MEMORY_FEATURES,
     }
 }
@@ -69,6 +69,7 @@ pub(crate) fn addresses(policy: Policy, index: usize, pages: u64) -> (u64, u64) 
         Policy::BounceBar => (bounce_base(index), pages * 4096),
         Policy::SharedPages => (layout::RAM, 1 << 30),
         Policy::DeviceMemory => (0x1000, (pages - 1) * 4096),
+        Policy::ShadowIommu => (layout::APERTURE, 1 << 30),
     }
 }
 

@@ -1,0 +1,434 @@
+//! What a guest's devices see of its memory: windows in the host's address
+//! space.
+//!
+//! Each device of the policy *shadow-iommu* has 1 GiB of the host's
+//! intermediate addresses, and nothing is mapped there but what the guest maps
+//! for this device. So the hardware translates for the backend, read-only pages
+//! included, and a page is nowhere else in the host's space. What is to be in a
+//! window is the guest's to say, in a table of its own (`guest::iotable`, which
+//! alone knows the table's format); this module makes it so.
+//!
+//! A frame in windows is lent to the host *in windows only*
+//! ([`super::FrameEntry::in_window`]), with a pin for every mapping. Every
+//! other transition begins at one exact entry, so none of them moves it: it
+//! cannot be shared, relinquished, or be a table while a device has it.
+//!
+//! The tables below a window's entry of the host's root are the VM's, from its
+//! memcache, and are counted in the VM ([`Stage2::part`]).
+
+use super::frame::FrameEntry;
+use super::{GuestId, GuestMemory, HostMemory, Owner, fix_coherency};
+use crate::abi::{MAX_DEVICES, MAX_VMS};
+use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
+use crate::error::Error;
+use crate::layout::APERTURE_SIZE;
+use crate::machine::Machine;
+use crate::stage2::{Attributes, Broken, Cursor, Leaves, Mapping, PAGE_LEVEL, Stage2, span};
+
+/// First frame of the host's address space that is for windows: slot × devices
+/// per VM + device, 1 GiB each. RAM and devices are below.
+pub const WINDOWS: Pfn = match Pfn::containing(0x60_0000_0000) {
+    Some(first) => first,
+    None => panic!("inside the address space"),
+};
+/// Frames of a window: what one entry of the root translates.
+const WINDOW_PAGES: u64 = APERTURE_SIZE / crate::addr::FRAME_SIZE;
+const _: () = assert!(WINDOW_PAGES == span(1) && WINDOWS.number().is_multiple_of(WINDOW_PAGES));
+const _: () = assert!(
+    WINDOWS.number() + (MAX_VMS * MAX_DEVICES) as u64 * WINDOW_PAGES <= crate::addr::FRAME_LIMIT
+);
+/// Most pages that one step changes: those of one table.
+pub const PART_PAGES: usize = 512;
+
+/// The guest whose window is there, if it is a place for one.
+pub(super) fn owner_at(gfn: Gfn) -> Option<GuestId> {
+    let window = gfn.number().checked_sub(WINDOWS.number())? / WINDOW_PAGES;
+    GuestId::new(window as usize / MAX_DEVICES)
+}
+
+/// What a device sees of one page: a frame number and a right, or nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct View(u32);
+
+impl View {
+    /// Nothing: an access is refused.
+    pub const NOTHING: Self = Self(0);
+    const PRESENT: u32 = 1 << 31;
+    const WRITABLE: u32 = 1 << 30;
+    /// Its frame was the guest's alone before.
+    const FRESH: u32 = 1 << 29;
+    /// It has its pin.
+    const TAKEN: u32 = 1 << 28;
+    const FRAME: u32 = (crate::addr::FRAME_LIMIT - 1) as u32;
+
+    /// A page of the guest's, to read and perhaps to write.
+    pub const fn of_guest(page: Gfn, writable: bool) -> Self {
+        Self::new(page.number(), writable)
+    }
+
+    const fn new(frame: u64, writable: bool) -> Self {
+        Self(frame as u32 | Self::PRESENT | if writable { Self::WRITABLE } else { 0 })
+    }
+
+    const fn frame(self) -> Option<u64> {
+        if self.0 & Self::PRESENT == 0 { None } else { Some((self.0 & Self::FRAME) as u64) }
+    }
+
+    fn pfn(self) -> Option<Pfn> {
+        Pfn::new(self.frame()?)
+    }
+
+    const fn is(self, flag: u32) -> bool {
+        self.0 & flag != 0
+    }
+
+    const fn attributes(self) -> Attributes {
+        if self.is(Self::WRITABLE) { Attributes::WINDOW } else { Attributes::WINDOW_READ_ONLY }
+    }
+}
+
+/// Why a window is not refreshed. Nothing has changed then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// The guest asks for what it may not have.
+    Refused(Error),
+    /// This page of the guest's RAM has no frame yet.
+    NoFrame(Gfn),
+    /// The memcache is too small for the window's tables.
+    NoTables,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Refused(error)
+    }
+}
+
+/// What a refresh did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refreshed {
+    /// Pages that are mapped now and were not, or otherwise.
+    pub mapped: u64,
+    /// Pages that were mapped and are not, or otherwise.
+    pub unmapped: u64,
+    /// Pages that should be mapped and are not: the budget is used up.
+    pub left_out: u64,
+}
+
+/// The window of one device.
+#[derive(Debug)]
+pub struct DmaWindow {
+    stage2: Stage2,
+    /// Where it begins in the host's address space.
+    first: Gfn,
+    /// Pages mapped now, and at most.
+    mapped: u64,
+    budget: u64,
+    /// The guest's table, if it has set one.
+    pub(crate) table: Option<Gfn>,
+    /// What was cut off when the guest began to die.
+    cut: Option<Pfn>,
+}
+
+impl DmaWindow {
+    /// Where it begins in the host's address space.
+    pub fn first(&self) -> Gfn {
+        self.first
+    }
+
+    /// Pages that are mapped.
+    pub fn mapped(&self) -> u64 {
+        self.mapped
+    }
+
+    /// Most pages that may be mapped at once.
+    pub fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    /// Tables below the host's root.
+    pub fn tables(&self) -> u64 {
+        self.stage2.tables()
+    }
+
+    /// Does the window have anything in the 2 MiB that page `page` is in?
+    pub(crate) fn has_table(&self, m: &impl Machine, page: u64) -> bool {
+        let gfn = self.first.checked_add(page);
+        gfn.is_some_and(|gfn| self.stage2.table_at(m, PAGE_LEVEL, gfn).is_some())
+    }
+
+    /// Pages `page` to `page + count - 1` of it, in the host's address space.
+    fn range(&self, page: u64, count: usize) -> Result<GfnRange, Error> {
+        let range = GfnRange::new(self.first.number().saturating_add(page), count as u64)?;
+        let part = PART_PAGES as u64;
+        let inside = range.end() <= self.first.number() + WINDOW_PAGES;
+        let one_table = page % part + count as u64 <= part;
+        if inside && one_table { Ok(range) } else { Err(Error::InvalidParameter) }
+    }
+}
+
+impl GuestMemory {
+    /// The window of a device; `None` if it has none.
+    pub fn window(&self, device: usize) -> Option<&DmaWindow> {
+        self.windows.get(device)?.as_ref()
+    }
+
+    /// The same, to change what does not concern the host.
+    pub(crate) fn window_mut(&mut self, device: usize) -> Option<&mut DmaWindow> {
+        self.windows.get_mut(device)?.as_mut()
+    }
+
+    /// Tables of all its windows.
+    pub fn window_tables(&self) -> u64 {
+        self.windows.iter().flatten().map(DmaWindow::tables).sum()
+    }
+
+    /// Takes one table out of a window that was cut, zeroed.
+    pub(super) fn take_window_table(&mut self, m: &impl Machine) -> Option<Pfn> {
+        let mut windows = self.windows.iter_mut().flatten();
+        windows.find_map(|window| window.stage2.take_cut_table(m, window.cut?))
+    }
+}
+
+impl HostMemory<'_> {
+    /// Gives a device of a guest's a window, with nothing in it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such device, or it has one.
+    pub fn open_window(
+        &mut self,
+        guest: &mut GuestMemory,
+        device: usize,
+        budget: u64,
+    ) -> Result<(), Error> {
+        let number = (guest.id().slot() * MAX_DEVICES + device) as u64;
+        let first = Gfn::new(WINDOWS.number() + number * WINDOW_PAGES).ok_or(Error::NotFound)?;
+        let place = guest.windows.get_mut(device).filter(|place| place.is_none());
+        let stage2 = self.stage2.part();
+        *place.ok_or(Error::NotFound)? =
+            Some(DmaWindow { stage2, first, mapped: 0, budget, table: None, cut: None });
+        Ok(())
+    }
+
+    /// The frame of a page of a guest's RAM that nobody else can reach, nor any
+    /// device: what EL2 reads there is what the guest wrote.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the page is not guest RAM,
+    /// [`Error::Denied`] if it is lent, in a window, or pinned.
+    pub fn private_frame(
+        &self,
+        m: &impl Machine,
+        guest: &GuestMemory,
+        page: Gfn,
+    ) -> Result<Pfn, Stop> {
+        guest.require_alive()?;
+        guest.require_ram(GfnRange::one(page))?;
+        let frame = guest.stage2.lookup(m, page).ok_or(Stop::NoFrame(page))?.pfn;
+        self.frames.require(PfnRange::one(frame), FrameEntry::owned(guest.party()))?;
+        Ok(frame)
+    }
+
+    /// Makes the pages of a window from `page` on what `wanted` says, at most
+    /// [`PART_PAGES`] and within one table: unmaps first, then maps in order
+    /// as long as the budget lasts. `wanted` is used up. When this returns no
+    /// CPU of the host's has what is unmapped.
+    ///
+    /// # Errors
+    /// [`Error::BadState`] if the guest is dying; [`Error::NotFound`] if the
+    /// device has no window; [`Error::InvalidParameter`] if it does not reach
+    /// so far, or a wanted page is not guest RAM; [`Error::Denied`] if one to
+    /// be mapped is not the guest's alone but for windows, or is mapped 255
+    /// times. [`Stop::NoFrame`] and [`Stop::NoTables`] ask the host.
+    pub fn refresh_window(
+        &mut self,
+        m: &impl Machine,
+        guest: &mut GuestMemory,
+        device: usize,
+        page: u64,
+        wanted: &mut [View],
+    ) -> Result<Refreshed, Stop> {
+        guest.require_alive()?;
+        let party = guest.party();
+        let GuestMemory { stage2, memcache, ram, windows, .. } = guest;
+        let window = windows.get_mut(device).and_then(Option::as_mut).ok_or(Error::NotFound)?;
+        let gfns = window.range(page, wanted.len())?;
+
+        // What changes: of what stays as it is, nothing is left in either.
+        let mut was = [View::NOTHING; PART_PAGES];
+        let (mut pages, mut now) = (Cursor::default(), Cursor::default());
+        let mut done = Refreshed::default();
+        let mut wants = false;
+        for ((gfn, wanted), was) in gfns.iter().zip(wanted.iter_mut()).zip(&mut was) {
+            if let Some(page) = wanted.frame().and_then(Gfn::new) {
+                if !ram.contains(page) {
+                    return Err(Error::InvalidParameter.into());
+                }
+                let leaf = pages.page(m, stage2, page).ok_or(Stop::NoFrame(page))?;
+                *wanted = View::new(leaf.pfn.number(), wanted.is(View::WRITABLE));
+            }
+            if let Some(leaf) = now.page(m, &window.stage2, gfn) {
+                *was = View::new(leaf.pfn.number(), leaf.attributes.is_writable());
+            }
+            if *was == *wanted {
+                (*was, *wanted) = (View::NOTHING, View::NOTHING);
+            }
+            done.unmapped += u64::from(*was != View::NOTHING);
+            wants |= *wanted != View::NOTHING;
+        }
+        let room = window.budget - (window.mapped - done.unmapped);
+        if wants && room > 0 {
+            let first = GfnRange::one(gfns.start());
+            let mapping = mapping(first, WINDOWS, Attributes::WINDOW);
+            if window.stage2.tables_to_map(m, &mapping) > memcache.len() {
+                return Err(Stop::NoTables);
+            }
+        }
+        self.move_pins(party, &was, wanted, room, &mut done)?;
+
+        let mut broken = Broken::new();
+        for_each_stretch(&was, |from, count| {
+            let stretch = part(gfns, from, count);
+            window.stage2.break_range(m, memcache, stretch, &mut broken);
+        });
+        window.stage2.invalidate_broken(m, memcache, broken);
+        let own = FrameEntry::owned(party);
+        for_each_run(&was, |_, run, _| {
+            if self.frames.require(run, own).is_ok() {
+                return fix_coherency(m, run);
+            }
+            let lost = run.iter().filter(|frame| self.frames.get(*frame) == own);
+            lost.for_each(|frame| fix_coherency(m, PfnRange::one(frame)));
+        });
+        for_each_run(wanted, |from, run, view| {
+            if view.is(View::FRESH) {
+                fix_coherency(m, run);
+            }
+            let mapping = mapping(part(gfns, from, run.count()), run.start(), view.attributes());
+            window.stage2.map(m, memcache, &mapping);
+        });
+        if done.mapped > 0 {
+            m.publish();
+        }
+        window.mapped = window.mapped - done.unmapped + done.mapped;
+        Ok(done)
+    }
+
+    /// The last step of prepare, and the first of commit: pins of what is
+    /// unmapped go, then each page to be mapped gets one, until there is no
+    /// more `room`. The rest is left out, and is nothing in `wanted` afterwards.
+    fn move_pins(
+        &mut self,
+        party: Owner,
+        was: &[View],
+        wanted: &mut [View],
+        room: u64,
+        done: &mut Refreshed,
+    ) -> Result<(), Error> {
+        let frames = &mut self.frames;
+        for frame in was.iter().filter_map(|view| view.pfn()) {
+            frames.set(frame, frames.get(frame).out_of_window());
+        }
+        let taken: Result<(), Error> = wanted.iter_mut().try_for_each(|view| {
+            let Some(frame) = view.pfn() else { return Ok(()) };
+            let entry = frames.get(frame);
+            let pinned = entry.into_window(party).ok_or(Error::Denied)?;
+            if done.mapped == room {
+                done.left_out += 1;
+                *view = View::NOTHING;
+                return Ok(());
+            }
+            let fresh = if entry.in_window() { 0 } else { View::FRESH };
+            *view = View(view.0 | View::TAKEN | fresh);
+            frames.set(frame, pinned);
+            done.mapped += 1;
+            Ok(())
+        });
+        if taken.is_err() {
+            // As if it had not been tried: the same steps back.
+            let back = wanted.iter().filter(|view| view.is(View::TAKEN));
+            for frame in back.filter_map(|view| view.pfn()) {
+                frames.set(frame, frames.get(frame).out_of_window());
+            }
+            for frame in was.iter().filter_map(|view| view.pfn()) {
+                let entry = frames.get(frame);
+                frames.set(frame, entry.into_window(party).unwrap_or(entry));
+            }
+        }
+        taken
+    }
+
+    /// Unmaps what there is in the first 2 MiB of a window that have something.
+    /// Returns how many pages.
+    ///
+    /// # Errors
+    /// As [`Self::refresh_window`].
+    pub fn empty_window(
+        &mut self,
+        m: &impl Machine,
+        guest: &mut GuestMemory,
+        device: usize,
+    ) -> Result<u64, Stop> {
+        let window = guest.window(device).ok_or(Error::NotFound)?;
+        let all = GfnRange::new(window.first.number(), WINDOW_PAGES)?;
+        let Some(first) = window.stage2.first_mapped(m, all) else { return Ok(0) };
+        let page = (first.number() - window.first.number()) & !(PART_PAGES as u64 - 1);
+        let mut nothing = [View::NOTHING; PART_PAGES];
+        Ok(self.refresh_window(m, guest, device, page, &mut nothing)?.unmapped)
+    }
+
+    /// A guest begins to die: nothing of it is in any window, on any CPU.
+    pub(super) fn cut_windows(&mut self, m: &impl Machine, guest: &mut GuestMemory) {
+        let mut hull: Option<(u64, u64)> = None;
+        for window in guest.windows.iter_mut().flatten() {
+            window.cut = window.stage2.cut(m, window.first);
+            if window.cut.is_some() {
+                let start = window.first.number();
+                hull = Some((hull.map_or(start, |(first, _)| first), start + WINDOW_PAGES));
+            }
+        }
+        if let Some(range) = hull.and_then(|(start, end)| GfnRange::new(start, end - start).ok()) {
+            m.invalidate(self.stage2.regime(), range);
+        }
+    }
+}
+
+fn mapping(gfns: GfnRange, first: Pfn, attributes: Attributes) -> Mapping {
+    Mapping { gfns, first, attributes, leaves: Leaves::Pages }
+}
+
+/// `count` pages of a range that has them, from its page `from` on.
+fn part(range: GfnRange, from: u64, count: u64) -> GfnRange {
+    match GfnRange::new(range.start().number() + from, count) {
+        Ok(part) => part,
+        Err(_) => unreachable!("a part of a checked range"),
+    }
+}
+
+/// Visits stretches of pages that are something: the first and how many.
+fn for_each_stretch(views: &[View], mut visit: impl FnMut(u64, u64)) {
+    let mut at = 0;
+    for stretch in views.chunk_by(|a, b| (*a == View::NOTHING) == (*b == View::NOTHING)) {
+        let count = stretch.len() as u64;
+        if stretch.first() != Some(&View::NOTHING) {
+            visit(at, count);
+        }
+        at += count;
+    }
+}
+
+/// Visits runs of pages that are consecutive frames, seen alike: the first
+/// page, the frames, how.
+fn for_each_run(views: &[View], mut visit: impl FnMut(u64, PfnRange, View)) {
+    let mut at = 0;
+    // Flags are above all frame numbers: the sum changes none.
+    for run in views.chunk_by(|a, b| b.is(View::PRESENT) && a.0 + 1 == b.0) {
+        let count = run.len() as u64;
+        if let Some((view, frame)) = run.first().and_then(|view| Some((*view, view.frame()?)))
+            && let Ok(frames) = PfnRange::new(frame, count)
+        {
+            visit(at, frames, view);
+        }
+        at += count;
+    }
+}
