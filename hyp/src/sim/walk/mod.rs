@@ -7,6 +7,7 @@
 //!
 //! | walk | what | against |
 //! |---|---|---|
+//! | [`iotable`] | I/O tables of a guest's and the calls about them | docs/iotable.md, word by word |
 //! | [`memory`] | every transition of the ownership engine | a plain map |
 //! | [`stage2`] | the table code below it, alone | arrays of pages |
 //! | [`vgic`] | the interrupt controller | the rules of a GICv3 without banks and list registers |
@@ -16,6 +17,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod choices;
+pub mod iotable;
 pub mod memory;
 pub mod stage2;
 pub mod vgic;

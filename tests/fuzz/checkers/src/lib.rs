@@ -24,9 +24,10 @@ use std::sync::OnceLock;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("boot_input", boot_input),
     ("hypercalls", hypercalls),
+    ("iotable", iotable),
     ("ownership", ownership),
     ("stage2", stage2),
     ("sysreg_exit", sysreg_exit),
@@ -53,6 +54,11 @@ pub fn hypercalls(data: &[u8]) {
         Ok(stats) => steps::count(stats.traps + stats.guest_traps),
         Err(failure) => panic!("{failure}"),
     }
+}
+
+/// I/O tables and the calls about them against a reading of their page.
+pub fn iotable(data: &[u8]) {
+    walk::iotable::run(choices(data));
 }
 
 /// Transitions of the ownership engine against a plain map.
