@@ -115,9 +115,11 @@ impl Abort {
         Gfn::containing(self.ipa)
     }
 
-    /// Does it name an address that no page of a guest has?
+    /// Does it name an address that no page of a guest has? Only stage 2's own
+    /// faults name one: for others HPFAR_EL2 is UNKNOWN, and may hold what
+    /// another guest did.
     pub fn is_beyond_the_address_space(&self) -> bool {
-        self.ipa != Self::NOWHERE && self.gfn().is_none()
+        self.status == FaultStatus::Translation && self.gfn().is_none()
     }
 }
 

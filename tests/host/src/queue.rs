@@ -395,7 +395,8 @@ impl Queue {
         memory.write(descriptor, &SPOILT)?;
         for segment in chain.readable.iter().chain(&chain.writable) {
             let mut at = segment.address;
-            let end = at + u64::from(segment.length);
+            // (A refused chain may hold a buffer that wraps.)
+            let end = at.saturating_add(u64::from(segment.length));
             while at < end {
                 let piece = (end - at).min(SPOILT.len() as u64);
                 memory.write(at, SPOILT.get(..piece as usize).unwrap_or_default())?;
