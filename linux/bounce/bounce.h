@@ -97,6 +97,7 @@ struct bounce_pool {
 int bounce_pool_init(struct bounce_pool *pool, void *base,
 		     const struct bounce_region *region);
 void bounce_pool_exit(struct bounce_pool *pool);
+unsigned int bounce_pool_forget(struct bounce_pool *pool);
 size_t bounce_pool_largest(const struct bounce_pool *pool);
 unsigned int bounce_pool_segments(const struct bounce_pool *pool);
 

@@ -228,6 +228,25 @@ static void get_config(struct virtio_device *vdev, unsigned int offset,
 	memcpy(buf, &seg_max, sizeof(seg_max));
 }
 
+/*
+ * The queues are gone, and with them what was in them: not every driver takes
+ * back a request that the device has not answered (virtio-rng does not), and a
+ * slot must not stay taken because a host is slow.
+ */
+static void del_vqs(struct virtio_device *vdev)
+{
+	struct overlay *overlay = overlay_of(vdev->dev.parent);
+	unsigned int forgotten;
+
+	if (!overlay)
+		return;
+	overlay->original->del_vqs(vdev);
+	forgotten = bounce_pool_forget(&overlay->pool);
+	if (forgotten)
+		dev_dbg(&vdev->dev, "bounce: %u buffers were never taken back\n",
+			forgotten);
+}
+
 /* debugfs */
 
 static int stats_show(struct seq_file *file, void *unused)
@@ -281,39 +300,28 @@ release:
 	return err;
 }
 
-static void close_region(struct overlay *overlay)
+/* False if somebody may still use it: then it is better lost than unmapped. */
+static bool close_region(struct overlay *overlay)
 {
 	struct bounce_region *region = &overlay->region;
 	void *base = overlay->pool.base;
 
+	bounce_pool_forget(&overlay->pool);
 	if (overlay->pool.used) {
-		/* Somebody may still use it: better lost than unmapped. */
-		dev_err(&overlay->pdev->dev, "bounce: %u slots never came back\n",
+		dev_err(&overlay->pdev->dev, "bounce: %u slots of rings never came back\n",
 			overlay->pool.used);
-		return;
+		return false;
 	}
 	bounce_pool_exit(&overlay->pool);
 	memunmap(base);
 	release_mem_region(region->phys, region->bytes);
+	return true;
 }
 
-/* What the device offers of what we know; NULL if nothing. */
-static const struct bounce_kind *offered_kind(struct virtio_device *vdev)
-{
-	u64 features[VIRTIO_FEATURES_U64S];
-	unsigned int i;
-
-	virtio_get_features(vdev, features);
-	if (!virtio_features_test_bit(features, VIRTIO_F_VERSION_1))
-		return NULL;
-	for (i = 0; i < bounce_kind_count; i++) {
-		if (virtio_features_test_bit(features, bounce_kinds[i].feature))
-			return &bounce_kinds[i];
-	}
-	return NULL;
-}
-
-/* All that may fail, before anything of the device is changed. */
+/*
+ * All that may fail, before anything of the device is changed. -ENOENT if there
+ * is no such memory.
+ */
 static struct overlay *prepare(struct virtio_device *vdev, struct pci_dev *pdev,
 			       const struct bounce_kind *kind)
 {
@@ -336,6 +344,38 @@ static struct overlay *prepare(struct virtio_device *vdev, struct pci_dev *pdev,
 	return overlay;
 }
 
+static bool offers(struct virtio_device *vdev, unsigned int feature)
+{
+	u64 features[VIRTIO_FEATURES_U64S];
+
+	virtio_get_features(vdev, features);
+	return virtio_features_test_bit(features, VIRTIO_F_VERSION_1) &&
+	       virtio_features_test_bit(features, feature);
+}
+
+/*
+ * Of what the device offers the first that is whole: a bit without a region
+ * means something else. -ENOENT if there is nothing.
+ */
+static struct overlay *prepare_any(struct virtio_device *vdev,
+				   struct pci_dev *pdev)
+{
+	struct overlay *overlay = ERR_PTR(-ENOENT);
+	unsigned int i;
+
+	for (i = 0; i < bounce_kind_count; i++) {
+		if (!offers(vdev, bounce_kinds[i].feature))
+			continue;
+		overlay = prepare(vdev, pdev, &bounce_kinds[i]);
+		if (overlay != ERR_PTR(-ENOENT))
+			break;
+	}
+	if (IS_ERR(overlay) && overlay != ERR_PTR(-ENOENT))
+		dev_err(&pdev->dev, "bounce: no use of its %s: %pe\n",
+			bounce_kinds[i].name, overlay);
+	return overlay;
+}
+
 /*
  * Puts an overlay on the virtio device, which is locked and has no driver. It
  * has been refused once and says so in its status: hence the reset.
@@ -347,7 +387,10 @@ static void install(struct overlay *overlay)
 	overlay->original = vdev->config;
 	overlay->config = *vdev->config;
 	overlay->config.finalize_features = finalize_features;
-	overlay->config.get = get_config;
+	overlay->config.del_vqs = del_vqs;
+	/* A device without a configuration of its own has no such operation. */
+	if (overlay->original->get)
+		overlay->config.get = get_config;
 	hash_add_rcu(overlays, &overlay->node, (unsigned long)&overlay->pdev->dev);
 
 	vdev->config = &overlay->config;
@@ -359,37 +402,40 @@ static void install(struct overlay *overlay)
 					     stats_folder, overlay, &stats_fops);
 }
 
+/* A driver that declined the memory has the device: too late. */
+static void tell_unused(struct virtio_device *vdev, struct pci_dev *pdev)
+{
+	unsigned int i;
+
+	for (i = 0; i < bounce_kind_count; i++) {
+		if (offers(vdev, bounce_kinds[i].feature))
+			dev_warn(&pdev->dev, "bounce: %s is offered, but a driver uses the device without it\n",
+				 bounce_kinds[i].name);
+	}
+}
+
 /* Whether there is something to do, and then whether it was done. */
 static bool overlay_device(struct virtio_device *vdev, struct pci_dev *pdev)
 {
-	const struct bounce_kind *kind;
 	struct overlay *overlay;
 
 	if (overlay_of(&pdev->dev) || vdev->map)
 		return false;
-	kind = offered_kind(vdev);
-	if (!kind)
-		return false;
 	if (vdev->dev.driver) {
-		dev_warn(&pdev->dev, "bounce: %s is offered, but a driver uses the device without it\n",
-			 kind->name);
+		tell_unused(vdev, pdev);
 		return false;
 	}
 	/* Each overlay keeps the module here. */
 	if (!try_module_get(THIS_MODULE))
 		return false;
-	overlay = prepare(vdev, pdev, kind);
+	overlay = prepare_any(vdev, pdev);
 	if (IS_ERR(overlay)) {
-		/* A bit without a capability means something else. */
-		if (PTR_ERR(overlay) != -ENOENT)
-			dev_err(&pdev->dev, "bounce: no use of its %s: %pe\n",
-				kind->name, overlay);
 		module_put(THIS_MODULE);
 		return false;
 	}
 	get_device(&vdev->dev);
 	install(overlay);
-	dev_info(&pdev->dev, "bounce: %s, %zu KiB\n", kind->name,
+	dev_info(&pdev->dev, "bounce: %s, %zu KiB\n", overlay->kind->name,
 		 overlay->region.bytes >> 10);
 	return true;
 }
@@ -429,9 +475,10 @@ static void detach(struct pci_dev *pdev)
 	overlay->vdev->map = NULL;
 	overlay->vdev->config = overlay->original;
 	put_device(&overlay->vdev->dev);
-	close_region(overlay);
+	/* What is lost keeps the module, whose name the resource has. */
+	if (close_region(overlay))
+		module_put(THIS_MODULE);
 	kfree(overlay);
-	module_put(THIS_MODULE);
 }
 
 static int on_bus_event(struct notifier_block *block, unsigned long event,

@@ -96,6 +96,38 @@ void bounce_pool_exit(struct bounce_pool *pool)
 }
 
 /**
+ * bounce_pool_forget - give back the slots of all buffers
+ * @pool: a pool that nobody maps or unmaps at this time, and whose device does
+ *        not use its memory any more
+ *
+ * What was allocated stays. Whoever gives back a forgotten buffer is refused.
+ *
+ * Return: how many buffers there were
+ */
+unsigned int bounce_pool_forget(struct bounce_pool *pool)
+{
+	unsigned int forgotten = 0;
+	unsigned long flags;
+	unsigned int at;
+
+	spin_lock_irqsave(&pool->lock, flags);
+	for (at = 0; at < pool->slots; at++) {
+		struct bounce_record *record = &pool->records[at];
+		unsigned int count = slots_of(record->bytes);
+
+		if (!test_bit(at, pool->map) || record->first != at ||
+		    !record->bytes || record->dir == DMA_NONE)
+			continue;
+		bitmap_clear(pool->map, at, count);
+		record->bytes = 0;
+		pool->used -= count;
+		forgotten++;
+	}
+	spin_unlock_irqrestore(&pool->lock, flags);
+	return forgotten;
+}
+
+/**
  * bounce_pool_largest - the largest buffer that should be mapped
  * @pool: the pool
  *

@@ -27,6 +27,15 @@
  */
 #define FEATURE_DMB		44
 #define COMMON_DMB_SHM_ID	0x40
+/*
+ * Of the second version of the patches: what memory it is. Only "coherent" can
+ * be mapped as this module does; the number is bouncer's, none is published.
+ */
+#define COMMON_DMB_TYPE		0x42
+#define DMB_COHERENT		1
+
+/* More do not fit into a configuration space; a list may run in a circle. */
+#define MOST_CAPABILITIES	48
 
 /* A place in a BAR, as a capability tells it. */
 struct place {
@@ -44,11 +53,12 @@ static int find_capability(struct pci_dev *pdev, u8 type, int id,
 			   struct place *place)
 {
 	u8 at = pci_find_capability(pdev, PCI_CAP_ID_VNDR);
+	unsigned int left = MOST_CAPABILITIES;
 	u8 length, is, number;
 	u64 size;
 	u32 word;
 
-	for (; at; at = pci_find_next_capability(pdev, at, PCI_CAP_ID_VNDR)) {
+	for (; at && left--; at = pci_find_next_capability(pdev, at, PCI_CAP_ID_VNDR)) {
 		pci_read_config_byte(pdev, at + offsetof(struct virtio_pci_cap, cap_len),
 				     &length);
 		pci_read_config_byte(pdev, at + offsetof(struct virtio_pci_cap, cfg_type),
@@ -117,27 +127,39 @@ static int find_bounce_bar(struct virtio_device *vdev, struct pci_dev *pdev,
 	return 0;
 }
 
-static int find_device_memory(struct virtio_device *vdev, struct pci_dev *pdev,
-			      struct bounce_region *region)
+/* A field of 16 bits in the common configuration; negative if it is not there. */
+static int read_common(struct pci_dev *pdev, const struct place *common,
+		       unsigned int at)
 {
-	struct place place;
 	void __iomem *field;
-	u16 id;
-	int err;
+	u16 value;
 
-	err = find_capability(pdev, VIRTIO_PCI_CAP_COMMON_CFG, -1, &place);
-	if (err)
-		return err;
-	if (place.length < COMMON_DMB_SHM_ID + sizeof(__le16))
+	if (common->length < at + sizeof(__le16))
 		return -EINVAL;
-	field = pci_iomap_range(pdev, place.bar,
-				place.offset + COMMON_DMB_SHM_ID,
+	field = pci_iomap_range(pdev, common->bar, common->offset + at,
 				sizeof(__le16));
 	if (!field)
 		return -ENOMEM;
-	id = ioread16(field);
+	value = ioread16(field);
 	pci_iounmap(pdev, field);
-	if (id > U8_MAX)
+	return value;
+}
+
+static int find_device_memory(struct virtio_device *vdev, struct pci_dev *pdev,
+			      struct bounce_region *region)
+{
+	struct place common, place;
+	int err, id, type;
+
+	err = find_capability(pdev, VIRTIO_PCI_CAP_COMMON_CFG, -1, &common);
+	if (err)
+		return err;
+	id = read_common(pdev, &common, COMMON_DMB_SHM_ID);
+	if (id < 0)
+		return id;
+	/* The first version of the patches has no type, and means this one. */
+	type = read_common(pdev, &common, COMMON_DMB_TYPE);
+	if (id > U8_MAX || (type >= 0 && type != DMB_COHERENT))
 		return -EINVAL;
 
 	err = find_capability(pdev, VIRTIO_PCI_CAP_SHARED_MEMORY_CFG, id, &place);

@@ -254,6 +254,35 @@ static void confuse(struct live *live)
 	must(bounce_pool_map(&pool, 0, 1, DMA_NONE, true) == DMA_MAPPING_ERROR);
 }
 
+/*
+ * The queues are gone with requests of the driver's in them. Its buffers stay
+ * as they were, its rings are its own still, and nobody gives back twice.
+ */
+static void forget(void)
+{
+	unsigned int buffers = 0;
+	int i;
+
+	for (i = 0; i < LIVE; i++)
+		buffers += lives[i].used && !lives[i].ring;
+	look();
+	must(bounce_pool_forget(&pool) == buffers);
+	must(bounce_pool_forget(&pool) == 0);
+	for (i = 0; i < LIVE; i++) {
+		struct live *live = &lives[i];
+
+		if (!live->used || live->ring)
+			continue;
+		must(!bounce_pool_unmap(&pool, live->handle, live->bytes,
+					live->dir, true));
+		must(!memcmp(live->buffer + GUARD, live->private, live->bytes));
+		live->used = false;
+		free(live->buffer);
+		free(live->private);
+	}
+	look();
+}
+
 static void round_of(unsigned long steps)
 {
 	static unsigned char all[REGION];
@@ -263,6 +292,8 @@ static void round_of(unsigned long steps)
 	for (step = 0; step < steps; step++) {
 		struct live *live = &lives[chance(LIVE)];
 
+		if (!chance(500))
+			forget();
 		if (!live->used)
 			map_one(live);
 		else if (chance(3))
