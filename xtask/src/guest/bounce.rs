@@ -5,6 +5,7 @@
 //! both come from the same pins. What is built is kept under the digest of all
 //! that it depends on.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -66,6 +67,7 @@ pub fn build(workspace: &Workspace, pins: &Pins, target: Target) -> Result<PathB
     let headers = Headers::ready(workspace, pins)?;
     // Half a build must not be taken for a whole one, nor two be one.
     let work = place.with_extension(format!("{}.part", std::process::id()));
+    empty(&work)?;
     let made = make(&source, &work, &headers, own.as_deref());
     if made.is_ok() {
         std::fs::create_dir_all(&place)?;
@@ -83,6 +85,16 @@ pub fn build(workspace: &Workspace, pins: &Pins, target: Target) -> Result<PathB
             Err(error.context(format!("all that the build said is in {}", shown(&log))))
         }
     }
+}
+
+/// Makes a folder with nothing in it, whatever a process that was killed, and
+/// had this one's number, has left there.
+fn empty(folder: &Path) -> Result<()> {
+    let made = match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => std::fs::create_dir_all(folder),
+    };
+    made.with_context(|| format!("cannot make {}", folder.display()))
 }
 
 /// A name made of all that the module depends on.
@@ -165,18 +177,22 @@ impl Headers {
             let packages = packages?;
             let step = Step::new("Unpacking");
             let part = folder.with_extension(format!("{}.part", std::process::id()));
-            std::fs::create_dir_all(&part)?;
+            empty(&part)?;
             for package in &packages {
                 deb::unpack(package, &part)?;
             }
             step.done("the kernel's headers");
-            let ready = fit_modpost(workspace, pins, &part);
-            // Another process may have been as fast; its folder is as good.
-            if ready.is_err() || std::fs::rename(&part, &folder).is_err() {
+            let renamed = std::fs::rename(&part, &folder);
+            if renamed.is_err() {
                 std::fs::remove_dir_all(&part)?;
             }
-            ready?;
+            // Another process may have been as fast; its folder is as good.
+            if !folder.exists() {
+                renamed.with_context(|| format!("cannot make {}", folder.display()))?;
+            }
         }
+        // Each time: the target folder may have come here from another machine.
+        fit_modpost(workspace, pins, &folder)?;
         let sources = folder.join("usr/src");
         let named = |end: &str| -> Result<PathBuf> {
             let entries = std::fs::read_dir(&sources)?.flatten().map(|entry| entry.path());
@@ -207,7 +223,10 @@ fn fit_modpost(workspace: &Workspace, pins: &Pins, headers: &Path) -> Result<()>
     }
     let package = debian::package(workspace, pins, Role::Libc)?;
     let libc = headers.join("libc");
-    std::fs::create_dir_all(&libc)?;
+    if libc.exists() {
+        return Ok(());
+    }
+    empty(&libc)?;
     deb::unpack(&package, &libc)?;
     let loader = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
     if !libc.join(loader).exists() {
@@ -231,7 +250,6 @@ fn fit_modpost(workspace: &Workspace, pins: &Pins, headers: &Path) -> Result<()>
 fn make(source: &Path, work: &Path, headers: &Headers, own: Option<&Path>) -> Result<()> {
     let step = Step::new("Building");
     step.note("the kernel module");
-    std::fs::create_dir_all(work)?;
     for file in sources(source)? {
         std::fs::copy(&file, work.join(file.file_name().unwrap_or_default()))?;
     }

@@ -48,7 +48,9 @@ pub fn make(
     let pins = chosen(workspace, kind.newest)?;
     let busybox = package(workspace, &pins, Role::Busybox)?;
     let built_for = if kind.abi == Abi::Pkvm { Target::Pkvm } else { Target::Debian };
-    let own = kind.module.then(|| bounce::build(workspace, &pins, built_for)).transpose()?;
+    // The pKVM kernel is made of the pinned source, whatever is the newest.
+    let module_pins = if kind.abi == Abi::Pkvm { Pins::own()? } else { pins.clone() };
+    let own = kind.module.then(|| bounce::build(workspace, &module_pins, built_for)).transpose()?;
     let (kernel, modules) = if kind.abi == Abi::Pkvm {
         (pkvm::built(workspace)?, Vec::new())
     } else {
