@@ -8,7 +8,7 @@ use buddy_system_allocator::Heap;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 use platform::ByteRange;
-use spin::mutex::TicketMutex as Mutex;
+use hyp::sync::Mutex;
 
 struct LockedHeap(Mutex<Heap<32>>);
 

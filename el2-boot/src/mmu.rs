@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hyp::addr::{ADDRESS_BITS, FRAME_SIZE, Pfn, PfnRange};
 use hyp::error::Error;
 use platform::ByteRange;
-use spin::mutex::TicketMutex as Mutex;
+use hyp::sync::Mutex;
 
 const VALID: u64 = 1;
 /// Level 1 and 2: a table; level 3: a page.

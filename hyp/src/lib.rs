@@ -32,7 +32,7 @@ pub mod psci;
 pub mod sim;
 pub mod stage2;
 pub mod stats;
-mod sync;
+pub mod sync;
 pub mod syndrome;
 #[cfg(test)]
 mod tests;

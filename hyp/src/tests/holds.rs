@@ -19,7 +19,7 @@ fn effects<R>(rig: &Rig, act: impl FnOnce() -> R) -> (u64, R) {
 }
 
 /// No hold of host memory's lock is longer than [`abi::MAX_RANGE`] frames, and
-/// with tickets nobody waits for more than one hold of each other CPU.
+/// whoever insists waits for two holds of each other CPU at most.
 #[test]
 fn no_call_holds_the_memory_for_longer_than_a_range_of_frames() {
     let mut rig = Rig::new();
