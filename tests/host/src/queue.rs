@@ -215,6 +215,11 @@ impl Chain {
     /// When there is no such byte, or it may not be written.
     pub fn write_last<M: Memory + ?Sized>(&self, memory: &M, byte: u8) -> Result<(), Refusal> {
         let at = self.last_writable.ok_or(self.refused.unwrap_or(Refusal::Request))?;
+        // A buffer that begins where the device may not go has no sound end,
+        // wherever that is: at offset 0 of device memory, below a bounce BAR.
+        if let Some(buffer) = self.writable.last() {
+            memory.read(buffer.address, &mut [0])?;
+        }
         Ok(memory.write(at, &[byte])?)
     }
 
