@@ -4,7 +4,7 @@
 //!
 //! Bounded, because a guest can lock as often as it likes (each of its calls
 //! does): a lock that goes to whoever is quickest would let it keep the host
-//! waiting for ever. A CPU that has looked [`PATIENCE`] times and found the lock
+//! waiting for ever. A CPU that has looked `PATIENCE` times and found the lock
 //! taken draws a ticket; as long as somebody has one, nobody else begins to
 //! try. From then on a call waits for two holds of each other CPU at most. The
 //! longest is one call on [`crate::abi::MAX_RANGE`] frames, to which every
