@@ -9,7 +9,7 @@ use platform::ByteRange;
 /// VM objects live here.
 const HEAP_SIZE: u64 = 0x10_0000;
 /// Stack of one CPU, below it one page that is never mapped.
-const STACK_SIZE: u64 = 0x8000;
+const STACK_SIZE: u64 = 0x1_0000;
 /// Stack for exceptions in EL2, next to it.
 const PANIC_STACK_SIZE: u64 = FRAME_SIZE;
 const GUARD: u64 = FRAME_SIZE;
