@@ -174,13 +174,7 @@ fn fragment(workspace: &Workspace) -> PathBuf {
 
 fn ensure_tools() -> Result<()> {
     let step = Step::new("Setting up");
-    let runs = |program: &str| {
-        let mut command = Command::new(program);
-        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok()
-    };
-    let missing: Vec<&str> =
-        TOOLS.iter().filter(|(program, _)| !runs(program)).map(|(_, package)| *package).collect();
+    let missing = setup::missing(&TOOLS);
     if missing.is_empty() {
         return Ok(());
     }

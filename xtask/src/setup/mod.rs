@@ -167,3 +167,15 @@ fn write_as_root(path: &str, text: &str) -> Result<()> {
     }
     Ok(())
 }
+
+/// The packages of those programs that do not start here, of (program,
+/// package) pairs.
+pub(crate) fn missing(tools: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let runs = |program: &str| {
+        let quiet = std::process::Stdio::null;
+        let mut command = std::process::Command::new(program);
+        command.arg("--version").stdin(quiet()).stdout(quiet()).stderr(quiet());
+        command.status().is_ok()
+    };
+    tools.iter().filter(|(program, _)| !runs(program)).map(|(_, package)| *package).collect()
+}
