@@ -39,10 +39,7 @@ impl RunFolder {
         let all = workspace.folder("runs")?;
         // One at a time makes and takes away: a folder that has just been made
         // has no lock yet.
-        let turn = all.join(".turn");
-        let turn =
-            File::create(&turn).with_context(|| format!("cannot make {}", turn.display()))?;
-        flock(&turn, FlockOperation::LockExclusive)?;
+        let _turn = workspace.turn("runs")?;
         take_away(&all, name);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = all.join(format!("{name}-{}-{number}", std::process::id()));

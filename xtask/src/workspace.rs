@@ -1,10 +1,15 @@
 //! Where things are: the checkout, and the one folder xtask may write to.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// The checkout and its target folder.
 #[derive(Debug, Clone)]
@@ -54,6 +59,30 @@ impl Workspace {
         std::fs::create_dir_all(&path)
             .with_context(|| format!("cannot make the folder {}", path.display()))?;
         Ok(path)
+    }
+
+    /// Waits until no other process works in this folder of xtask's. The turn
+    /// lasts as long as the file is open, and ends with the process at the
+    /// latest: the lock is the kernel's.
+    ///
+    /// # Errors
+    /// When there can be no lock, or on Ctrl-C while another has the turn.
+    pub fn turn(&self, name: &str) -> Result<File> {
+        let path = self.folder(name)?.join(".turn");
+        let file = File::create(&path);
+        let file = file.with_context(|| format!("cannot make {}", path.display()))?;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) if crate::qemu::interrupted() => {
+                    bail!("stopped while another xtask works in {}", shown(&path));
+                }
+                Err(Errno::WOULDBLOCK | Errno::INTR) => sleep(Duration::from_millis(20)),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
+                Ok(()) => return Ok(file),
+            }
+        }
     }
 }
 

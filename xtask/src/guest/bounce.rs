@@ -63,9 +63,15 @@ pub fn build(workspace: &Workspace, pins: &Pins, target: Target) -> Result<PathB
              build linux/bounce with its Makefile, in a Debian guest"
         );
     }
+    // Two that start together on a new machine would unpack the same headers,
+    // and one would build with what the other has not made yet.
+    let _turn = workspace.turn("guest")?;
+    if module.exists() {
+        return Ok(module);
+    }
     ensure_tools()?;
     let headers = Headers::ready(workspace, pins)?;
-    // Half a build must not be taken for a whole one, nor two be one.
+    // Half a build must not be taken for a whole one.
     let work = place.with_extension(format!("{}.part", std::process::id()));
     empty(&work)?;
     let made = make(&source, &work, &headers, own.as_deref());
@@ -170,20 +176,14 @@ impl Headers {
                 PACKAGES.iter().map(|role| debian::package(workspace, pins, *role)).collect();
             let packages = packages?;
             let step = Step::new("Unpacking");
-            let part = folder.with_extension(format!("{}.part", std::process::id()));
+            let part = folder.with_extension("part");
             empty(&part)?;
             for package in &packages {
                 deb::unpack(package, &part)?;
             }
             step.done("the kernel's headers");
-            let renamed = std::fs::rename(&part, &folder);
-            if renamed.is_err() {
-                std::fs::remove_dir_all(&part)?;
-            }
-            // Another process may have been as fast; its folder is as good.
-            if !folder.exists() {
-                renamed.with_context(|| format!("cannot make {}", folder.display()))?;
-            }
+            std::fs::rename(&part, &folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
         }
         // Each time: the target folder may have come here from another machine.
         fit_modpost(workspace, pins, &folder)?;
@@ -215,18 +215,20 @@ fn fit_modpost(workspace: &Workspace, pins: &Pins, headers: &Path) -> Result<()>
     if !String::from_utf8_lossy(&output.stderr).contains("GLIBC_") {
         return Ok(());
     }
-    let package = debian::package(workspace, pins, Role::Libc)?;
     let libc = headers.join("libc");
-    if libc.exists() {
-        return Ok(());
-    }
-    empty(&libc)?;
-    deb::unpack(&package, &libc)?;
     let loader = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
-    if !libc.join(loader).exists() {
-        bail!("{} holds no {loader}", package.display());
+    if !libc.exists() {
+        let package = debian::package(workspace, pins, Role::Libc)?;
+        let part = headers.join("libc.part");
+        empty(&part)?;
+        deb::unpack(&package, &part)?;
+        if !part.join(loader).exists() {
+            bail!("{} holds no {loader}", package.display());
+        }
+        std::fs::rename(&part, &libc)?;
     }
-    // By its own place: the folder gets its name when all is done.
+    // By its own place: the folder may have come here from elsewhere. Written
+    // each time: who was killed after the library has not written it.
     let script = format!(
         "#!/bin/sh\n\
          here=$(cd \"$(dirname \"$0\")\" && pwd -P)\n\
