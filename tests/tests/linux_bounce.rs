@@ -32,9 +32,11 @@ const USE_ALL: &str = "sha256sum </dev/vda | cut -d' ' -f1\n\
     heard=$(nc 10.0.2.2 9000 </tmp/file)\n\
     [ \"$heard\" = $(sha256sum </tmp/file | cut -d' ' -f1) ] && echo sent\n\
     dd if=/dev/hwrng bs=16 count=1 2>/dev/null | wc -c\n";
-/// Tells, for each device, whether anything was refused or had no room.
+/// Tells how many devices had nothing refused. That a device had no room for a
+/// moment is no fault: how many requests are in flight is a matter of the
+/// host's pace, and the driver waits.
 const REFUSED: &str = "mount -t debugfs debug /sys/kernel/debug\n\
-    cat /sys/kernel/debug/virtio_bounce/* | grep -cE '^(full|refused) 0$'\n\
+    cat /sys/kernel/debug/virtio_bounce/* | grep -cE '^refused 0$'\n\
     dmesg | grep -cE 'Oops|kernel BUG|Unable to handle|WARNING: '\n";
 
 /// Runs [`USE_ALL`] with these words, and looks at all that it did.
@@ -48,8 +50,8 @@ fn uses_all(test: &str, words: &[&str]) -> Result<Output> {
     let output = script(test, &commands, &[words, &more].concat())?;
     assert_eq!(output.status.code(), Some(9), "{}", said(&output));
     let digest = hex(&Sha256::digest(&disk));
-    // Of four devices, both counts are zero.
-    let wanted = format!("{digest}\nsent\n16\n8\n0\n");
+    // Of four devices.
+    let wanted = format!("{digest}\nsent\n16\n4\n0\n");
     assert_eq!(String::from_utf8_lossy(&output.stdout), wanted, "{}", said(&output));
     disk.copy_within(..DISK / 2, DISK / 2);
     ensure!(std::fs::read(&path)? == disk, "the disk differs: {}", said(&output));
@@ -67,6 +69,36 @@ fn a_kernel_that_knows_nothing_has_all_devices_and_shares_no_page() -> Result<()
         let output = uses_all(&format!("bounce-none-{policy}"), &words)?;
         assert_eq!(counter(&output, "pages_shared")?, 0, "{}", said(&output));
     }
+    Ok(())
+}
+
+/// More requests at once than the device has room for: the driver waits, and
+/// nothing is lost or mixed up.
+#[test]
+fn a_device_without_room_is_waited_for() -> Result<()> {
+    if left_out("a_device_without_room_is_waited_for") {
+        return Ok(());
+    }
+    let half = 16 << 20;
+    let mut disk: Vec<u8> = contents().repeat(2 * half / DISK);
+    for (number, chunk) in (0_u64..).zip(disk.chunks_mut(DISK)) {
+        chunk[..8].copy_from_slice(&number.to_le_bytes());
+    }
+    let path = file("bounce-room", "disk.img", &disk)?;
+    let shown = path.display().to_string();
+    let commands = "each() { for part in 0 1 2 3; do \"$@\" & done; wait; }\n\
+        read_it() { dd if=/dev/vda of=/dev/null bs=4M count=1 skip=$((part + $1)) 2>/dev/null; }\n\
+        copy_it() { dd if=/dev/vda of=/dev/vda bs=4M count=1 skip=$part seek=$((part + 4)) \
+        conv=notrunc 2>/dev/null; }\n\
+        each read_it 0 & each read_it 4; wait\n\
+        sha256sum </dev/vda | cut -d' ' -f1\n\
+        each copy_it; sync\n";
+    let words = ["--policy", "bounce-bar", "--abi", "none", "--timeout", LONG, "--disk", &shown];
+    let output = script("bounce-room", commands, &words)?;
+    let wanted = format!("{}\n", hex(&Sha256::digest(&disk)));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), wanted, "{}", said(&output));
+    disk.copy_within(..half, half);
+    ensure!(std::fs::read(&path)? == disk, "the disk differs: {}", said(&output));
     Ok(())
 }
 
