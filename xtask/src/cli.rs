@@ -204,7 +204,7 @@ impl RunOptions {
         if self.linux.guest.is_some() && self.loader != Loader::Qemu {
             return Err("--loader is for the story, not for --guest".into());
         }
-        self.linux.check()
+        self.linux.check(self.disk.is_some())
     }
 
     /// The run these options describe.
@@ -309,6 +309,16 @@ mod tests {
             &["--guest", "debian", "--lives", "50", "--kill-in-io", "--disk", "x"],
             &["--guest", "debian", "--policy", "bounce-bar", "--without-module"],
             &["--guest", "debian", "--policy", "device-memory", "--lie", "H1.beyond,H2.length"],
+            &[
+                "--guest",
+                "debian",
+                "--disk",
+                "d",
+                "--console",
+                "hvc0",
+                "--lie",
+                "H1.beyond,H1.beyond,H6.storm,H2.length",
+            ],
             &["--guest", "linux", "--kernel", "Image", "--policy", "bounce-bar"],
             &["--guest", "debian", "--abi", "none", "--policy", "bounce-bar", "--neighbours", "1"],
             // Without bounce buffers a realm needs less.
@@ -329,6 +339,11 @@ mod tests {
             (&["--policy", "bounce-bar"], "--policy needs --guest"),
             (&["--lie", "H1.beyond"], "--lie needs --guest"),
             (&["--guest", "debian", "--lie", "H1.beyond", "--no-bouncer"], "--lie is for"),
+            (&["--guest", "debian", "--lie", "H1.beyond,H1.twice,H6.storm"], "--lie: 3 rows, but"),
+            (
+                &["--guest", "debian", "--abi", "none", "--lie", "H6.storm"],
+                "--lie: the guest has no",
+            ),
             (
                 &["--guest", "debian", "--policy", "bounce-bar", "--no-bouncer"],
                 "--policy is for the host's",

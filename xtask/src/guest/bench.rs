@@ -189,7 +189,7 @@ fn boot(
         word: Some(word),
         keyboard: Keyboard::None,
         timeout: None,
-        lies: String::new(),
+        lies: Vec::new(),
         attack: None,
     };
     let memory = guest.machine_memory(None)?;

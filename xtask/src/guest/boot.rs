@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::disk::Disk;
-use super::options::{Abi, Console, Policy};
+use super::lie::Lie;
+use super::options::{Abi, Console, Policy, devices};
 use super::output::{Marks, Sorter};
 use super::read;
 use super::screen::{Keyboard, Screen};
@@ -60,7 +61,7 @@ pub struct Guest {
     /// Wall-clock limit.
     pub timeout: Option<Duration>,
     /// Lies that the host's devices tell its drivers, by rows; none if empty.
-    pub lies: String,
+    pub lies: Vec<Lie>,
     /// Whether the host attacks it, and what it looks for, if anything.
     pub attack: Option<Option<Marker>>,
 }
@@ -119,12 +120,7 @@ impl Guest {
 
     /// The host's command line.
     fn bootargs(&self) -> String {
-        let mut devices = Vec::new();
-        if self.abi != Abi::None || self.policy.brings_memory() {
-            devices.extend(self.disk.is_some().then_some("blk"));
-            devices.extend(["net", "rng"]);
-            devices.extend((self.console == Console::Hvc0).then_some("console"));
-        }
+        let devices = devices(self.abi, self.policy, self.disk.is_some(), self.console);
         let devices = if devices.is_empty() { "none".to_owned() } else { devices.join(",") };
         let policy = match self.policy {
             Policy::SharedPages => String::new(),
@@ -140,10 +136,8 @@ impl Guest {
             count => format!(" lives={count}"),
         };
         let kill = if self.kill_in_io { " kill=io" } else { "" };
-        let lies = match self.lies.as_str() {
-            "" => String::new(),
-            list => format!(" lie={list}"),
-        };
+        let lies: Vec<String> = self.lies.iter().map(|lie| lie.id()).collect();
+        let lies = if lies.is_empty() { String::new() } else { format!(" lie={}", lies.join(",")) };
         let neighbours = match self.neighbours {
             0 => String::new(),
             count => format!(" neighbours={count}"),
@@ -350,7 +344,7 @@ mod tests {
             word: None,
             keyboard: Keyboard::None,
             timeout: None,
-            lies: String::new(),
+            lies: Vec::new(),
             attack: None,
         }
     }
@@ -384,7 +378,7 @@ mod tests {
         assert!(crowd.bootargs().ends_with(" neighbours=2"));
         let many = Guest { lives: 50, kill_in_io: true, ..guest() };
         assert!(many.bootargs().ends_with(" lives=50 kill=io"));
-        let lied_to = Guest { lies: "H2.length,H1.twice".to_owned(), ..guest() };
+        let lied_to = Guest { lies: vec![Lie::Length, Lie::Twice], ..guest() };
         assert!(lied_to.bootargs().ends_with(" lie=H2.length,H1.twice"));
         let attacked = Guest { attack: Some(None), ..guest() };
         assert!(attacked.bootargs().ends_with(" attack=on"));

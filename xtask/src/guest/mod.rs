@@ -15,6 +15,7 @@ pub mod deb;
 pub mod debian;
 pub mod disk;
 pub mod initramfs;
+pub mod lie;
 pub mod memory;
 pub mod modules;
 pub mod newest;

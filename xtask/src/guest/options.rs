@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::lie::Lie;
 use super::memory;
 
 /// Whose Linux.
@@ -194,14 +195,12 @@ pub struct GuestOptions {
         num_args = 0..=1, require_equals = true, default_missing_value = "secret"
     )]
     pub attack: Option<Attack>,
-    /// Let the host's devices lie to the guest's drivers: rows of the catalogue
+    /// Let the host's devices lie to the guest's drivers: rows of docs/threats.md
     ///
-    /// By commas, such as H1.beyond, H1.other, H1.twice, H2.length, H3.jump,
-    /// H3.back, H4.rewrite, H5.config, H6.storm, H7.needs-reset, H10.nothing.
-    /// The devices (disk, console, network, entropy, as far as they are there)
-    /// get one each, over and over.
-    #[arg(long, value_name = "ROWS", value_delimiter = ',')]
-    pub lie: Vec<String>,
+    /// By commas. The devices (disk, network, entropy, console, as far as they
+    /// are there) get one each, over and over.
+    #[arg(long, value_name = "ROWS", value_enum, value_delimiter = ',')]
+    pub lie: Vec<Lie>,
     /// Start the guest on QEMU directly, without bouncer and host: to see
     /// whether something is the guest's own doing
     #[arg(long)]
@@ -232,11 +231,34 @@ impl GuestOptions {
         self.guest_memory.unwrap_or(256)
     }
 
-    /// What does not go together, as clap cannot say it.
+    /// Its virtio devices in their order, by the host's words; `disk` says
+    /// whether it has one.
+    #[must_use]
+    pub fn devices(&self, disk: bool) -> Vec<&'static str> {
+        let abi = self.abi.unwrap_or(Abi::Rsi);
+        let console = self.console.unwrap_or(Console::Pl011);
+        devices(abi, self.policy(), disk, console)
+    }
+
+    /// What does not go together, as clap cannot say it; `disk` says whether
+    /// the guest has one.
     ///
     /// # Errors
     /// The complaint for the user.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self, disk: bool) -> Result<(), String> {
+        let there = self.devices(disk);
+        if self.guest.is_some() && self.lie.len() > there.len() {
+            return Err(match there.len() {
+                0 => "--lie: the guest has no device that could lie; with --abi none it has some \
+                    under a --policy of devices that bring their memory"
+                    .to_owned(),
+                count => format!(
+                    "--lie: {} rows, but the guest has {count} devices: {}",
+                    self.lie.len(),
+                    there.join(", ")
+                ),
+            });
+        }
         let debians = [
             ("--script", self.script.is_some()),
             ("--without-module", self.without_module),
@@ -309,6 +331,19 @@ impl GuestOptions {
             }
         }
     }
+}
+
+/// The virtio devices of a guest, by the host's words and in its order. One
+/// that shares nothing can use those only that bring their own memory.
+#[must_use]
+pub fn devices(abi: Abi, policy: Policy, disk: bool, console: Console) -> Vec<&'static str> {
+    let mut devices = Vec::new();
+    if abi != Abi::None || policy.brings_memory() {
+        devices.extend(disk.then_some("blk"));
+        devices.extend(["net", "rng"]);
+        devices.extend((console == Console::Hvc0).then_some("console"));
+    }
+    devices
 }
 
 /// "64M" to "16G" in MiB.

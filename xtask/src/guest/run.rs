@@ -147,7 +147,7 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
         word,
         keyboard,
         timeout,
-        lies: linux.lie.join(","),
+        lies: linux.lie.clone(),
         attack,
     })
 }
