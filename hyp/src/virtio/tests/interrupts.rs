@@ -67,15 +67,21 @@ fn a_storm_on_a_line_is_one_assertion() {
     assert_eq!(platform.lines, [false; 4]);
 }
 
+/// Creates the next device, which is number `index`, and lets its driver
+/// bring it up with one queue.
+fn add_live(platform: &mut Platform, index: usize) {
+    platform.bus.create(4, Policy::BounceBar, 16, 1, 0).unwrap();
+    platform.place_bars(index);
+    assert!(platform.negotiate(index, BOUNCE_FEATURES));
+    assert!(platform.enable_queue(index, 0, 16, [bounce_base(index); 3]));
+    platform.set_status(index, 15);
+}
+
 #[test]
 fn slots_take_the_lines_in_turn() {
     let mut platform = Platform::empty();
     for index in 0..crate::abi::MAX_DEVICES {
-        platform.bus.create(4, Policy::BounceBar, 16, 1, 0).unwrap();
-        platform.place_bars(index);
-        assert!(platform.negotiate(index, BOUNCE_FEATURES));
-        assert!(platform.enable_queue(index, 0, 16, [bounce_base(index); 3]));
-        platform.set_status(index, 15);
+        add_live(&mut platform, index);
         platform.interrupt(index, 0).unwrap();
         let line = (index + 1) % 4;
         assert!(platform.lines[line]);
@@ -90,11 +96,7 @@ fn slots_take_the_lines_in_turn() {
 fn a_shared_line_falls_with_the_last_that_asserts_it() {
     let mut platform = Platform::empty();
     for index in 0..crate::abi::MAX_DEVICES {
-        platform.bus.create(4, Policy::BounceBar, 16, 1, 0).unwrap();
-        platform.place_bars(index);
-        assert!(platform.negotiate(index, BOUNCE_FEATURES));
-        assert!(platform.enable_queue(index, 0, 16, [bounce_base(index); 3]));
-        platform.set_status(index, 15);
+        add_live(&mut platform, index);
     }
     let line_1 = [false, true, false, false];
     // Each way in which a device lets go, with the other one still there.
