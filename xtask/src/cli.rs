@@ -53,6 +53,12 @@ pub enum Task {
     /// the same on every machine and every day, for the same binaries. Each is
     /// what the caller spends, its own wrapper included.
     Bench(BenchOptions),
+    /// Shows DMA systems side by side: what works, what is refused
+    ///
+    /// Each system (mode) is booted with a guest that uses it and a host that
+    /// serves it, and each of its demonstrations is one line: what was done and
+    /// what was seen. Exits 1 if one did not end as it must, or was not made.
+    Dma(crate::dma::DmaOptions),
     /// Builds bouncer, the host and the guest into bootable images
     Build,
     /// Fuzzes what bouncer decides, guided by coverage
@@ -224,6 +230,7 @@ impl RunOptions {
             timeout: (!self.gdb).then(|| Duration::from_secs(self.timeout.unwrap_or(LIMIT))),
             gdb: self.gdb.then_some(GDB_PORT),
             scenario: "story".into(),
+            words: String::new(),
             trace: self.trace.clone(),
             loader: self.loader,
             entered_first: None,

@@ -17,6 +17,7 @@ pub mod coverage;
 pub mod cpio;
 pub mod cpu;
 pub mod disk;
+pub mod dma;
 pub mod files;
 pub mod fuzz;
 pub mod guest;

@@ -10,8 +10,8 @@ use xtask::cli::{Cli, Task};
 use xtask::term::{BAD, paint};
 use xtask::workspace::Workspace;
 use xtask::{
-    Outcome, Usage, attack, bench, build, check, coverage, files, fuzz, guest, mutants, qemu, run,
-    setup, status, test, trace,
+    Outcome, Usage, attack, bench, build, check, coverage, dma, files, fuzz, guest, mutants, qemu,
+    run, setup, status, test, trace,
 };
 
 fn main() -> ExitCode {
@@ -38,6 +38,7 @@ fn result_file(task: &Task) -> Option<&Path> {
         Task::Attack(options) => options.json.as_deref(),
         Task::Bench(options) => options.json.as_deref(),
         Task::Coverage(options) => options.json.as_deref(),
+        Task::Dma(options) => options.json.as_deref(),
         Task::Fuzz(options) => options.json.as_deref(),
         Task::Mutants(options) => options.json.as_deref(),
         _ => None,
@@ -57,6 +58,7 @@ fn act(cli: &Cli) -> Result<Outcome> {
         Task::Run(options) => return run::run(&Workspace::find()?, options),
         Task::Attack(options) => return attack::run(&Workspace::find()?, options),
         Task::Bench(options) => return bench::run(&Workspace::find()?, options),
+        Task::Dma(options) => return dma::run(&Workspace::find()?, options),
         Task::Build => {
             setup::run()?;
             build::images(&Workspace::find()?)?;

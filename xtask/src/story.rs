@@ -67,6 +67,8 @@ pub struct Config {
     pub gdb: Option<u16>,
     /// The host's scenario.
     pub scenario: String,
+    /// Further words of the host's command line, for its scenario.
+    pub words: String,
     /// Where the trace is written of a bouncer that keeps one.
     pub trace: Option<PathBuf>,
     /// What puts the images into memory and enters bouncer.
@@ -88,6 +90,7 @@ impl Config {
             timeout: Some(Duration::from_secs(300)),
             gdb: None,
             scenario: "story".into(),
+            words: String::new(),
             trace: None,
             loader: Loader::Qemu,
             entered_first: None,
@@ -233,13 +236,13 @@ fn still_on(qemu: &mut Qemu, folder: &Path) -> Result<Vec<String>> {
 fn bootargs(config: &Config, disk: &Disk, note: &str) -> String {
     // No more than bouncer drives.
     let vcpus = config.machine.cpus.clamp(2, 8);
-    let scenario = &config.scenario;
+    let Config { scenario, words, .. } = config;
     let (hash, write) = match disk.kind {
         Kind::Fat => (disk.hash_name.as_str(), "file"),
         Kind::Raw => (WHOLE_DISK, "last-sector"),
     };
     format!(
-        "scenario={scenario} vcpus={vcpus} policy=all attacks=all hash={hash} write={write} note={note}"
+        "scenario={scenario} vcpus={vcpus} policy=all attacks=all hash={hash} write={write} note={note} {words}"
     )
 }
 

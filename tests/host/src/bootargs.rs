@@ -10,7 +10,8 @@ pub struct Options<'a> {
     /// the machine while a guest holds secrets, with `-out` while it is on
     /// another CPU, and `leave-break-out` waits for somebody outside to break
     /// bouncer; `lies` runs guests whose disk lies to them; `registers` looks
-    /// for leaks in all system registers; `fuzz` calls bouncer at random
+    /// for leaks in all system registers; `dma` shows or measures one DMA
+    /// system (`mode=`, `part=`, not read here); `fuzz` calls bouncer at random
     /// (`seed=`, `calls=`), and is
     /// not read here; any other word is the guest's scenario, run alone.
     pub scenario: &'a str,

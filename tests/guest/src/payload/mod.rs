@@ -9,6 +9,7 @@ mod checks;
 mod debug;
 mod device;
 mod disk;
+mod dma;
 mod hostile;
 mod hostile_driver;
 mod interrupts;
@@ -126,11 +127,12 @@ fn play(machine: &Machine) -> ! {
         "registers" => registers::keep(machine),
         "bench" => bench::measure(machine),
         "debug" => debug::play(machine),
+        "dma" => dma::play(machine),
         "fault" => checks::die(machine),
         _ => fail(
             "unknown scenario",
-            "use story, hostile, driver, secrets, lend, realm, registers, idle, spin, smp, bench, debug \
-             or fault",
+            "use story, hostile, driver, secrets, lend, realm, registers, idle, spin, smp, bench, debug, \
+             dma or fault",
         ),
     };
     println!("@guest result={}", if passed { "pass" } else { "fail" });

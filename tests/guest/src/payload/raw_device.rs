@@ -33,7 +33,7 @@ const ACKNOWLEDGE: u8 = 1;
 const DRIVER: u8 = 2;
 const DRIVER_OK: u8 = 4;
 const FEATURES_OK: u8 = 8;
-const NEEDS_RESET: u8 = 0x40;
+pub(crate) const NEEDS_RESET: u8 = 0x40;
 
 /// The PCI command register, and its bus-master bit (PCI Local Bus 3.0, 6.2.2).
 const COMMAND: u8 = 4;

@@ -7,6 +7,7 @@
 //! does all three. After each guest its memory must come back wiped.
 
 mod acts;
+pub(super) mod dma;
 mod measured;
 mod survey;
 
@@ -105,6 +106,9 @@ impl Stage<'_> {
         }
         if self.options.scenario == "lies" {
             return self.lies();
+        }
+        if self.options.scenario == "dma" {
+            return self.dma();
         }
         if self.options.scenario == "registers" {
             return self.registers();

@@ -8,6 +8,7 @@ use hyp::layout;
 
 use crate::payload::backend::Backend;
 use crate::payload::calls::BOUNCER;
+use crate::payload::story::dma::deeds;
 use crate::payload::{run, terminal};
 
 use super::{Input, Vm};
@@ -50,6 +51,9 @@ impl Vm {
         let offset = (ipa & !ALIAS).wrapping_sub(layout::UART);
         if offset >= 0x1000 {
             return 0;
+        }
+        if deeds::is_bell(offset) {
+            return deeds::rung(self, write);
         }
         let mut serial = self.serial.lock();
         let (sent, value) = match write {

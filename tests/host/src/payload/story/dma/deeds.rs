@@ -1,0 +1,52 @@
+//! What the guest of the scenario `dma` asks of its host.
+//!
+//! It writes a word into a register that its UART does not have: the deed in
+//! the top byte, what it is about below. The answer is read from there.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use rt::attempt;
+
+use crate::payload::calls::BOUNCER;
+use crate::payload::vm::Vm;
+use crate::payload::window;
+
+/// Offset of the doorbell in the UART's page.
+pub(in crate::payload) const BELL: u64 = 0xf00;
+
+/// Does anybody listen? Guests of other scenarios have a plain UART.
+static LISTENS: AtomicBool = AtomicBool::new(false);
+static ANSWER: AtomicU64 = AtomicU64::new(0);
+
+/// From here on the bell is heard.
+pub(super) fn listen() {
+    LISTENS.store(true, Relaxed);
+}
+
+/// Is this register the bell?
+pub(in crate::payload) fn is_bell(offset: u64) -> bool {
+    offset == BELL && LISTENS.load(Relaxed)
+}
+
+/// The guest rang, or reads the answer, which is returned.
+pub(in crate::payload) fn rung(vm: &Vm, word: Option<u64>) -> u64 {
+    if let Some(word) = word {
+        ANSWER.store(act(vm, word >> 56, word & !(0xff << 56)), Relaxed);
+    }
+    ANSWER.load(Relaxed)
+}
+
+/// All ones: nothing of that kind.
+const NOTHING: u64 = u64::MAX;
+
+fn act(vm: &Vm, deed: u64, about: u64) -> u64 {
+    match deed {
+        3 => vm.frame_of(about).map_or(NOTHING, |pfn| {
+            let address = pfn << 12 | about & 0xff8;
+            u64::from(attempt::try_read_u64(address).is_err())
+        }),
+        4 => BOUNCER.stats(Some(vm.handle), about).unwrap_or(NOTHING),
+        5 => window::REFUSED.load(Relaxed),
+        _ => NOTHING,
+    }
+}

@@ -1,0 +1,172 @@
+//! `cargo xtask dma`: DMA systems side by side.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `modes` | the systems, and the demonstrations that each must make |
+//! | `judge` | from console lines to one verdict for each demonstration |
+
+mod judge;
+mod modes;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::story::{self, Config};
+use crate::term::{BAD, DIM, GOOD, HEAD, Step, paint};
+use crate::workspace::Workspace;
+use crate::{Outcome, Usage, build, qemu, setup};
+use judge::{Shown, Verdict};
+use modes::{MODES, Mode};
+
+/// `dma`'s options.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DmaOptions {
+    /// Systems, as bounce-bar; all if none
+    #[arg(value_name = "MODE")]
+    pub modes: Vec<String>,
+    /// Only show which systems and demonstrations there are
+    #[arg(long)]
+    pub list: bool,
+    /// Write the result as JSON to FILE
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// `--json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    result: &'static str,
+    modes: Vec<OfMode>,
+}
+
+/// What came of one system.
+#[derive(Debug, Serialize)]
+struct OfMode {
+    mode: &'static str,
+    demonstrations: Vec<Shown>,
+    /// Why the boot failed as a whole, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
+}
+
+impl OfMode {
+    fn held(&self) -> bool {
+        let each = self.demonstrations.iter().all(|shown| shown.verdict == Verdict::Held);
+        // Nothing shown is nothing held.
+        each && !self.demonstrations.is_empty() && self.trouble.is_none()
+    }
+}
+
+/// Makes the demonstrations.
+///
+/// # Errors
+/// When a mode is unknown, or something cannot be set up, built or booted.
+pub fn run(workspace: &Workspace, options: &DmaOptions) -> Result<Outcome> {
+    let modes = select(&options.modes)?;
+    if options.list {
+        modes.iter().for_each(|mode| list(mode));
+        return Ok(Outcome::Pass);
+    }
+    setup::run()?;
+    let images = build::images(workspace)?;
+    let mut all = Vec::new();
+    for mode in modes {
+        let mut config = Config::new(&format!("dma-{}", mode.name));
+        config.scenario = "dma".into();
+        config.words = format!("mode={} part=show", mode.name);
+        let step = Step::new("Booting");
+        let run = story::tell(workspace, &images, &config, &mut |line| step.note(line))?;
+        if qemu::interrupted() {
+            return Ok(Outcome::Interrupted);
+        }
+        step.done(mode.name);
+        let mut seen = OfMode {
+            mode: mode.name,
+            demonstrations: judge::judge(mode, &run.transcript.lines),
+            trouble: None,
+        };
+        if run.transcript.host_result.as_deref() != Some("pass") {
+            seen.trouble = Some("the host did not say that all is well".into());
+            run.transcript.tail(crate::run::TAIL).iter().for_each(|line| {
+                anstream::eprintln!("    {line}");
+            });
+        }
+        show(mode, &seen);
+        all.push(seen);
+    }
+    conclude(options, all)
+}
+
+/// The systems asked for, in the table's order.
+fn select(names: &[String]) -> Result<Vec<&'static Mode>> {
+    for name in names {
+        if !MODES.iter().any(|mode| mode.name == name) {
+            let all: Vec<&str> = MODES.iter().map(|mode| mode.name).collect();
+            let error = format!("there is no DMA system {name}; there are {}", all.join(", "));
+            return Err(Usage(error).into());
+        }
+    }
+    let wanted = |mode: &&Mode| names.is_empty() || names.iter().any(|name| name == mode.name);
+    Ok(MODES.iter().filter(wanted).collect())
+}
+
+fn list(mode: &Mode) {
+    anstream::println!("  {}", paint(HEAD, mode.name));
+    for row in mode.rows {
+        anstream::println!("    {:<6} {:<8} {}", row.id, row.must.word(), row.what);
+    }
+}
+
+fn show(mode: &Mode, seen: &OfMode) {
+    anstream::println!("\n  {}  {}", paint(HEAD, mode.name), paint(DIM, mode.what));
+    for shown in &seen.demonstrations {
+        let (mark, how) = match &shown.verdict {
+            Verdict::Held => (paint(GOOD, "✓"), shown.seen.clone()),
+            Verdict::Broken => (paint(BAD, "✗"), paint(BAD, &shown.seen)),
+            Verdict::Missing => (paint(BAD, "✗"), paint(BAD, "not tried")),
+        };
+        let what = format!("{}, {}", shown.what, shown.must);
+        anstream::println!("    {mark} {:<6} {what}: {how}", shown.id);
+    }
+    if let Some(trouble) = &seen.trouble {
+        anstream::println!("    {} {}", paint(BAD, "✗"), paint(BAD, trouble));
+    }
+}
+
+fn conclude(options: &DmaOptions, modes: Vec<OfMode>) -> Result<Outcome> {
+    let held = modes.iter().all(OfMode::held);
+    let all: usize = modes.iter().map(|mode| mode.demonstrations.len()).sum();
+    let good = modes.iter().flat_map(|mode| &mode.demonstrations);
+    let good = good.filter(|shown| shown.verdict == Verdict::Held).count();
+    let text = format!("{good} of {all} demonstrations of {} systems", modes.len());
+    let word = if held { paint(GOOD, "PASS") } else { paint(BAD, "FAIL") };
+    anstream::println!("\n  {word}: {text}");
+    if let Some(path) = &options.json {
+        let report = Report { result: if held { "pass" } else { "fail" }, modes };
+        let json = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(if held { Outcome::Pass } else { Outcome::Fail })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_system_is_wrong_usage_and_none_is_all() {
+        assert_eq!(select(&[]).unwrap().len(), MODES.len());
+        let one = select(&["device-memory".into()]).unwrap();
+        assert_eq!(one.iter().map(|mode| mode.name).collect::<Vec<_>>(), ["device-memory"]);
+        let error = select(&["iommu".into()]).unwrap_err();
+        assert!(error.is::<Usage>() && error.to_string().contains("bounce-bar"), "{error}");
+    }
+
+    #[test]
+    fn nothing_shown_has_not_held() {
+        let seen = OfMode { mode: "x", demonstrations: Vec::new(), trouble: None };
+        assert!(!seen.held());
+    }
+}

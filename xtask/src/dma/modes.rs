@@ -1,0 +1,94 @@
+//! The systems, and what each must show.
+//!
+//! A row that the booted machine does not tell of is a failure: a
+//! demonstration that was not made cannot pass. The ids are those of the claims
+//! in the mailing-list threads that proposed the systems, by thread and number.
+
+use Must::{Refused, Shown};
+
+/// A system of DMA.
+#[derive(Debug)]
+pub(super) struct Mode {
+    /// `mode=` of host and guest.
+    pub(super) name: &'static str,
+    /// For people.
+    pub(super) what: &'static str,
+    /// The demonstrations it must make.
+    pub(super) rows: &'static [Row],
+}
+
+/// A demonstration.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) id: &'static str,
+    pub(super) must: Must,
+    /// What is done.
+    pub(super) what: &'static str,
+}
+
+/// How a demonstration must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Must {
+    /// It works.
+    Shown,
+    /// It is refused.
+    Refused,
+}
+
+impl Must {
+    /// The console's `outcome=`.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Shown => "shown",
+            Refused => "refused",
+        }
+    }
+}
+
+const fn row(id: &'static str, must: Must, what: &'static str) -> Row {
+    Row { id, must, what }
+}
+
+/// Of both systems in which the device brings its memory.
+const BROUGHT: [Row; 6] = [
+    row("0.4", Refused, "the host reads a private page"),
+    row("3.5", Shown, "64 requests without a hypercall"),
+    row("3.10", Refused, "a driver declines the memory"),
+    row("1.2", Refused, "a driver declines ACCESS_PLATFORM"),
+    row("3.13", Refused, "a ring in private memory"),
+    row("3.8", Refused, "a buffer in private memory"),
+];
+
+/// All of them, in the order in which they are shown.
+pub(super) const MODES: &[Mode] = &[
+    Mode {
+        name: "bounce-bar",
+        what: "the device brings the memory, in a BAR (Woodhouse, 2025)",
+        rows: &BROUGHT,
+    },
+    Mode { name: "device-memory", what: "the same, named by offsets (Graf, 2026)", rows: &BROUGHT },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_ids_are_words_and_there_is_one_of_each() {
+        for (index, mode) in MODES.iter().enumerate() {
+            assert!(MODES[..index].iter().all(|other| other.name != mode.name), "{}", mode.name);
+            assert!(!mode.rows.is_empty(), "{}", mode.name);
+            for (index, row) in mode.rows.iter().enumerate() {
+                assert!(mode.rows[..index].iter().all(|other| other.id != row.id), "{}", row.id);
+                assert!(!row.id.contains(char::is_whitespace) && !row.what.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn something_is_refused_wherever_something_is_shown() {
+        let has = |mode: &Mode, must| mode.rows.iter().any(|row| row.must == must);
+        assert!(MODES.iter().all(|mode| has(mode, Shown)));
+        assert_ne!(Refused.word(), Shown.word());
+    }
+}
