@@ -15,7 +15,8 @@ pub mod host {
     /// [`super::MIN_MEMCACHE`]. Flag bit 0 ([`super::CREATE_RSI`]): the guest
     /// speaks Arm CCA's RSI (SMC, [`super::rsi`]) instead of pKVM's calls
     /// (HVC, [`super::guest`]). Bit 1 ([`super::CREATE_CONSOLE`]): the host may serve
-    /// the guest's UART from the start.
+    /// the guest's UART from the start. Bit 2 ([`super::CREATE_SHARE_ZEROES`]):
+    /// pages change sides as zeros.
     pub const VM_CREATE: u32 = 0xC600_0102;
     /// (handle, first pfn, count) → x1 = frames taken. More memcache.
     pub const VM_TOPUP: u32 = 0xC600_0103;
@@ -105,8 +106,13 @@ pub mod guest {
     pub const MMIO_GUARD_UNMAP: u32 = 0xC600_0008;
     /// (ipa) → 0: give the page back to the host, wiped.
     pub const MEM_RELINQUISH: u32 = 0xC600_0009;
-    /// (device, ipa of the root table or 0) → x1 = pages still mapped. The
-    /// numbers from here on are bouncer's: pKVM has those up to 127.
+    /// () → x1 = bitmap of what there is beside pKVM's calls ([`extension`]).
+    /// The numbers from here on are bouncer's: pKVM has those up to 127.
+    pub const EXTENSIONS: u32 = 0xC600_0080;
+    /// (ipa) → x1 = pages taken back, x2 = where to go on or 0, x3 = pages that
+    /// stay lent. Looks at [`super::MAX_RANGE`] pages from there on.
+    pub const MEM_UNSHARE_ALL: u32 = 0xC600_0081;
+    /// (device, ipa of the root table or 0) → x1 = pages still mapped.
     pub const IOTABLE_SET: u32 = 0xC600_0082;
     /// (device, iova, pages) → x1 = pages done, x2 = of these left out for
     /// want of budget, x3 = pages mapped now.
@@ -114,6 +120,15 @@ pub mod guest {
     /// (device) → x1 = first I/O virtual address, x2 = pages of them, x3 =
     /// most pages mapped at once | pages mapped now << 32.
     pub const IOTABLE_INFO: u32 = 0xC600_0084;
+    /// Bits of [`EXTENSIONS`].
+    pub mod extension {
+        /// [`super::MEM_UNSHARE_ALL`].
+        pub const UNSHARE_ALL: u64 = 1 << 0;
+        /// [`super::IOTABLE_SET`], [`super::REFRESH`], [`super::IOTABLE_INFO`].
+        pub const IO_TABLES: u64 = 1 << 1;
+        /// What this guest shares, and what it takes back, arrives as zeros.
+        pub const SHARE_ZEROES: u64 = 1 << 2;
+    }
     /// The UID's four words (w0 to w3).
     pub const UID_WORDS: [u32; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
 }
@@ -199,6 +214,10 @@ pub const CREATE_RSI: u64 = 1;
 /// VM_CREATE flag: the guest's UART is the host's to serve from the start, as
 /// if the guest had asked for it: for a kernel that does not know the call.
 pub const CREATE_CONSOLE: u64 = 2;
+/// VM_CREATE flag: a page that the guest shares or takes back is zeroed on the
+/// way, so nothing that it held goes with it, in either direction. A realm's
+/// is in any case.
+pub const CREATE_SHARE_ZEROES: u64 = 4;
 /// DEVICE_INTERRUPT cause: configuration change.
 pub const CAUSE_CONFIG: u64 = 0xffff;
 /// DEVICE_CREATE policy: DMA only in the bounce BAR.
@@ -207,6 +226,9 @@ pub const POLICY_BOUNCE_BAR: u64 = 0;
 pub const POLICY_SHARED_PAGES: u64 = 1;
 /// DEVICE_CREATE policy: DMA in a BAR, by offsets into it.
 pub const POLICY_DEVICE_MEMORY: u64 = 2;
+/// DEVICE_CREATE policy: DMA in pages the guest shares, by a device that does
+/// not say so: it lacks ACCESS_PLATFORM.
+pub const POLICY_LEGACY: u64 = 3;
 /// DEVICE_CREATE policy: DMA where the guest's I/O table leads.
 pub const POLICY_SHADOW_IOMMU: u64 = 4;
 

@@ -1,9 +1,9 @@
-//! The guest's hypercalls: PSCI and SMCCC, and pKVM's memory calls; those
-//! about I/O tables are in `iotable`.
+//! The guest's hypercalls: PSCI and SMCCC, pKVM's memory calls, and what
+//! bouncer adds; those about I/O tables are in `iotable`.
 //!
 //! All are answered at EL2. The host is never asked and cannot lie.
 
-use crate::abi::guest as id;
+use crate::abi::guest::{self as id, extension};
 use crate::addr::{FRAME_SIZE, Gfn, GfnRange, aligned_frame_number};
 use crate::error::Error;
 use crate::layout;
@@ -37,6 +37,8 @@ impl<M: Machine> Running<'_, M> {
         }
         let answer = match function {
             id::UID => return self.answer_uid(),
+            id::EXTENSIONS => return self.extensions(),
+            id::MEM_UNSHARE_ALL => return self.unshare_all(a1),
             id::IOTABLE_SET => return self.iotable_set(a1, a2),
             id::REFRESH => return self.refresh(a1, a2, a3),
             id::IOTABLE_INFO => return self.iotable_info(a1),
@@ -100,6 +102,34 @@ impl<M: Machine> Running<'_, M> {
         })?;
         self.stats.add(VmCounter::PagesUnshared, done);
         Ok([0, done])
+    }
+
+    /// MEM_UNSHARE_ALL(ipa) → pages taken back, where to go on or 0, pages that
+    /// stay lent.
+    fn unshare_all(&mut self, ipa: u64) -> Outcome {
+        let machine = &self.hyp.machine;
+        let back = page(ipa).and_then(|from| {
+            self.hyp.with_guest_memory(self.handle, |memory, guest| {
+                memory.guest_unshare_all(machine, guest, from)
+            })
+        });
+        match back {
+            Ok(back) => {
+                self.stats.add(VmCounter::PagesUnshared, back.pages);
+                let next = back.next.map_or(0, Gfn::base);
+                self.results([0, back.pages, next, back.held])
+            }
+            Err(error) => self.answer(Err(error)),
+        }
+    }
+
+    /// EXTENSIONS() → bitmap.
+    fn extensions(&mut self) -> Outcome {
+        let zeroes = self.hyp.with_guest_memory(self.handle, |_, guest| Ok(guest.is_zeroing()));
+        self.answer(zeroes.map(|zeroes| {
+            let zeroes = if zeroes { extension::SHARE_ZEROES } else { 0 };
+            [0, extension::UNSHARE_ALL | extension::IO_TABLES | zeroes]
+        }))
     }
 
     /// MEM_RELINQUISH(ipa): the page goes back to the host, wiped.

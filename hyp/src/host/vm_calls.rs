@@ -39,7 +39,7 @@ pub(super) fn create<M: Machine>(
         let mut memcache = TablePool::empty();
         memory.host_donate_hyp(&hyp.machine, frames, &mut memcache)?;
         let guest = match GuestMemory::new(&hyp.machine, id, ram, abi.shared_place(), memcache) {
-            Ok(guest) => guest,
+            Ok(guest) => guest.zeroing(flags & abi::CREATE_SHARE_ZEROES != 0),
             Err((error, mut memcache)) => {
                 memory.hyp_donate_host(&hyp.machine, &mut memcache, count);
                 return Err(error);

@@ -27,6 +27,8 @@ pub struct GuestMemory {
     pub(super) memcache: TablePool,
     pub(super) ram: GfnRange,
     pub(super) shared: SharedPlace,
+    /// Are its pages zeroed when they change sides, wherever they are?
+    pub(super) zeroes: bool,
     /// Bytes that were not zero in what it shared since somebody asked.
     pub(super) residue: u64,
     /// What its devices see of it, by device.
@@ -51,10 +53,32 @@ impl GuestMemory {
         match Stage2::for_guest(m, id.vmid(), &mut memcache) {
             Some(stage2) => {
                 let windows = [const { None }; MAX_DEVICES];
-                Ok(Self { id, stage2, memcache, ram, shared, residue: 0, windows, dying: false })
+                Ok(Self {
+                    id,
+                    stage2,
+                    memcache,
+                    ram,
+                    shared,
+                    zeroes: false,
+                    residue: 0,
+                    windows,
+                    dying: false,
+                })
             }
             None => Err((Error::NoMemory, memcache)),
         }
+    }
+
+    /// The same guest, and its pages are zeroed or not when it shares them or
+    /// takes them back. At an alias ([`SharedPlace::Alias`]) they always are.
+    #[must_use]
+    pub fn zeroing(self, zeroes: bool) -> Self {
+        Self { zeroes, ..self }
+    }
+
+    /// Are its pages zeroed when they change sides?
+    pub fn is_zeroing(&self) -> bool {
+        self.zeroes || self.shared == SharedPlace::Alias
     }
 
     /// Bytes that were not zero in pages of a realm at the moment it shared

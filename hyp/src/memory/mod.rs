@@ -56,6 +56,7 @@ pub use boot::{BootMemory, frames_needed, tables_needed};
 pub use donate::Contents;
 pub use frame::{Counts, FrameEntry, GuestId, Owner, PageState};
 pub use guest::{GuestMemory, SharedPlace};
+pub use share::TakenBack;
 pub use window::{DmaWindow, PART_PAGES, Refreshed, Stop, View, WINDOWS};
 
 use crate::abi;

@@ -3,10 +3,35 @@
 use super::frame::FrameEntry;
 use super::{GuestMemory, HostMemory, Owner, SharedPlace, fix_coherency};
 use crate::abi;
-use crate::addr::GfnRange;
+use crate::addr::{Gfn, GfnRange, PfnRange};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::stage2::{Attributes, Broken};
+
+/// What [`HostMemory::guest_unshare_all`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TakenBack {
+    /// Pages that are the guest's alone again.
+    pub pages: u64,
+    /// Pages that stay lent: the host's DMA has them pinned, or they are
+    /// mapped for a device of the guest's.
+    pub held: u64,
+    /// Where to go on, if its RAM was not looked through to its end.
+    pub next: Option<Gfn>,
+}
+
+impl GuestMemory {
+    /// Commit: frames that are about to be the host's too, or that it has just
+    /// lost, have what the other side may find: nothing, or what everybody
+    /// sees in them.
+    fn hand_over(&self, m: &impl Machine, frames: PfnRange) {
+        if self.zeroes {
+            m.zero_frames(frames);
+        } else {
+            fix_coherency(m, frames);
+        }
+    }
+}
 
 impl HostMemory<'_> {
     /// Prepare of every guest call: the range is RAM of a living guest,
@@ -26,8 +51,10 @@ impl HostMemory<'_> {
     }
 
     /// The guest lends frames of its RAM to the host: in place with their
-    /// contents, which is pKVM's contract, or at the alias as zeros, which is
-    /// the RMM's ([`super::SharedPlace`]). It keeps its own access. Returns how many frames were done.
+    /// contents, which is pKVM's contract, or as zeros, if it is to be so
+    /// ([`GuestMemory::zeroing`]); or at the alias as zeros, which is the RMM's
+    /// ([`super::SharedPlace`]). It keeps its own access. Returns how many
+    /// frames were done.
     ///
     /// # Errors
     /// [`Error::BadState`] if the guest is dying;
@@ -49,7 +76,7 @@ impl HostMemory<'_> {
 
         let lent = FrameEntry::lent(guest.party(), Owner::Host);
         guest.stage2.for_each_run(m, range, |run| {
-            fix_coherency(m, run);
+            guest.hand_over(m, run);
             self.frames.change(run, own, lent);
             self.map_to_host(m, run, Attributes::BORROWED);
             Ok(())
@@ -59,7 +86,8 @@ impl HostMemory<'_> {
     }
 
     /// The guest takes lent frames back, with their contents or as zeros like
-    /// the way out. When this returns no CPU of the host's can access them. Returns how many frames were done.
+    /// the way out. When this returns no CPU of the host's can access them.
+    /// Returns how many frames were done.
     ///
     /// # Errors
     /// As [`Self::guest_share_host`]; [`Error::Denied`] if a frame is not
@@ -85,11 +113,58 @@ impl HostMemory<'_> {
         self.stage2.invalidate_broken(m, &mut self.pool, broken);
         let own = FrameEntry::owned(guest.party());
         guest.stage2.for_each_run(m, range, |run| {
-            fix_coherency(m, run);
+            guest.hand_over(m, run);
             self.frames.change(run, lent, own);
             Ok(())
         })?;
         Ok(range.count())
+    }
+
+    /// The guest takes back what it has lent, whatever it remembers of it,
+    /// among the first [`abi::MAX_RANGE`] pages of its RAM from `from` on: a
+    /// kernel that starts another, or a driver after its device's reset. What
+    /// the host or a device of the guest's still holds stays lent, and is
+    /// counted.
+    ///
+    /// # Errors
+    /// [`Error::BadState`] if the guest is dying; [`Error::InvalidParameter`]
+    /// if `from` is not in its RAM; [`Error::NotSupported`] for a guest with
+    /// aliases, which takes a range back whatever its pages are.
+    pub fn guest_unshare_all(
+        &mut self,
+        m: &impl Machine,
+        guest: &GuestMemory,
+        from: Gfn,
+    ) -> Result<TakenBack, Error> {
+        guest.require_alive()?;
+        guest.require_ram(GfnRange::one(from))?;
+        if guest.shared == SharedPlace::Alias {
+            return Err(Error::NotSupported);
+        }
+        let end = guest.ram.end();
+        let range = GfnRange::new(from.number(), end - from.number())?.truncate(abi::MAX_RANGE);
+        let next = Gfn::new(range.end()).filter(|next| next.number() < end);
+        let mut back = TakenBack { pages: 0, held: 0, next };
+
+        let lent = FrameEntry::lent(guest.party(), Owner::Host);
+        let mut broken = Broken::new();
+        guest.stage2.for_each_page(m, range, |pfn| match self.frames.get(pfn) {
+            entry if entry == lent => {
+                let page = PfnRange::one(pfn).identity();
+                self.stage2.break_range(m, &mut self.pool, page, &mut broken);
+                back.pages += 1;
+            }
+            entry => back.held += u64::from(entry.borrower() == Owner::Host),
+        });
+        self.stage2.invalidate_broken(m, &mut self.pool, broken);
+        let own = FrameEntry::owned(guest.party());
+        guest.stage2.for_each_page(m, range, |pfn| {
+            if self.frames.get(pfn) == lent {
+                guest.hand_over(m, PfnRange::one(pfn));
+                self.frames.set(pfn, own);
+            }
+        });
+        Ok(back)
     }
 
     /// The guest gives frames back to the host, wiped. One call does the

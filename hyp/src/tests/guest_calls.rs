@@ -1,7 +1,7 @@
 //! The guest's hypercalls (attack rows G2, I4).
 
 use super::rig::{PAGES, RAM_GFN, Rig, sync};
-use crate::abi::{exit, guest as id, host};
+use crate::abi::{self, exit, guest as id, host};
 use crate::error::Error;
 use crate::layout;
 use crate::psci::{code, function};
@@ -58,6 +58,78 @@ fn a_page_is_the_hosts_to_read_exactly_while_it_is_shared() {
     assert_eq!(rig.frame_state(ram + 1), 3);
     assert_eq!(share(2), (0, 2), "a range");
     assert_eq!(unshare(2), (0, 2));
+}
+
+#[test]
+fn what_bouncer_adds_to_pkvms_calls_is_told_by_bit() {
+    for (flags, bits) in [(0, 0b011), (abi::CREATE_SHARE_ZEROES, 0b111)] {
+        let mut rig = Rig::new();
+        let (handle, _) = rig.building_with(1, 16, flags);
+        rig.hvc(host::VM_FINALISE, &[handle, layout::RAM, 0]).unwrap();
+        assert_eq!(rig.guest_hvc(handle, u64::from(id::EXTENSIONS), &[]), (0, bits));
+    }
+}
+
+/// Flag bit 2 of VM_CREATE, which the guest's owner can tell from the
+/// measurement.
+#[test]
+fn with_the_flag_and_only_with_it_a_shared_page_is_zeros() {
+    for flags in [0, abi::CREATE_SHARE_ZEROES, abi::CREATE_SHARE_ZEROES | abi::CREATE_CONSOLE] {
+        let mut rig = Rig::new();
+        let (handle, ram) = rig.building_with(1, 16, flags);
+        rig.hvc(host::VM_FINALISE, &[handle, layout::RAM, 0]).unwrap();
+        let keeps = flags & abi::CREATE_SHARE_ZEROES == 0;
+        let word = || rig.hyp.machine().peek(super::rig::pfn(ram + 1), 7);
+        let put = |value| rig.hyp.machine().poke(super::rig::pfn(ram + 1), 7, value);
+        for (call, secret) in [
+            (id::MEM_SHARE, 0x5ec2e7),
+            (id::MEM_UNSHARE, 0x057),
+            (id::MEM_SHARE, 0x5ec2e8),
+            (id::MEM_UNSHARE_ALL, 0x058),
+        ] {
+            put(secret);
+            assert_eq!(rig.guest_hvc(handle, u64::from(call), &[ipa(1), 1, 0]), (0, 1));
+            assert_eq!(word(), if keeps { secret } else { 0 }, "{call:#x} with flags {flags}");
+        }
+        put(0x5ec2e9);
+        assert_eq!(rig.guest_hvc(handle, u64::from(id::MEM_UNSHARE), &[ipa(1), 1, 0]).0, -4);
+        assert_eq!(word(), 0x5ec2e9, "a refused call wipes nothing");
+    }
+    let digest = |flags| {
+        let mut rig = Rig::new();
+        let (handle, _) = rig.building_with(1, 16, flags);
+        rig.hvc(host::VM_FINALISE, &[handle, layout::RAM, 0]).unwrap();
+        rig.hvc(host::VM_MEASUREMENT, &[handle, 0]).unwrap()
+    };
+    assert_ne!(digest(0), digest(abi::CREATE_SHARE_ZEROES));
+}
+
+#[test]
+fn all_that_is_shared_can_be_taken_back_without_knowing_what() {
+    let mut rig = Rig::new();
+    let (handle, ram) = rig.vm(1);
+    let all = u64::from(id::MEM_UNSHARE_ALL);
+    let unshared = |rig: &Rig| {
+        let index = crate::stats::VmCounter::PagesUnshared as u64;
+        rig.hvc(host::STATS, &[handle, index]).unwrap()[0]
+    };
+    for page in [0, 1, 3] {
+        let share = [ipa(page), 1, 0];
+        assert_eq!(rig.guest_hvc(handle, u64::from(id::MEM_SHARE), &share), (0, 1));
+    }
+    // From page 1 on: page 0 stays.
+    rig.script_hvc(all, &[ipa(1)]);
+    rig.script_check(|vcpu| assert_eq!(vcpu.frame.x[..4], [0, 2, 0, 0]));
+    rig.run(handle);
+    assert_eq!([0, 1, 2, 3].map(|page| rig.frame_state(ram + page)), [2, 3, 3, 3]);
+    assert_eq!(unshared(&rig), 2);
+    for nowhere in [ipa(1) + 8, ipa(64), ipa(0) - 0x1000, layout::PCI_MEM64, 1 << 38, u64::MAX, 0] {
+        assert_eq!(rig.guest_hvc(handle, all, &[nowhere]), (-3, 0), "{nowhere:#x}");
+    }
+    assert_eq!(rig.frame_state(ram), 2);
+    assert_eq!(rig.guest_hvc(handle, all, &[ipa(0)]), (0, 1));
+    assert_eq!(rig.guest_hvc(handle, all, &[ipa(0)]), (0, 0), "there is no more");
+    assert_eq!((rig.frame_state(ram), unshared(&rig)), (3, 3));
 }
 
 #[test]

@@ -329,11 +329,15 @@ fn a_device_of_a_policy_that_is_none_is_not_made() {
     for flags in [0, abi::CREATE_RSI] {
         let mut rig = Rig::new();
         let (handle, _) = rig.building_with(1, 16, flags);
-        for policy in [3, 4, 1 << 32, u64::MAX] {
+        for policy in [4, 5, 1 << 32, u64::MAX] {
             let made = rig.hvc(id::DEVICE_CREATE, &[handle, 2, policy, 0, 1]);
             assert_eq!(made, Err(Error::InvalidParameter.code()), "policy {policy:#x}");
         }
         let made = rig.hvc(id::DEVICE_CREATE, &[handle, 2, abi::POLICY_SHARED_PAGES, 0, 1]);
         assert_eq!(made, Ok([0, 0, 0]), "the refused ones left nothing");
+        // A realm may be offered one: to refuse it is its driver's.
+        let legacy = |pages| rig.hvc(id::DEVICE_CREATE, &[handle, 2, abi::POLICY_LEGACY, pages, 1]);
+        assert_eq!(legacy(16), Err(Error::InvalidParameter.code()));
+        assert_eq!(legacy(0), Ok([1, 0, 0]));
     }
 }

@@ -173,7 +173,7 @@ fn a_memcache_too_small_or_not_the_hosts_makes_no_vm() {
         ([frames, 16, 64, 9, 0], Error::InvalidParameter),
         ([frames, 16, 64, u64::MAX, 0], Error::InvalidParameter),
         ([image, 16, 64, 1, 0], Error::Denied),
-        ([frames, 16, 64, 1, abi::CREATE_CONSOLE << 1], Error::InvalidParameter),
+        ([frames, 16, 64, 1, abi::CREATE_SHARE_ZEROES << 1], Error::InvalidParameter),
         ([frames, 16, 64, 1, u64::MAX], Error::InvalidParameter),
     ] {
         assert_eq!(rig.hvc(id::VM_CREATE, &arguments), refused(error), "{arguments:x?}");

@@ -38,7 +38,10 @@ pub(super) mod structure {
 /// the fields of RING_RESET and of admin queues.
 const fn common_length(policy: Policy) -> u64 {
     match policy {
-        Policy::BounceBar | Policy::SharedPages | Policy::ShadowIommu => 64,
+        Policy::BounceBar
+        | Policy::SharedPages
+        | Policy::ShadowIommu
+        | Policy::LegacyNoPlatform => 64,
         Policy::DeviceMemory => provisional::DMB_COMMON_LENGTH,
     }
 }
@@ -162,7 +165,7 @@ impl ConfigSpace {
                 let id = u32::from(provisional::DMB_SHM_ID) << 8;
                 self.set(word_at(CAP_BOUNCE) + 1, u32::from(BOUNCE_BAR) | id);
             }
-            Policy::SharedPages | Policy::ShadowIommu => {}
+            Policy::SharedPages | Policy::ShadowIommu | Policy::LegacyNoPlatform => {}
         }
         next = self.virtio_cap(CAP_PCI_CFG, next, 5, 0, (0, 0), &[0]);
         if device_type.config_length != 0 {

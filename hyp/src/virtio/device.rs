@@ -185,7 +185,7 @@ impl Device {
     fn reach(&self) -> Option<Reach> {
         match self.policy {
             Policy::BounceBar => self.bounce_window().map(Reach::window),
-            Policy::SharedPages => Some(Reach::guest()),
+            Policy::SharedPages | Policy::LegacyNoPlatform => Some(Reach::guest()),
             Policy::DeviceMemory => Some(Reach::region(self.frames.pages())),
             Policy::ShadowIommu => Some(Reach::aperture()),
         }

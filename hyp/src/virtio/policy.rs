@@ -87,7 +87,8 @@ pub mod feature {
     pub const CONSOLE_SIZE: u64 = 1 << 0;
 }
 
-/// Offered by every device. Each costs a backend nothing that serves requests
+/// Offered by every device, but for ACCESS_PLATFORM by one that cannot
+/// ([`Policy::LegacyNoPlatform`]). Each costs a backend nothing that serves requests
 /// one after the other and always looks at the ring itself.
 const ALWAYS_OFFERED: u64 = feature::INDIRECT_DESC
     | feature::EVENT_IDX
@@ -120,6 +121,10 @@ pub enum Policy {
     /// in its RAM: what is not in it the device does not see. So VFIO-like
     /// drivers can have a device without having the guest.
     ShadowIommu,
+    /// A device of a hypervisor that cannot offer ACCESS_PLATFORM. What it can
+    /// reach is what the guest shares, as with [`Policy::SharedPages`]; but it
+    /// does not say so, and a driver that goes by the bit gives it any page.
+    LegacyNoPlatform,
 }
 
 impl Policy {
@@ -132,6 +137,7 @@ impl Policy {
             abi::POLICY_BOUNCE_BAR => Ok(Policy::BounceBar),
             abi::POLICY_SHARED_PAGES => Ok(Policy::SharedPages),
             abi::POLICY_DEVICE_MEMORY => Ok(Policy::DeviceMemory),
+            abi::POLICY_LEGACY => Ok(Policy::LegacyNoPlatform),
             abi::POLICY_SHADOW_IOMMU => Ok(Policy::ShadowIommu),
             _ => Err(Error::InvalidParameter),
         }
@@ -143,6 +149,7 @@ impl Policy {
             Policy::BounceBar => abi::POLICY_BOUNCE_BAR,
             Policy::SharedPages => abi::POLICY_SHARED_PAGES,
             Policy::DeviceMemory => abi::POLICY_DEVICE_MEMORY,
+            Policy::LegacyNoPlatform => abi::POLICY_LEGACY,
             Policy::ShadowIommu => abi::POLICY_SHADOW_IOMMU,
         }
     }
@@ -153,6 +160,7 @@ impl Policy {
             Policy::BounceBar => ALWAYS_OFFERED | feature::SWIOTLB,
             Policy::SharedPages | Policy::ShadowIommu => ALWAYS_OFFERED,
             Policy::DeviceMemory => ALWAYS_OFFERED | feature::DMB,
+            Policy::LegacyNoPlatform => ALWAYS_OFFERED & !feature::ACCESS_PLATFORM,
         }
     }
 
@@ -161,13 +169,15 @@ impl Policy {
     /// VERSION_1 is always among them: without it bit 27 would mean
     /// ANY_LAYOUT. So is ACCESS_PLATFORM: without it a driver may believe that
     /// the device takes any address of the guest's. Linux asks a device's own
-    /// mapping operations for addresses only with it.
+    /// mapping operations for addresses only with it. The one exception is the
+    /// device that does not have it, [`Policy::LegacyNoPlatform`].
     pub const fn mandatory(self) -> u64 {
         let base = feature::VERSION_1 | feature::ACCESS_PLATFORM;
         match self {
             Policy::BounceBar => base | feature::SWIOTLB,
             Policy::SharedPages | Policy::ShadowIommu => base,
             Policy::DeviceMemory => base | feature::DMB,
+            Policy::LegacyNoPlatform => feature::VERSION_1,
         }
     }
 
@@ -176,7 +186,7 @@ impl Policy {
     pub(super) const fn own_pages(self, pages: u64) -> u64 {
         match self {
             Policy::BounceBar | Policy::DeviceMemory => pages,
-            Policy::SharedPages | Policy::ShadowIommu => 0,
+            Policy::SharedPages | Policy::ShadowIommu | Policy::LegacyNoPlatform => 0,
         }
     }
 
@@ -185,7 +195,7 @@ impl Policy {
     /// # Errors
     /// [`Error::InvalidParameter`]: bounce-bar and device-memory need a
     /// multiple of 16 pages (64 KiB) from 16 to [`MAX_BOUNCE_PAGES`];
-    /// shared-pages has none. With shadow-iommu the pages are the guest's:
+    /// shared-pages and legacy-no-platform have none. With shadow-iommu the pages are the guest's:
     /// those that may be mapped for it at once, 1 to [`MAX_WINDOW_PAGES`].
     pub(super) const fn check_pages(self, pages: u64) -> Result<(), Error> {
         let acceptable = match self {
@@ -194,7 +204,7 @@ impl Policy {
                     && pages <= MAX_BOUNCE_PAGES
                     && pages.is_multiple_of(BOUNCE_GRANULE_PAGES)
             }
-            Policy::SharedPages => pages == 0,
+            Policy::SharedPages | Policy::LegacyNoPlatform => pages == 0,
             Policy::ShadowIommu => pages != 0 && pages <= MAX_WINDOW_PAGES,
         };
         if acceptable { Ok(()) } else { Err(Error::InvalidParameter) }

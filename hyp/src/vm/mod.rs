@@ -84,7 +84,7 @@ impl GuestAbi {
     /// # Errors
     /// [`Error::InvalidParameter`] for a flag that does not exist.
     pub(crate) const fn from_flags(flags: u64) -> Result<Self, Error> {
-        match flags & !abi::CREATE_CONSOLE {
+        match flags & !(abi::CREATE_CONSOLE | abi::CREATE_SHARE_ZEROES) {
             0 => Ok(GuestAbi::Pkvm),
             abi::CREATE_RSI => Ok(GuestAbi::Rsi),
             _ => Err(Error::InvalidParameter),

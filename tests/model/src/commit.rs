@@ -161,6 +161,12 @@ pub fn start(vcpu: &mut Vcpu, entry: u64, argument: u64) {
 /// What a hostile host puts into a frame that it can reach while it is wiped.
 pub const SPOILT: u64 = 0xbad0_0001;
 
+/// What a guest puts into a page of its that is wiped while it has it: it is a
+/// hostile one, and this is how such a page can be told.
+pub fn rewritten(slot: u8) -> u64 {
+    SPOILT + 1 + u64::from(slot)
+}
+
 /// A guest's frame is the host's (again): nothing of the guest's is left. A
 /// frame that was lent, the host may have written to right after the wipe.
 pub fn comes_back(state: &mut State, pfn: u64, lent: bool) {
@@ -197,6 +203,7 @@ fn created(state: &mut State, call: &Call, handle: u64) -> Result<(), String> {
             ram: crate::state::RAM..crate::state::RAM + ram,
             vcpus: vec![Vcpu::default(); vcpus as usize],
             realm,
+            zeroes: flags & abi::CREATE_SHARE_ZEROES != 0,
             granted: console.into_iter().collect(),
             devices: Vec::new(),
             driver: false,

@@ -112,7 +112,7 @@ fn call(u: Bytes<'_, '_>) -> Result<HostCall> {
             count: if u.ratio(1, 8)? { small(u, 20)? } else { u.int_in_range(8..=14)? },
             ram: if u.ratio(1, 16)? { edge(u)? } else { 16 },
             vcpus: if u.ratio(1, 16)? { edge(u)? } else { u.int_in_range(1..=3)? },
-            flags: small(u, abi::CREATE_RSI | abi::CREATE_CONSOLE)?,
+            flags: small(u, abi::CREATE_RSI | abi::CREATE_CONSOLE | abi::CREATE_SHARE_ZEROES)?,
         },
         8 | 9 => HostCall::VmTopup { vm: vm(u)?, pfn: frame(u)?, count: small(u, 4)? },
         10..=21 => HostCall::FrameDonate {
@@ -197,9 +197,21 @@ fn instruction(u: Bytes<'_, '_>) -> Result<Instruction> {
     };
     Ok(match u.int_in_range(0..=39u8)? {
         0..=9 => {
-            let memory = [guest::MEM_SHARE, guest::MEM_UNSHARE, guest::MEM_RELINQUISH];
+            let memory = [
+                guest::MEM_SHARE,
+                guest::MEM_SHARE,
+                guest::MEM_UNSHARE,
+                guest::MEM_UNSHARE_ALL,
+                guest::MEM_RELINQUISH,
+            ];
             let mmio = [guest::MMIO_GUARD_MAP, guest::MMIO_GUARD_UNMAP];
-            let other = [guest::UID, guest::FEATURES, guest::HYP_MEMINFO, guest::MMIO_GUARD_INFO];
+            let other = [
+                guest::UID,
+                guest::FEATURES,
+                guest::EXTENSIONS,
+                guest::HYP_MEMINFO,
+                guest::MMIO_GUARD_INFO,
+            ];
             let power = [
                 psci::CPU_ON_64,
                 psci::CPU_ON_32,
@@ -221,6 +233,7 @@ fn instruction(u: Bytes<'_, '_>) -> Result<Instruction> {
                 13 | 14 => *u.choose(&power)?,
                 _ => 0xc600_0000 | u.int_in_range(0..=0x120u32)?,
             };
+            let function = if is_about_tables(function) { guest::UID } else { function };
             let dirty = if u.ratio(1, 32)? { u.arbitrary::<u64>()? << 32 } else { 0 };
             Instruction::Hvc {
                 function: u64::from(function) | dirty,
@@ -267,6 +280,12 @@ fn instruction(u: Bytes<'_, '_>) -> Result<Instruction> {
         31..=38 => realm(u)?,
         _ => Instruction::Syndrome(u.arbitrary()?),
     })
+}
+
+/// I/O tables are a guest's memory, which the model does not know. They have a
+/// walk of their own (`hyp::sim::walk::iotable`).
+fn is_about_tables(function: u32) -> bool {
+    matches!(function, guest::IOTABLE_SET | guest::REFRESH | guest::IOTABLE_INFO)
 }
 
 /// Not a call about measurements: their values are not the model's to know.

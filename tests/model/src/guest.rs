@@ -1,7 +1,7 @@
 //! A guest's hypercalls and trapped instructions: what it gets, what the host
 //! hears, what changes.
 
-use crate::commit::{comes_back, start};
+use crate::commit::{comes_back, rewritten, start};
 use crate::expected::{Exit, Expected, Next, gone};
 use crate::fault::{DATA, Place, place};
 use crate::firmware::{arch_features, features};
@@ -43,12 +43,19 @@ pub fn hvc(state: &mut State, slot: u8, index: usize, immediate: u16) -> Expecte
                 Err(no) => no.results(vcpu),
                 Ok(frames) => {
                     for (gfn, pfn) in &frames {
-                        state.set(*pfn, Page::Guest(slot, *gfn, !lent));
+                        change_sides(state, &vm, (*gfn, *pfn), !lent);
                     }
                     Expected::results(vcpu, [0, frames.len() as u64, 0, 0])
                 }
             }
         }
+        id::EXTENSIONS => {
+            Expected::results(vcpu, [0, 0b011 | if vm.zeroes { 0b100 } else { 0 }, 0, 0])
+        }
+        id::MEM_UNSHARE_ALL => match unshare_all(state, &vm, a1) {
+            Ok([pages, next]) => Expected::results(vcpu, [0, pages, next, 0]),
+            Err(error) => refuse(error),
+        },
         id::MEM_RELINQUISH => match guest_frames(state, &vm, [a1, 1, 0], false) {
             Err(no) => no.results(vcpu),
             Ok(frames) => {
@@ -184,6 +191,34 @@ fn guest_frames(
         }
         (false, true) => Err(Wrong { first: Error::Denied, other: None }),
     }
+}
+
+/// A page of the guest's is lent to the host from now on, or no longer.
+fn change_sides(state: &mut State, vm: &Vm, (gfn, pfn): (u64, u64), lent: bool) {
+    if vm.zeroes {
+        state.fill(pfn, rewritten(vm.slot));
+    }
+    state.set(pfn, Page::Guest(vm.slot, gfn, lent));
+}
+
+/// MEM_UNSHARE_ALL: the pages taken back, and where to go on. (Nothing here
+/// pins a page.)
+fn unshare_all(state: &mut State, vm: &Vm, ipa: u64) -> Result<[u64; 2], Error> {
+    if !ipa.is_multiple_of(FRAME_SIZE) || !vm.is_ram(ipa) {
+        return Err(Error::InvalidParameter);
+    }
+    let looked_at = one_call(ipa >> FRAME_SHIFT..vm.ram.end);
+    let next = if looked_at.end < vm.ram.end { looked_at.end << FRAME_SHIFT } else { 0 };
+    let mut pages = 0;
+    for gfn in looked_at {
+        let pfn = state.translate(vm.slot, gfn);
+        let lent = |pfn: &u64| state.page(*pfn) == Some(Page::Guest(vm.slot, gfn, true));
+        if let Some(pfn) = pfn.filter(lent) {
+            change_sides(state, vm, (gfn, pfn), false);
+            pages += 1;
+        }
+    }
+    Ok([pages, next])
 }
 
 /// Pages that a guest can grant.

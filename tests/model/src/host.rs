@@ -59,7 +59,10 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                 .when(!(abi::MIN_MEMCACHE..=abi::MAX_RANGE).contains(&a2), Malformed)
                 .when(a3 == 0 || a3 > MOST_RAM, Malformed)
                 .when(a4 == 0 || a4 > abi::MAX_VCPUS as u64, Malformed)
-                .when(a5 & !(abi::CREATE_RSI | abi::CREATE_CONSOLE) != 0, Malformed)
+                .when(
+                    a5 & !(abi::CREATE_RSI | abi::CREATE_CONSOLE | abi::CREATE_SHARE_ZEROES) != 0,
+                    Malformed,
+                )
                 .when(!all_hosts(state, a1, a2), Denied)
                 .when(state.allocations_fail, NoMemory)
                 .when(state.vms.iter().all(Option::is_some), NoMemory);
@@ -153,7 +156,7 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                 abi::POLICY_BOUNCE_BAR | abi::POLICY_DEVICE_MEMORY => {
                     (1..=256).any(|granule| a4 == granule * 16)
                 }
-                abi::POLICY_SHARED_PAGES => a4 == 0,
+                abi::POLICY_SHARED_PAGES | abi::POLICY_LEGACY => a4 == 0,
                 abi::POLICY_SHADOW_IOMMU => (1..=65_535).contains(&a4),
                 _ => false,
             };

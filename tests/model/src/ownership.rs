@@ -86,7 +86,10 @@ fn guest_calls(slot: u8, page: u64) -> Vec<Event> {
         state: (state, 0),
     };
     let instructions = match slot {
-        0 => [guest::MEM_SHARE, guest::MEM_UNSHARE, guest::MEM_RELINQUISH].map(hvc).to_vec(),
+        0 => {
+            use guest::{MEM_RELINQUISH, MEM_SHARE, MEM_UNSHARE, MEM_UNSHARE_ALL};
+            [MEM_SHARE, MEM_UNSHARE, MEM_UNSHARE_ALL, MEM_RELINQUISH].map(hvc).to_vec()
+        }
         _ => [rsi::ripas::EMPTY, rsi::ripas::RAM].map(smc).to_vec(),
     };
     instructions.into_iter().map(|instruction| guest_call(slot, instruction)).collect()

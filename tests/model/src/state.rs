@@ -89,6 +89,8 @@ pub struct Vm {
     pub unlinked: bool,
     /// It speaks RSI: what it shares is at an alias.
     pub realm: bool,
+    /// What it shares and takes back in place is zeroed.
+    pub zeroes: bool,
     /// Guest frames of its RAM.
     pub ram: Range<u64>,
     /// Its vCPUs.

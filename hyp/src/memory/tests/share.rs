@@ -28,6 +28,101 @@ fn after_unshare_no_tlb_of_the_hosts_remembers_the_page() {
     check(&fixture.machine, &fixture.memory, &[&guest]);
 }
 
+/// pKVM's contract keeps contents; a guest that does not want that of itself
+/// says so when it is made.
+#[test]
+fn a_zeroing_guests_page_changes_sides_as_zeros() {
+    let (mut fixture, guest, frames) = with_guest(8);
+    let mut guest = guest.zeroing(true);
+    // Nobody stores while it happens.
+    fixture.machine.set_hostile(false);
+    let (shared, pfn) = (gfns(RAM + 2, 3), nth(frames, 2));
+    done(&mut fixture, 3, |m, memory| memory.guest_share_host(m, &mut guest, shared));
+    for (index, pfn) in frames.iter().enumerate() {
+        let tag = if (2..5).contains(&index) { 0 } else { SECRET };
+        assert_eq!(fixture.machine.tag(pfn), Some(tag), "frame {index}");
+        assert_eq!(fixture.machine.load_uncached(pfn), tag, "frame {index} past the caches");
+    }
+    assert!(host_reaches(&fixture, pfn));
+    fixture.machine.store_cached(pfn, HOST_DATA);
+    fixture.machine.store_uncached(nth(frames, 3), HOST_DATA);
+    let before = fixture.machine.invalidations();
+    done(&mut fixture, 3, |m, memory| memory.guest_unshare_host(m, &mut guest, shared));
+    assert_eq!(fixture.machine.invalidations() - before, 1);
+    for pfn in frames.iter().skip(2).take(3) {
+        assert!(!host_reaches(&fixture, pfn));
+        assert_eq!(fixture.machine.tag(pfn), Some(0), "nothing of the host's comes with it");
+        fixture.machine.evict(pfn);
+        assert_eq!(fixture.machine.tag(pfn), Some(0), "nor later");
+    }
+    check(&fixture.machine, &fixture.memory, &[&guest]);
+}
+
+/// The wipe of a page that is taken back is after the host's last store.
+#[test]
+fn a_zeroing_guests_page_is_out_of_the_hosts_reach_when_it_is_wiped() {
+    let (mut fixture, guest, frames) = with_guest(8);
+    let mut guest = guest.zeroing(true);
+    let host = 0xbad0_0000 + u64::from(Vmid::HOST.0);
+    for call in [ALL[0], ALL[1], ALL[0], UNSHARE_ALL] {
+        done(&mut fixture, 8, |m, memory| call(memory, m, &mut guest, gfns(RAM, 8)));
+        for pfn in frames.iter() {
+            // Whoever reaches a page while it is wiped stores there: its guest.
+            assert_ne!(fixture.machine.tag(pfn), Some(host), "the host's");
+            assert_ne!(fixture.machine.tag(pfn), Some(SECRET));
+        }
+    }
+    check(&fixture.machine, &fixture.memory, &[&guest]);
+}
+
+const UNSHARE_ALL: Call = |memory, m, guest, range| {
+    memory.guest_unshare_all(m, guest, range.start()).map(|back| back.pages)
+};
+
+#[test]
+fn all_that_was_shared_comes_back_but_what_is_held() {
+    let mut fixture = Fixture::new(16);
+    let guest = fixture.guest(0, 1024);
+    let (guest, first) = donate(&mut fixture, guest, RAM, 8);
+    // A hole, and a frame in the next part.
+    let (mut guest, last) = donate(&mut fixture, guest, RAM + 600, 8);
+    for range in [gfns(RAM + 1, 2), gfns(RAM + 5, 3), gfns(RAM + 600, 2)] {
+        done(&mut fixture, range.count(), |m, memory| {
+            memory.guest_share_host(m, &mut guest, range)
+        });
+    }
+    let pinned = PfnRange::one(nth(first, 6));
+    done(&mut fixture, 1, |_, memory| memory.pin(pinned));
+
+    let all = |fixture: &mut Fixture, from| {
+        let back = fixture.memory.guest_unshare_all(&fixture.machine, &guest, gfn(from)).unwrap();
+        fixture.machine.settle();
+        (back.pages, back.held, back.next.map(Gfn::number))
+    };
+    let before = fixture.machine.invalidations();
+    assert_eq!(all(&mut fixture, RAM), (4, 1, Some(RAM + 512)));
+    assert_eq!(fixture.machine.invalidations() - before, 1);
+    assert!(host_reaches(&fixture, nth(last, 0)), "not looked at yet");
+    assert_eq!(all(&mut fixture, RAM + 512), (2, 0, None));
+    for pfn in first.iter().chain(last.iter()) {
+        assert_eq!(host_reaches(&fixture, pfn), pfn == pinned.start());
+        assert_eq!(fixture.machine.tag(pfn), Some(SECRET), "with its contents");
+    }
+    // What is held comes back when it is let go; then there is nothing.
+    done(&mut fixture, 1, |_, memory| memory.unpin(pinned));
+    assert_eq!(all(&mut fixture, RAM + 7), (0, 0, Some(RAM + 519)));
+    assert_eq!(all(&mut fixture, RAM), (1, 0, Some(RAM + 512)));
+    let before = fixture.machine.invalidations();
+    assert_eq!(all(&mut fixture, RAM), (0, 0, Some(RAM + 512)));
+    assert_eq!(fixture.machine.invalidations(), before, "nothing to forget");
+    for nowhere in [RAM - 1, RAM + 1024, BAR] {
+        refused(&mut fixture, Error::InvalidParameter, |m, memory| {
+            memory.guest_unshare_all(m, &guest, gfn(nowhere)).map(|back| back.pages)
+        });
+    }
+    check(&fixture.machine, &fixture.memory, &[&guest]);
+}
+
 #[test]
 fn scattered_frames_are_shared_and_taken_back_like_a_run() {
     let mut fixture = Fixture::new(16);

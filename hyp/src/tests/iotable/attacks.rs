@@ -158,6 +158,10 @@ fn a_page_of_a_device_is_neither_lent_nor_given_up() {
         let answer = guest.rig.guest_hvc(guest.handle, call.into(), arguments);
         assert_eq!(answer.0, Error::Denied.code(), "{call:#x}");
     }
+    // Nor with all that is shared: it is counted, and stays.
+    let share = [ipa(12), 1, 0];
+    assert_eq!(guest.rig.guest_hvc(guest.handle, id::MEM_SHARE.into(), &share), (0, 1));
+    assert_eq!(guest.call(id::MEM_UNSHARE_ALL, &[ipa(0)]), Ok([1, 0, 1]));
     let frame = guest.frame(10).number();
     for (function, arguments) in [
         (host::FRAME_DONATE, [guest.handle, frame, RAM_GFN + 60, 1, 0]),

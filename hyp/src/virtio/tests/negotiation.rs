@@ -16,12 +16,16 @@ fn each_policy_offers_its_own_contract() {
     // To a driver it is a device on a platform that translates, as any is.
     let mut iommu = Platform::with_block(Policy::ShadowIommu);
     assert_eq!(iommu.offered(0), shared.offered(0));
+    // It is on no such platform, or does not say so.
+    let mut legacy = Platform::with_block(Policy::LegacyNoPlatform);
+    assert_eq!(legacy.offered(0), shared.offered(0) & !(1 << 33));
     // One capability each, and neither with shared pages.
     for (platform, has) in [
         (&mut bounce, [false, true]),
         (&mut shared, [false; 2]),
         (&mut memory, [true, false]),
         (&mut iommu, [false; 2]),
+        (&mut legacy, [false; 2]),
     ] {
         assert_eq!([8, 10].map(|kind| platform.structure(0, kind).is_some()), has);
         let rest = platform.offered(0) & !(BOUNCE_FEATURES | MEMORY_FEATURES);
@@ -42,6 +46,7 @@ fn declining_a_mandatory_feature_is_refused() {
         (Policy::SharedPages, [1 << 32, 1 << 33].as_slice()),
         (Policy::ShadowIommu, [1 << 32, 1 << 33].as_slice()),
         (Policy::DeviceMemory, [1 << 32, 1 << 33, 1 << 44].as_slice()),
+        (Policy::LegacyNoPlatform, [1 << 32].as_slice()),
     ] {
         let mut platform = Platform::with_block(policy);
         let offered = platform.offered(0);
@@ -52,6 +57,18 @@ fn declining_a_mandatory_feature_is_refused() {
         assert!(platform.negotiate(0, offered));
         assert!(platform.negotiate(0, mandatory.iter().sum()), "the rest may be declined");
     }
+}
+
+/// A driver must not believe in the bit if the device lacks it, and cannot
+/// bring it about.
+#[test]
+fn a_device_without_access_platform_does_not_get_it_from_its_driver() {
+    let mut platform = Platform::with_block(Policy::LegacyNoPlatform);
+    let offered = platform.offered(0);
+    assert_eq!(offered & 1 << 33, 0);
+    assert!(!platform.negotiate(0, offered | 1 << 33));
+    assert!(!platform.negotiate(0, 1 << 32 | 1 << 33));
+    assert!(platform.negotiate(0, 1 << 32));
 }
 
 /// D6.

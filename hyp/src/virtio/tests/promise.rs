@@ -256,6 +256,9 @@ fn a_bus_refuses_devices_it_cannot_be_honest_about() {
     for size in [3, 6, 255, 257, 512, 0x8000, 0xffff] {
         assert_eq!(bus.create(2, Policy::SharedPages, 0, 1, size), Err(InvalidParameter));
     }
+    for pages in [1, 16, u64::MAX] {
+        assert_eq!(bus.create(2, Policy::LegacyNoPlatform, pages, 1, 0), Err(InvalidParameter));
+    }
     for pages in [0, 65_536, u64::MAX] {
         assert_eq!(bus.create(2, Policy::ShadowIommu, pages, 1, 0), Err(InvalidParameter));
     }

@@ -213,7 +213,9 @@ impl Generator {
                 let pfn = self.free_frames(world, MEMCACHE);
                 let (pages, vcpus) = (8 + self.random.below(48), 1 + self.random.below(4));
                 let realm = if self.random.one_in(self.mix.realms) { abi::CREATE_RSI } else { 0 };
-                let flags = realm | if self.random.one_in(4) { abi::CREATE_CONSOLE } else { 0 };
+                let console = if self.random.one_in(4) { abi::CREATE_CONSOLE } else { 0 };
+                let zeroes = if self.random.one_in(3) { abi::CREATE_SHARE_ZEROES } else { 0 };
+                let flags = realm | console | zeroes;
                 Self::hvc(id::VM_CREATE, &[pfn, MEMCACHE, pages, vcpus, flags])
             }
         }
@@ -232,8 +234,12 @@ impl Generator {
         match self.random.below(20) {
             0..=8 => self.donate(world, handle, RAM + next, pages.saturating_sub(next)),
             9 | 10 => {
-                let policy = self.random.below(3);
-                let pages = if policy == abi::POLICY_SHARED_PAGES { 0 } else { WINDOW };
+                // Mostly one that FRAME_SHARE has something to do for.
+                let policy = *self.random.pick(&[0, 0, 0, 1, 2, 2, 2, 3, 4]);
+                let pages = match policy {
+                    abi::POLICY_SHARED_PAGES | abi::POLICY_LEGACY => 0,
+                    _ => WINDOW,
+                };
                 let kind = 1 + self.random.below(4);
                 let queues = (1 + self.random.below(3)) | self.random.below(10) << 16;
                 Self::hvc(id::DEVICE_CREATE, &[handle, kind, policy, pages, queues])

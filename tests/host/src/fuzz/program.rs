@@ -78,11 +78,13 @@ fn action(program: &mut Vec<u32>, random: &mut Random, pages: u64) {
                 id::MEM_SHARE,
                 id::MEM_SHARE,
                 id::MEM_UNSHARE,
+                id::MEM_UNSHARE_ALL,
                 id::MEM_RELINQUISH,
                 id::MMIO_GUARD_MAP,
                 id::MMIO_GUARD_UNMAP,
                 id::HYP_MEMINFO,
                 id::FEATURES,
+                id::EXTENSIONS,
             ];
             set(program, 0, u64::from(*random.pick(&calls)));
             let address = if random.one_in(6) { random.bits() & !0xfff } else { own };

@@ -17,6 +17,7 @@ impl Model<'_> {
             let ram = gfns(RAM, GUEST_RAM);
             let shared = shared_place(slot);
             let guest = GuestMemory::new(&self.fixture.machine, id, ram, shared, pool).unwrap();
+            let guest = guest.zeroing(zeroing(slot));
             self.fixture.machine.attach(guest.regime());
             self.guests[slot] = Some(guest);
         }
@@ -138,13 +139,57 @@ impl Model<'_> {
         for i in 0..self.judge(effects, expected, got) {
             let at = range.start().number() + i;
             let pfn = self.seen_at(slot, at).unwrap();
-            self.all_see_the_same(pfn);
-            let frame = Pfn::new(pfn).unwrap();
-            if shared_place(slot) == SharedPlace::Alias {
-                assert_eq!(self.fixture.machine.tag(frame), Some(0), "no contents go with it");
+            self.changed_sides(slot, at, pfn, to);
+        }
+    }
+
+    fn changed_sides(&mut self, slot: usize, at: u64, pfn: u64, lent: bool) {
+        self.all_see_the_same(pfn);
+        let frame = Pfn::new(pfn).unwrap();
+        let tag = self.fixture.machine.tag(frame);
+        if shared_place(slot) == SharedPlace::Alias {
+            assert_eq!(tag, Some(0), "no contents go with it");
+        } else if zeroing(slot) {
+            // The guest has the page all the while, and is hostile.
+            let vmid = GuestId::new(slot).unwrap().vmid();
+            assert_eq!(tag, Some(0xbad0_0000 + u64::from(vmid.0)), "no contents go with it");
+        }
+        self.fixture.machine.store_cached(frame, secret(slot));
+        self.set(pfn, Is::Guests(slot, at, lent));
+    }
+
+    pub(super) fn unshare_all(&mut self, slot: usize, guest: &mut GuestMemory) {
+        let from = RAM + self.choices.below(GUEST_RAM + 1);
+        self.choices.note(format_args!("guest_unshare_all: guest {slot}, from {from:#x}"));
+        let effects = self.fixture.machine.effects();
+        let (m, memory) = (&self.fixture.machine, &mut self.fixture.memory);
+        let got = memory.guest_unshare_all(m, guest, gfn(from));
+        let end = (from + MAX_RANGE).min(RAM + GUEST_RAM);
+        let (mut back, mut held) = (Vec::new(), 0);
+        for at in from..end {
+            match self.seen_at(slot, at).and_then(|pfn| Some((pfn, self.is(pfn)?))) {
+                Some((pfn, (Is::Guests(_, _, true), 0))) => back.push((at, pfn)),
+                Some((_, (Is::Guests(_, _, true), _))) => held += 1,
+                _ => {}
             }
-            self.fixture.machine.store_cached(frame, secret(slot));
-            self.set(pfn, Is::Guests(slot, at, to));
+        }
+        let expected = if guest.is_dying() {
+            Err(Error::BadState)
+        } else if from >= RAM + GUEST_RAM {
+            Err(Error::InvalidParameter)
+        } else if shared_place(slot) == SharedPlace::Alias {
+            Err(Error::NotSupported)
+        } else {
+            Ok(back.len() as u64)
+        };
+        let more = Some(end).filter(|end| *end < RAM + GUEST_RAM);
+        if let Ok(got) = got {
+            assert_eq!((got.held, got.next.map(Gfn::number)), (held, more));
+        }
+        if self.judge(effects, expected, got.map(|back| back.pages)) > 0 {
+            for (at, pfn) in back {
+                self.changed_sides(slot, at, pfn, false);
+            }
         }
     }
 

@@ -49,10 +49,16 @@ const STORES: u64 = 32;
 const SLOTS: usize = 3;
 const GUEST_RAM: u64 = 600;
 
-/// The guests of two slots find what they share in place, those of the third
-/// at its alias.
+/// The guests of two slots find what they share in place, those of another at
+/// its alias.
 fn shared_place(slot: usize) -> SharedPlace {
     if slot == 1 { SharedPlace::Alias } else { SharedPlace::InPlace }
+}
+
+/// Pages of the guest of the third slot are zeroed when they change sides,
+/// too.
+fn zeroing(slot: usize) -> bool {
+    slot == 2
 }
 
 /// Where the guest in `slot` finds the page `at` of its RAM, and where not.
@@ -205,6 +211,7 @@ impl<'a> Model<'a> {
             6 => self.map_bar(slot, &mut guest),
             7 => self.unmap_bar(slot, &mut guest),
             8 | 9 => self.guest_call(slot, &mut guest, (false, true)),
+            10 if self.choices.one_in(4) => self.unshare_all(slot, &mut guest),
             10 => self.guest_call(slot, &mut guest, (true, false)),
             11 => self.relinquish(slot, &mut guest),
             12 => self.top_up(&mut guest),

@@ -63,7 +63,7 @@ impl<'a> Walk<'a> {
             (2, Policy::SharedPages, 0, 8, base | 1 << 9),
             (4, Policy::DeviceMemory, 256, 1, base | 1 << 44),
             (3, Policy::DeviceMemory, 16, 2, base | 1 << 44),
-            (4, Policy::SharedPages, 0, 1, base),
+            (4, Policy::LegacyNoPlatform, 0, 1, base & !(1 << 33)),
         ]
         .map(|(device_type, policy, pages, queues, offered)| {
             let index = platform.bus.create(device_type, policy, pages, queues, 0).unwrap();
@@ -359,7 +359,7 @@ impl<'a> Walk<'a> {
         assert!(size.is_power_of_two() && size <= 256);
         let limit = match contract.policy {
             Policy::BounceBar | Policy::DeviceMemory => contract.pages * 4096,
-            Policy::SharedPages => 1 << 39,
+            Policy::SharedPages | Policy::LegacyNoPlatform => 1 << 39,
             Policy::ShadowIommu => 1 << 30,
         };
         let translated = matches!(contract.policy, Policy::BounceBar | Policy::ShadowIommu);

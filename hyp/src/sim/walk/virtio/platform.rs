@@ -58,6 +58,7 @@ pub(crate) fn features(policy: Policy) -> u64 {
         Policy::BounceBar => BOUNCE_FEATURES,
         Policy::SharedPages | Policy::ShadowIommu => SHARED_FEATURES,
         Policy::DeviceMemory => MEMORY_FEATURES,
+        Policy::LegacyNoPlatform => 1 << 32,
     }
 }
 
@@ -67,7 +68,7 @@ pub(crate) fn features(policy: Policy) -> u64 {
 pub(crate) fn addresses(policy: Policy, index: usize, pages: u64) -> (u64, u64) {
     match policy {
         Policy::BounceBar => (bounce_base(index), pages * 4096),
-        Policy::SharedPages => (layout::RAM, 1 << 30),
+        Policy::SharedPages | Policy::LegacyNoPlatform => (layout::RAM, 1 << 30),
         Policy::DeviceMemory => (0x1000, (pages - 1) * 4096),
         Policy::ShadowIommu => (layout::APERTURE, 1 << 30),
     }
@@ -108,7 +109,10 @@ impl Platform {
     /// One block device with two queues, BARs placed, decode on.
     pub(crate) fn with_block(policy: Policy) -> Self {
         let mut platform = Self::empty();
-        let pages = if policy == Policy::SharedPages { 0 } else { PAGES };
+        let pages = match policy {
+            Policy::SharedPages | Policy::LegacyNoPlatform => 0,
+            _ => PAGES,
+        };
         platform.bus.create(2, policy, pages, 2, 0).unwrap();
         platform.place_bars(0);
         platform
