@@ -10,7 +10,7 @@ use crate::threats::expected_of_the_story;
 use crate::transcript::{Attack, Counters, Transcript, is_of};
 
 /// Guests the story runs: one per DMA policy.
-pub const EXPECTED_GUESTS: usize = 3;
+pub const EXPECTED_GUESTS: usize = 4;
 
 /// What xtask saw for itself.
 #[derive(Debug)]

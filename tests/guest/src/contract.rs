@@ -31,8 +31,12 @@ pub enum Refusal {
     NoBounce,
     /// The command line wants device memory and the device has none.
     NoDeviceMemory,
-    /// The command line wants shared pages and the device brings its memory.
+    /// The command line wants shared pages, and the device brings its memory or
+    /// has an I/O table.
     NotShared,
+    /// The command line wants an I/O table and the hypervisor has none for the
+    /// device.
+    NoTable,
     /// A capability is missing, or names bytes outside its BAR.
     BadCapability,
     /// The bounce region is not made of whole 64 KiB units.
@@ -62,6 +66,8 @@ pub enum Wanted {
     Memory,
     /// `shared` and `shared-each`.
     Shared,
+    /// `iommu` and what begins so: through an I/O table.
+    Table,
 }
 
 /// Bytes inside a BAR.
@@ -241,6 +247,8 @@ pub enum Dma {
     SharedPages,
     /// Only in its own memory, named by offsets.
     Memory(Region),
+    /// Only in pages that the guest's I/O table maps for it.
+    Table,
 }
 
 /// What the guest will hold the device to.
@@ -283,12 +291,28 @@ pub fn decide(
         (None, _, Wanted::Bounce) => Err(Refusal::NoBounce),
         (_, Some(region), Wanted::Any | Wanted::Memory) => contract(Dma::Memory(region), DMB),
         (_, None, Wanted::Memory) => Err(Refusal::NoDeviceMemory),
-        (None, None, Wanted::Any | Wanted::Shared) => contract(Dma::SharedPages, 0),
+        (None, None, Wanted::Any | Wanted::Shared | Wanted::Table) => contract(Dma::SharedPages, 0),
         (_, _, Wanted::Shared) => Err(Refusal::NotShared),
+        (_, _, Wanted::Table) => Err(Refusal::NoTable),
     }
 }
 
 impl Contract {
+    /// The same, after the hypervisor was asked whether it has a `table` for
+    /// this device. Nothing that the device shows says so: whom the table
+    /// restricts is not the one to be asked.
+    ///
+    /// # Errors
+    /// Why the guest goes without the device.
+    pub fn with_table(self, table: bool, wanted: Wanted) -> Result<Self, Refusal> {
+        match (self.dma, table, wanted) {
+            (Dma::SharedPages, true, Wanted::Shared) => Err(Refusal::NotShared),
+            (Dma::SharedPages, true, _) => Ok(Self { dma: Dma::Table, ..self }),
+            (_, false, Wanted::Table) => Err(Refusal::NoTable),
+            _ => Ok(self),
+        }
+    }
+
     /// What to write as driver features when the driver asks for `wanted`:
     /// its own choice of what the device offers, and what is mandatory.
     /// A driver never gets SWIOTLB or DMB by asking.
@@ -395,6 +419,25 @@ mod tests {
         let shared = |bit, bounce, memory| decide(GOOD | bit, bounce, memory, Wanted::Shared);
         assert_eq!(shared(SWIOTLB, Some(BOUNCE), None), Err(Refusal::NotShared));
         assert_eq!(shared(DMB, None, Some(MEMORY)), Err(Refusal::NotShared));
+    }
+
+    #[test]
+    fn an_i_o_table_is_the_hypervisors_word_and_not_the_devices() {
+        let plain = |wanted| decide(GOOD, None, None, wanted).unwrap();
+        for wanted in [Wanted::Any, Wanted::Table] {
+            let contract = plain(wanted).with_table(true, wanted).unwrap();
+            assert_eq!((contract.dma, contract.mandatory), (Dma::Table, GOOD));
+        }
+        let without = plain(Wanted::Any).with_table(false, Wanted::Any).unwrap();
+        assert_eq!(without.dma, Dma::SharedPages);
+        let refused = plain(Wanted::Table).with_table(false, Wanted::Table);
+        assert_eq!(refused, Err(Refusal::NoTable));
+        let refused = plain(Wanted::Shared).with_table(true, Wanted::Shared);
+        assert_eq!(refused, Err(Refusal::NotShared));
+        let bounce = decide(GOOD | SWIOTLB, Some(BOUNCE), None, Wanted::Table);
+        assert_eq!(bounce, Err(Refusal::NoTable));
+        let bounce = decide(GOOD | SWIOTLB, Some(BOUNCE), None, Wanted::Any).unwrap();
+        assert_eq!(bounce.with_table(true, Wanted::Any).unwrap().dma, Dma::Bounce(BOUNCE));
     }
 
     #[test]

@@ -11,8 +11,12 @@ extern crate std;
 
 pub mod contract;
 pub mod files;
+pub mod iommu;
+pub mod iotable;
 pub mod lending;
+pub mod mappings;
 pub mod pool;
+pub mod runs;
 pub mod secret;
 pub mod slots;
 pub mod windows;

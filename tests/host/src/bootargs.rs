@@ -1,7 +1,7 @@
 //! The command line: words `name=value`, separated by spaces.
 
 /// The DMA policies of DEVICE_CREATE by name, in the order of their story.
-pub const POLICIES: [&str; 3] = ["bounce-bar", "shared-pages", "device-memory"];
+pub const POLICIES: [&str; 4] = ["bounce-bar", "shared-pages", "device-memory", "shadow-iommu"];
 
 /// What a run should do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,8 +10,9 @@ pub struct Options<'a> {
     /// the machine while a guest holds secrets, with `-out` while it is on
     /// another CPU, and `leave-break-out` waits for somebody outside to break
     /// bouncer; `lies` runs guests whose disk lies to them; `registers` looks
-    /// for leaks in all system registers; `dma` shows or measures one DMA
-    /// system (`mode=`, `part=`, not read here); `fuzz` calls bouncer at random
+    /// for leaks in all system registers; `tables` is the act with I/O tables;
+    /// `dma` shows or measures one DMA system (`mode=`, `part=`, not read
+    /// here); `fuzz` calls bouncer at random
     /// (`seed=`, `calls=`), and is
     /// not read here; any other word is the guest's scenario, run alone.
     pub scenario: &'a str,

@@ -168,9 +168,14 @@ pub struct QueueInfo {
     pub driver: u64,
     /// Used ring.
     pub device: u64,
-    /// Guest address of the bounce BAR when the queue was enabled; no use with
-    /// shared pages.
+    /// What the guest calls the first byte that its device may touch: the
+    /// address of the bounce BAR when the queue was enabled, or the first I/O
+    /// virtual address. No use with shared pages.
     pub window: u64,
+    /// Pages from there on.
+    pub pages: u64,
+    /// Of a device with an I/O table, the host's own address of that byte.
+    pub here: u64,
     /// How often the driver reset this queue.
     pub resets: u32,
 }
@@ -341,7 +346,7 @@ impl<C: Conduit> Bouncer<C> {
         let part = |part| self.call(host::QUEUE_INFO, [vm.0, device, queue.into(), part, 0]);
         let [shape, descriptors, resets] = part(0)?;
         let [driver, used, _] = part(1)?;
-        let [window, ..] = part(2)?;
+        let [window, pages, here] = part(2)?;
         Ok(QueueInfo {
             size: shape as u16,
             enabled: shape >> 16 & 1 == 1,
@@ -349,6 +354,8 @@ impl<C: Conduit> Bouncer<C> {
             driver,
             device: used,
             window,
+            pages,
+            here,
             resets: resets as u32,
         })
     }

@@ -4,7 +4,7 @@
 
 use super::checked_transport::{CheckedTransport, Verdict};
 use super::pci::{self, Bus, Function, Msi};
-use super::{Machine, bounce_hal, share_hal};
+use super::{Machine, bounce_hal, iommu_hal, pkvm, share_hal};
 use bounce_hal::Names;
 use core::ptr::NonNull;
 use guest::contract::{self, Contract, Dma, Refusal, Wanted};
@@ -14,7 +14,7 @@ use virtio_drivers::transport::Transport;
 use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
-/// Pages set aside for one device that works in shared pages.
+/// Pages set aside for one device that works in the guest's own.
 const PAGES: usize = 96;
 
 /// A device the guest agreed to talk to.
@@ -33,6 +33,7 @@ impl Opened {
             Dma::Bounce(_) => "bounce",
             Dma::SharedPages => "shared",
             Dma::Memory(_) => "memory",
+            Dma::Table => "iommu",
         }
     }
 }
@@ -57,10 +58,16 @@ pub(crate) fn open(
         Some("bounce") => Wanted::Bounce,
         Some("memory") => Wanted::Memory,
         Some("shared" | "shared-each") => Wanted::Shared,
+        Some(word) if word.starts_with("iommu") => Wanted::Table,
         _ => Wanted::Any,
     };
     let (bounce, memory) = (capabilities.bounce, device_memory(function));
     let contract = contract::decide(inner.read_device_features(), bounce, memory, wanted)?;
+    // The hypervisor numbers devices by their slots, of which the bridge has 0.
+    let number = u64::from(function.at.device).wrapping_sub(1);
+    // A realm has no such call.
+    let table = if machine.protection.realm { None } else { pkvm::iotable_info(number) };
+    let contract = contract.with_table(table.is_some(), wanted)?;
     match contract.dma {
         Dma::Bounce(region) => {
             let address = function.address(region).ok_or(Refusal::BadBounce)?;
@@ -74,15 +81,20 @@ pub(crate) fn open(
             unsafe { bounce_hal::open(index, address, region.length, Names::Offsets) };
         }
         Dma::SharedPages => {
-            let end = machine.spare.end - index * PAGES * PAGE;
-            let pages = end.saturating_sub(PAGES * PAGE)..end;
+            let pages = set_aside(machine, index).ok_or(Refusal::NoMemory)?;
             let each = word == Some("shared-each");
-            if pages.start < machine.spare.start {
-                return Err(Refusal::NoMemory);
-            }
             // SAFETY: spare RAM at its far end, a separate piece per device;
             // `checks` uses the near end.
             if !unsafe { share_hal::open(index, pages, machine.protection.ranges, each) } {
+                return Err(Refusal::NoMemory);
+            }
+        }
+        Dma::Table => {
+            let pages = set_aside(machine, index).ok_or(Refusal::NoMemory)?;
+            let mode = iommu_hal::mode(word.unwrap_or_default()).ok_or(Refusal::NoTable)?;
+            let table = table.ok_or(Refusal::NoTable)?;
+            // SAFETY: as above.
+            if !unsafe { iommu_hal::open(index, pages, mode, number, table) } {
                 return Err(Refusal::NoMemory);
             }
         }
@@ -92,6 +104,13 @@ pub(crate) fn open(
     let common = common.ok_or(Refusal::BadCapability)?;
     let (transport, verdict) = CheckedTransport::new(inner, contract, common, intid.is_some());
     Ok(Opened { transport, verdict, contract, intid })
+}
+
+/// Spare RAM of device `index`: its own, at the far end.
+fn set_aside(machine: &Machine, index: usize) -> Option<core::ops::Range<usize>> {
+    let end = machine.spare.end.checked_sub(index * PAGES * PAGE)?;
+    let start = end.checked_sub(PAGES * PAGE)?;
+    (start >= machine.spare.start).then_some(start..end)
 }
 
 /// The region that the device's common configuration says is its memory.

@@ -13,6 +13,7 @@ mod dma;
 mod hostile;
 mod hostile_driver;
 mod interrupts;
+mod iommu_hal;
 mod pci;
 mod pkvm;
 mod raw_device;
@@ -22,6 +23,7 @@ mod secrets;
 mod share_hal;
 mod smp;
 mod story;
+mod tables;
 mod timers;
 
 use rt::fdt::Fdt;
@@ -125,14 +127,15 @@ fn play(machine: &Machine) -> ! {
         "spin" => secrets::hold_for_ever(false),
         "smp" => smp::start_all(machine),
         "registers" => registers::keep(machine),
+        "tables" => tables::play(machine),
         "bench" => bench::measure(machine),
         "debug" => debug::play(machine),
         "dma" => dma::play(machine),
         "fault" => checks::die(machine),
         _ => fail(
             "unknown scenario",
-            "use story, hostile, driver, secrets, lend, realm, registers, idle, spin, smp, bench, debug, \
-             dma or fault",
+            "use story, hostile, driver, secrets, lend, realm, registers, idle, spin, smp, tables, bench, \
+             debug, dma or fault",
         ),
     };
     println!("@guest result={}", if passed { "pass" } else { "fail" });

@@ -74,6 +74,25 @@ pub(crate) fn mem_relinquish(ipa: u64) -> i64 {
     call(id::MEM_RELINQUISH, ipa, 0)[0] as i64
 }
 
+/// IOTABLE_SET; the code, and the pages still mapped.
+pub(crate) fn iotable_set(device: u64, root: u64) -> (i64, u64) {
+    let result = call(id::IOTABLE_SET, device, root);
+    (result[0] as i64, result[1])
+}
+
+/// REFRESH: the code, and pages done, left out and mapped now.
+pub(crate) fn refresh(device: u64, iova: u64, pages: u64) -> (i64, [u64; 3]) {
+    let [code, rest @ ..] = hvc(id::REFRESH.into(), [device, iova, pages, 0, 0, 0, 0]);
+    (code as i64, rest)
+}
+
+/// IOTABLE_INFO: first address, pages of the aperture, and budget | mapped << 32.
+/// `None` if there is no table for this device.
+pub(crate) fn iotable_info(device: u64) -> Option<[u64; 3]> {
+    let [code, rest @ ..] = call(id::IOTABLE_INFO, device, 0);
+    (code == 0).then_some(rest)
+}
+
 /// Shares pages by hypercall, wiped on both ways: what they held is not for
 /// the host, and what the host left in them is not for the guest.
 pub(crate) struct Calls {

@@ -81,6 +81,31 @@ impl RawDevice {
         let region = capabilities.bounce.or(memory)?;
         let window = function.address(region)?;
         let first = if memory.is_some() { 0 } else { window };
+        Self::over(bus, function, (window, first), region.length)
+    }
+
+    /// The same, over memory of the guest's own: `length` bytes that the CPU
+    /// finds at the first address and the device at the second.
+    ///
+    /// # Safety
+    /// They must be mapped, used by nothing else, and six pages at least.
+    pub(crate) unsafe fn behind_table(
+        bus: &Bus,
+        function: &Function,
+        places: (u64, u64),
+        length: u64,
+    ) -> Option<Self> {
+        function.capabilities.check(|bar| function.bar_size(bar)).ok()?;
+        Self::over(bus, function, places, length)
+    }
+
+    fn over(
+        bus: &Bus,
+        function: &Function,
+        (window, first): (u64, u64),
+        length: u64,
+    ) -> Option<Self> {
+        let capabilities = &function.capabilities;
         Some(Self {
             ecam: bus.ecam,
             function: function.at,
@@ -89,7 +114,7 @@ impl RawDevice {
             multiplier: bus.ecam.read_word(function.at, notify_at(bus, function)? + 16) as usize,
             window,
             first,
-            window_end: first + region.length,
+            window_end: first + length,
         })
     }
 

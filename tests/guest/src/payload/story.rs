@@ -4,6 +4,7 @@ use super::bounce_hal::{self, BounceHal};
 use super::checked_transport::CheckedTransport;
 use super::device::{self, Opened};
 use super::disk::BlockDisk;
+use super::iommu_hal::{self, IommuHal};
 use super::pci::{self, Bus, Function, Msi};
 use super::share_hal::{self, ShareHal};
 use super::{Machine, checks, interrupts, secrets, smp, yes};
@@ -84,6 +85,13 @@ fn with_disk(machine: &Machine, opened: Opened) -> bool {
             let Some(shared) = share_hal::close(DISK) else { return false };
             report(dma, shared.counters, shared.high_water, shared.hypercalls, shared.leaked);
             done && shared.leaked == 0
+        }
+        Dma::Table => {
+            let done = use_disk::<IommuHal<DISK>>(machine, opened, dma);
+            let Some(table) = iommu_hal::close(DISK) else { return false };
+            iommu_hal::tell(&table);
+            report(dma, table.used.copied, table.high_water, table.counters.calls(), table.lost());
+            done && table.lost() == 0
         }
     }
 }
@@ -189,6 +197,10 @@ fn with_console(opened: Opened) -> bool {
         Dma::SharedPages => {
             let sent = greet::<ShareHal<CONSOLE>>(opened);
             sent && share_hal::close(CONSOLE).is_some_and(|report| report.leaked == 0)
+        }
+        Dma::Table => {
+            let sent = greet::<IommuHal<CONSOLE>>(opened);
+            sent && iommu_hal::close(CONSOLE).is_some_and(|report| report.lost() == 0)
         }
     };
     println!("@guest console dma={dma} sent={}", yes(sent));

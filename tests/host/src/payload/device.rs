@@ -34,6 +34,9 @@ pub(super) enum Place {
     /// In guest RAM that the guest shared; all its RAM is in this run. A
     /// guest may set this bit in the address of a page that it shared.
     Shared(Run, u64),
+    /// In pages that the guest's I/O table maps: the device's window in the
+    /// host's own address space, of which bouncer tells where it is.
+    Window,
 }
 
 /// What a round of service did.
@@ -269,7 +272,8 @@ fn open(
         return Ok(None);
     }
     // A bounce BAR's rings are told as offsets into it, and guest addresses
-    // are on them. Otherwise both are the driver's own words.
+    // are on them; the same with an I/O table. Otherwise both are the driver's
+    // own words.
     let (span, base) = match place {
         Place::Bounce(run) => {
             let guest = info.window;
@@ -277,6 +281,7 @@ fn open(
         }
         Place::Memory(run) => (Span::by_offset(run.base(), run.bytes()), 0),
         Place::Shared(run, alias) => (Span::at(layout::RAM, alias, run.base(), run.bytes()), 0),
+        Place::Window => (Span::at(info.window, 0, info.here, info.pages << 12), info.window),
     };
     let window = Window(span);
     let at = |offset: u64| base.checked_add(offset).ok_or(Hostile::Rings);

@@ -5,15 +5,37 @@
 //! BAR: every access succeeds, and nothing else is in range. With shared pages
 //! it is the guest's
 //! whole RAM: the host's mapping has holes wherever the guest did not share,
-//! and an access there is a fault that this module survives and counts.
+//! and an access there is a fault that this module survives and counts. With an
+//! I/O table it is a window of its own in the host's address space, in which
+//! the guest's table says what is where, and what may only be read.
 
 #![allow(unsafe_code)]
 
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
+use host::bouncer::Handle;
 use host::memory::{Fault, Memory};
 use host::span::Span;
-use rt::attempt;
+use hyp::layout;
+use rt::{attempt, mmu};
+
+use super::calls::BOUNCER;
+use super::vm::Problem;
+
+/// Bytes of a device's window.
+const WINDOW: u64 = layout::APERTURE_SIZE;
+
+/// Puts the window of a device with an I/O table into this program's own
+/// address space, if it is not there from an earlier guest. That an access
+/// there succeeds is the guest's to say.
+pub(super) fn reach(vm: Handle, device: u64) -> Result<(), Problem> {
+    let info = BOUNCER.queue_info(vm, device, 0);
+    let at = info.map_err(|why| Problem { step: "QUEUE_INFO", why: Some(why) })?.here;
+    match mmu::map_identity(at, WINDOW, mmu::Memory::Normal) {
+        Ok(()) | Err(mmu::MapError::Occupied) => Ok(()),
+        Err(_) => Err(Problem { step: "the window of a device", why: None }),
+    }
+}
 
 /// Accesses by backends that the hardware refused.
 pub(super) static REFUSED: AtomicU64 = AtomicU64::new(0);

@@ -14,7 +14,7 @@ use crate::payload::report::GOOD;
 
 /// An instruction that touches memory at an address.
 struct Tool {
-    id: [&'static str; 3],
+    id: [&'static str; 4],
     name: &'static str,
     apply: fn(u64) -> Result<u64, Fault>,
 }
@@ -25,18 +25,30 @@ const FOOTPRINT: u64 = 0x6861_636b_6564_2121;
 const RET: u64 = 0xd65f_03c0;
 
 const TOOLS: [Tool; 8] = [
-    Tool { id: ["C1.read", "C2.read", "C15.read"], name: "read", apply: attempt::try_read_u64 },
-    Tool { id: ["C1.write", "C2.write", "C15.write"], name: "write", apply: write },
-    Tool { id: ["C1.exec", "C2.exec", "C15.exec"], name: "execute", apply: execute },
-    Tool { id: ["C1.atomic", "C2.atomic", "C15.atomic"], name: "atomically add to", apply: add },
-    Tool { id: ["C1.zva", "C2.zva", "C15.zva"], name: "DC ZVA", apply: zva },
-    Tool { id: ["C1.ivac", "C2.ivac", "C15.ivac"], name: "DC IVAC", apply: ivac },
     Tool {
-        id: ["C1.civac", "C2.civac", "C15.civac"],
+        id: ["C1.read", "C2.read", "C15.read", "C20.read"],
+        name: "read",
+        apply: attempt::try_read_u64,
+    },
+    Tool { id: ["C1.write", "C2.write", "C15.write", "C20.write"], name: "write", apply: write },
+    Tool { id: ["C1.exec", "C2.exec", "C15.exec", "C20.exec"], name: "execute", apply: execute },
+    Tool {
+        id: ["C1.atomic", "C2.atomic", "C15.atomic", "C20.atomic"],
+        name: "atomically add to",
+        apply: add,
+    },
+    Tool { id: ["C1.zva", "C2.zva", "C15.zva", "C20.zva"], name: "DC ZVA", apply: zva },
+    Tool { id: ["C1.ivac", "C2.ivac", "C15.ivac", "C20.ivac"], name: "DC IVAC", apply: ivac },
+    Tool {
+        id: ["C1.civac", "C2.civac", "C15.civac", "C20.civac"],
         name: "DC CIVAC",
         apply: attempt::try_dc_civac,
     },
-    Tool { id: ["C1.ivau", "C2.ivau", "C15.ivau"], name: "IC IVAU", apply: attempt::try_ic_ivau },
+    Tool {
+        id: ["C1.ivau", "C2.ivau", "C15.ivau", "C20.ivau"],
+        name: "IC IVAU",
+        apply: attempt::try_ic_ivau,
+    },
 ];
 
 // The addresses these are applied to are frames taken from the free list, or
@@ -101,6 +113,19 @@ pub(in crate::payload) fn reach(pfn: u64, owner: Owner, place: &str) -> Vec<Find
         Owner::Bouncer | Owner::Nobody => 1,
         Owner::Firmware => 2,
     };
+    apply(row, pfn, owner, place)
+}
+
+/// C20: a page of a device's window at which its guest has mapped nothing.
+/// Expected: the same, and the event names the guest. Nothing is executed: the
+/// host's own stage 1 would refuse it.
+pub(in crate::payload) fn reach_window(page: u64, place: &str) -> Vec<Finding> {
+    let mut findings = apply(3, page, Owner::Guest, place);
+    findings.retain(|finding| finding.id != "C20.exec");
+    findings
+}
+
+fn apply(row: usize, pfn: u64, owner: Owner, place: &str) -> Vec<Finding> {
     let address = (pfn << 12) + 0x40;
     let mut findings = Vec::new();
     for tool in TOOLS.iter().filter(|tool| is_real(tool)) {

@@ -21,6 +21,7 @@ pub(super) mod registers;
 pub(super) mod reserved;
 pub(super) mod scan;
 pub(super) mod vcpus;
+pub(super) mod windows;
 
 use alloc::format;
 use alloc::string::String;

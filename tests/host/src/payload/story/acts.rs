@@ -19,7 +19,7 @@ use crate::payload::run::FREE;
 use crate::payload::vm::{DevicePlan, FEW_PAGES, Plan, Vm, end};
 
 /// Longest wait for a word from a guest, in milliseconds.
-const PATIENCE: u64 = 20_000;
+pub(super) const PATIENCE: u64 = 20_000;
 /// Exits looked at for left-over register values.
 const EXITS: usize = 64;
 /// Pages of the guest that is never finalised, given away one by one.
@@ -166,7 +166,7 @@ impl Stage<'_> {
         self.report_all(findings);
     }
 
-    /// Act five: a guest that speaks Arm CCA's RSI. It keeps a secret, lends a
+    /// Act six: a guest that speaks Arm CCA's RSI. It keeps a secret, lends a
     /// page at its alias, and attacks.
     pub(super) fn realm(&mut self) {
         let scenario = "realm secret_ms=600";
@@ -195,7 +195,7 @@ impl Stage<'_> {
     }
 
     /// Reports what a guest told of its own attempts, in its name.
-    fn report_told(&mut self, vm: &Vm) {
+    pub(super) fn report_told(&mut self, vm: &Vm) {
         let told: Vec<Finding> =
             vm.words.lock().iter().filter_map(|line| guest_finding(line)).collect();
         if told.is_empty() {
@@ -370,9 +370,9 @@ fn page_in(words: &str) -> Option<u64> {
 /// An attempt that a guest tells of: `@guest attack id= what= outcome=`.
 fn guest_finding(line: &str) -> Option<Finding> {
     let words = line.strip_prefix("@guest attack ")?;
-    let id = ["G1", "G2", "G3.bounce", "G3.memory", "G4", "G5"]
-        .into_iter()
-        .find(|id| rt::dt::argument(words, "id") == Some(id))?;
+    let ids =
+        ["G1", "G2", "G3.bounce", "G3.memory", "G4", "G5", "G6.table", "G6.changing", "C20.race"];
+    let id = ids.into_iter().find(|id| rt::dt::argument(words, "id") == Some(id))?;
     let what = rt::dt::argument(words, "what")?.replace('-', " ");
     let refused = rt::dt::argument(words, "outcome") == Some(GOOD);
     let outcome = if refused { GOOD } else { "allowed" };

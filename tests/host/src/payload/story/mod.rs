@@ -2,14 +2,16 @@
 //!
 //! Act one: the host alone attacks what it can reach without a guest. Act two:
 //! a guest uses its disk through the bounce BAR, another through shared pages,
-//! a third through device memory. Act three: guests that keep a secret, lend a page and spin, while
-//! the host attacks them; guests that keep patterns in all their registers. Act four: a hostile guest. Act five: a realm, which
+//! a third through device memory, a fourth through an I/O table. Act three: guests that keep a secret, lend a page and spin, while
+//! the host attacks them; guests that keep patterns in all their registers. Act four: a hostile guest. Act five: a guest with I/O
+//! tables attacks, and is attacked. Act six: a realm, which
 //! does all three. After each guest its memory must come back wiped.
 
 mod acts;
 pub(super) mod dma;
 mod measured;
 mod survey;
+mod tables;
 
 use alloc::format;
 use alloc::string::String;
@@ -113,6 +115,9 @@ impl Stage<'_> {
         if self.options.scenario == "registers" {
             return self.registers();
         }
+        if self.options.scenario == "tables" {
+            return self.tables();
+        }
         if self.options.scenario != "story" {
             let policy = self.options.policies().next().unwrap_or("bounce-bar");
             self.guest(policy, self.options.scenario);
@@ -131,6 +136,7 @@ impl Stage<'_> {
             self.debugging();
             self.hostile("bounce-bar");
             self.hostile("device-memory");
+            self.tables();
             self.realm();
         }
     }
@@ -176,6 +182,7 @@ impl Stage<'_> {
         let (policy_number, dma) = match policy {
             "shared-pages" => (abi::POLICY_SHARED_PAGES, "shared"),
             "device-memory" => (abi::POLICY_DEVICE_MEMORY, "memory"),
+            "shadow-iommu" => (abi::POLICY_SHADOW_IOMMU, "iommu"),
             _ => (abi::POLICY_BOUNCE_BAR, "bounce"),
         };
         let mut bootargs = format!("scenario={scenario} dma={dma}");

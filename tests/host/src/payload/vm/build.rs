@@ -219,11 +219,8 @@ impl Vm {
         free: &Mutex<FreeFrames>,
         ipa: u64,
     ) -> Result<(), Problem> {
-        // An alias that wants a table.
-        if self.is_realm() && ipa & super::ALIAS != 0 {
-            return self.top_up(free);
-        }
-        let pfn = self.frame_of(ipa).ok_or(no_memory("memory fault outside RAM"))?;
+        // Outside RAM: an alias or a device's window that wants a table.
+        let Some(pfn) = self.frame_of(ipa) else { return self.top_up(free) };
         if BOUNCER.frame_state(pfn) != Ok(0) {
             return Ok(());
         }

@@ -21,6 +21,7 @@ use crate::payload::backend::Backend;
 use crate::payload::calls::BOUNCER;
 use crate::payload::clock;
 use crate::payload::device::{Device, Place};
+use crate::payload::window;
 
 /// Virtio device types.
 const TYPE_NETWORK: u64 = 1;
@@ -40,7 +41,8 @@ const LARGE_QUEUE: u64 = 256;
 
 /// A device to be made.
 pub(in crate::payload) enum DevicePlan {
-    /// A disk over these bytes, with so many pages of bounce memory.
+    /// A disk over these bytes, with so many pages of bounce memory; with an I/O
+    /// table so many that may be mapped at once.
     Disk(&'static mut [u8], u64),
     /// A console with so many pages of bounce memory.
     Console(u64),
@@ -76,6 +78,10 @@ impl Vm {
                 Place::Shared(self.ram, if self.is_realm() { ALIAS } else { 0 })
             }
             abi::POLICY_DEVICE_MEMORY => Place::Memory(self.share_bounce(free, index, pages)?),
+            abi::POLICY_SHADOW_IOMMU => {
+                window::reach(self.handle, index)?;
+                Place::Window
+            }
             _ => Place::Bounce(self.share_bounce(free, index, pages)?),
         };
         let backend = self.backend(plan, index)?;
