@@ -262,7 +262,8 @@ pub mod exit {
     /// vCPUs in bitmap x2 have a new interrupt pending.
     pub const KICK: u64 = 8;
     /// The guest needs memory at ipa x2 (page-aligned): inside its RAM a frame,
-    /// elsewhere (a bounce page, an alias) memcache.
+    /// elsewhere (a bounce page, an alias, the aperture of an I/O table)
+    /// memcache.
     pub const MEM_FAULT: u64 = 9;
     /// The VM cannot go on (EL2 refused something it did, or it is being
     /// stopped). It is dying: reclaim it.

@@ -7,9 +7,10 @@
 //! waiting for ever. A CPU that has looked `PATIENCE` times and found the lock
 //! taken draws a ticket; as long as somebody has one, nobody else begins to
 //! try. From then on a call waits for two holds of each other CPU at most. The
-//! longest is one call on [`crate::abi::MAX_RANGE`] frames, to which every
-//! transition is cut; only what ends the machine holds longer (`tests::holds`
-//! counts).
+//! longest is one call on [`crate::abi::MAX_RANGE`] frames, to which every call
+//! is cut (`tests::holds` counts). Two hold longer: a guest that moves or
+//! closes a BAR of memory, all of which is unmapped at once (4096 pages at
+//! most), and what ends the machine.
 //!
 //! Tickets alone would do, and be a little fairer. But where a CPU is a thread
 //! that its own scheduler stops at any time, as with an emulator of more CPUs

@@ -115,9 +115,8 @@ impl Abort {
         Gfn::containing(self.ipa)
     }
 
-    /// Does it name an address that no page of a guest has? Only stage 2's own
-    /// faults name one: for others HPFAR_EL2 is UNKNOWN, and may hold what
-    /// another guest did.
+    /// Does it name an address that no page of a guest has? One that names none
+    /// does not.
     pub fn is_beyond_the_address_space(&self) -> bool {
         self.status == FaultStatus::Translation && self.gfn().is_none()
     }
@@ -158,9 +157,15 @@ fn abort(trap: &Trap, iss: u64, instruction: bool) -> Abort {
     let maintenance = iss & (1 << 8) != 0;
     let described = !instruction && iss & (1 << 24) != 0 && !maintenance;
     let table_walk = iss & (1 << 7) != 0;
-    // HPFAR_EL2 is UNKNOWN for a permission fault of the access itself (Arm
-    // ARM D24.2.67): what it holds may be the address of an earlier fault.
-    let told = table_walk || !matches!(iss & 0x3f, 0x0c..=0x0f);
+    // Arm ARM D24.2.67: only stage 2's own faults write HPFAR_EL2, of address
+    // size, translation and access flag, and a permission fault if the access
+    // was a stage-1 walk. For others, permission faults and what the bus or an
+    // exclusive of Device memory meets, it may hold an earlier fault's address.
+    let told = match iss & 0x3f {
+        0x00..=0x0b | 0x29..=0x2b => true,
+        0x0c..=0x0f => table_walk,
+        _ => false,
+    };
     Abort {
         ipa: if told { page | (trap.far & 0xfff) } else { Abort::NOWHERE },
         va: trap.far,
@@ -337,10 +342,10 @@ mod tests {
     }
 
     #[test]
-    fn a_permission_fault_has_no_address_unless_it_was_the_walks() {
-        for (status, walk, told) in
-            [(0x0f, 0, false), (0x0c, 0, false), (0x0f, 1, true), (0x0b, 0, true), (0x07, 0, true)]
-        {
+    fn only_stage_2s_own_faults_have_an_address() {
+        let stage_2 = |status| matches!(status, 0..=11 | 0x29..=0x2b);
+        for (status, walk) in (0..64).flat_map(|status| [(status, 0), (status, 1)]) {
+            let told = stage_2(status) || matches!(status, 12..=15) && walk == 1;
             let esr = class::DATA_ABORT_LOWER << 26 | walk << 7 | status;
             let Exception::Abort(fault) = sync(esr, 0xabc, 0x4_0000 << 4) else { panic!() };
             let address = if told { 0x4000_0abc } else { Abort::NOWHERE };

@@ -34,7 +34,8 @@ pub(crate) enum HostExit {
     /// Other vCPUs have something to take.
     Kick,
     /// A page that nobody gave yet: RAM to donate, or (outside RAM) a bounce
-    /// page or an alias that wants a table, so that memcache is needed.
+    /// page, an alias or a page of a window that wants a table, so that memcache
+    /// is needed.
     MemoryFault { page: u64 },
     /// The VM is dying.
     Dead,

@@ -292,14 +292,9 @@ impl HostMemory<'_> {
             window.stage2.break_range(m, memcache, stretch, &mut broken);
         });
         window.stage2.invalidate_broken(m, memcache, broken);
-        let own = FrameEntry::owned(party);
-        for_each_run(&was, |_, run, _| {
-            if self.frames.require(run, own).is_ok() {
-                return fix_coherency(m, run);
-            }
-            let lost = run.iter().filter(|frame| self.frames.get(*frame) == own);
-            lost.for_each(|frame| fix_coherency(m, PfnRange::one(frame)));
-        });
+        // Also of what stays mapped elsewhere: the right to write may be what
+        // has gone, and what was written past the caches goes with it.
+        for_each_run(&was, |_, run, _| fix_coherency(m, run));
         for_each_run(wanted, |from, run, view| {
             if view.is(View::FRESH) {
                 fix_coherency(m, run);

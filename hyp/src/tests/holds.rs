@@ -1,5 +1,6 @@
 //! How long a CPU can keep the others waiting: each call changes a bounded
-//! number of frames, however much it was asked for (attack row G4).
+//! number of frames, however much it was asked for (attack row G4). REFRESH is
+//! tried where its table is ([`super::iotable`]).
 
 use super::rig::{RAM_GFN, Rig};
 use crate::abi::{self, host as id};
@@ -11,8 +12,11 @@ const PER_FRAME: u64 = 4;
 /// Tables that are made, split or merged beside the frames: 512 words each.
 const TABLES: u64 = 4 * 512;
 
+/// What a call on [`abi::MAX_RANGE`] frames does at most.
+pub(super) const MOST: u64 = abi::MAX_RANGE * PER_FRAME + TABLES;
+
 /// Stores, wipes and mappings that `act` makes, and its result.
-fn effects<R>(rig: &Rig, act: impl FnOnce() -> R) -> (u64, R) {
+pub(super) fn effects<R>(rig: &Rig, act: impl FnOnce() -> R) -> (u64, R) {
     let before = rig.hyp.machine().effects();
     let result = act();
     (rig.hyp.machine().effects() - before, result)
@@ -34,8 +38,7 @@ fn no_call_holds_the_memory_for_longer_than_a_range_of_frames() {
     let check = |what: &str, function: u32, arguments: &[u64]| {
         let (cost, result) = effects(&rig, || rig.hvc(function, arguments));
         let [done, ..] = result.unwrap_or_else(|code| panic!("{what}: {code}"));
-        let most = abi::MAX_RANGE * PER_FRAME + TABLES;
-        assert!(cost <= most, "{what}: {cost} effects for {done} frames, more than {most}");
+        assert!(cost <= MOST, "{what}: {cost} effects for {done} frames, more than {MOST}");
         done
     };
     let topup = [handle, memcache + 64, much - 64];

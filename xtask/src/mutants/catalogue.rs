@@ -126,6 +126,9 @@ pub(super) fn load(root: &Path) -> Result<Vec<Mutant>> {
         mutants.push(Mutant::parse(&name, &text).with_context(|| name.clone())?);
     }
     mutants.sort_by(|a, b| a.id.cmp(&b.id));
+    if let Some([first, _]) = mutants.array_windows().find(|[a, b]| a.id == b.id) {
+        bail!("there are two mutants {}: rename one", first.id);
+    }
     Ok(mutants)
 }
 

@@ -349,6 +349,44 @@ fn both_sides_of_a_window_see_one_thing() {
     }
 }
 
+/// A frame that is mapped twice: with the right to write goes what was written
+/// past the caches, whichever way the right is lost.
+#[test]
+fn what_was_written_past_the_caches_goes_with_the_right_to_write() {
+    for wanted in [[NOT, read(0)], [read(0), read(0)]] {
+        let (mut fixture, mut guest, frames) = with_window(4, 8);
+        assert_eq!(refresh(&mut fixture, &mut guest, 0, &[write(0), read(0)]), changes(2, 0, 0));
+        let frame = nth(frames, 0);
+        fixture.machine.evict(frame);
+        fixture.machine.store_uncached(frame, HOST_DATA);
+        assert!(refresh(&mut fixture, &mut guest, 0, &wanted).is_ok());
+        assert_eq!(seen(&fixture, 1), Some((frame, false)));
+        let looked = fixture.machine.tag(frame);
+        fixture.machine.evict(frame);
+        assert_eq!(fixture.machine.tag(frame), looked, "changes though nobody may write");
+    }
+}
+
+/// A guest dies with pages in two windows: no CPU keeps a translation of
+/// either.
+#[test]
+fn both_windows_of_a_dying_guest_are_forgotten() {
+    let (mut fixture, mut guest, _) = with_window(4, 8);
+    fixture.machine.set_hostile(true);
+    fixture.memory.open_window(&mut guest, 3, 8).unwrap();
+    assert_eq!(refresh(&mut fixture, &mut guest, 0, &[write(0)]), changes(1, 0, 0));
+    let (machine, memory) = (&fixture.machine, &mut fixture.memory);
+    memory.refresh_window(machine, &mut guest, 3, 0, &mut [write(0), write(1)]).unwrap();
+    machine.settle();
+    let other = guest.window(3).unwrap().first();
+    guest.begin_dying(&fixture.machine, &mut fixture.memory);
+    fixture.machine.settle();
+    for page in [at(0), other, gfn(other.number() + 1)] {
+        assert!(fixture.memory.lookup(&fixture.machine, page).is_none());
+    }
+    check(&fixture.machine, &fixture.memory, &[&guest]);
+}
+
 #[test]
 fn windows_of_two_guests_are_apart_and_tell_whose_they_are() {
     let (mut fixture, mut guest, frames) = with_window(4, 8);

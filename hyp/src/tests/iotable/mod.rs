@@ -3,6 +3,7 @@
 
 mod attacks;
 
+use super::holds::{MOST, effects};
 use super::rig::{PAGES, RAM_GFN, Rig, pfn};
 use crate::abi::{self, exit, guest as id, host};
 use crate::error::Error;
@@ -215,9 +216,26 @@ fn a_call_does_one_table_and_skips_what_is_empty() {
     guest.refused(9, 1, Error::InvalidParameter);
 }
 
-/// K27's adversary in the guest: another vCPU changes each word right after it
-/// was read, to one that would be refused or would lead elsewhere. What counts
-/// is what was read. (That none is read twice, the machine watches.)
+/// G4: a whole last table, every word changed and no two pages neighbours, is
+/// as long as host memory is held.
+#[test]
+fn a_refresh_is_as_short_as_any_call_on_a_range() {
+    let guest = Guest::new(600);
+    for shift in [0, 7, 11] {
+        for word in 0..512 {
+            guest.poke(LAST, word, writable(3 + (word as u64 * 5 + shift) % 30));
+        }
+        let (cost, done) = effects(&guest.rig, || guest.refresh(0, 512));
+        assert_eq!(done, Ok([512, 0, 512]));
+        assert!(cost > 512 && cost <= MOST, "{cost} effects, at most {MOST}");
+    }
+    let (cost, left) = effects(&guest.rig, || guest.set(0));
+    assert_eq!(left, Ok(0));
+    assert!(cost > 512 && cost <= MOST, "{cost} effects, at most {MOST}");
+}
+
+/// A page that was never donated, or a table that there is no memory for, is
+/// an exit to the host; then the call begins anew.
 #[test]
 fn what_the_host_must_give_first_is_asked_for_and_the_call_repeated() {
     let mut guest = Guest::without_table(100, 8);
@@ -305,8 +323,6 @@ fn another_root_waits_until_nothing_is_mapped() {
     assert_eq!(guest.window(5 * 1024), [None; 5 * 1024]);
 }
 
-/// What stays pageable (4.6 of the thread): the host can have back whatever is
-/// not mapped for a device, and nothing that is.
 #[test]
 fn the_policy_is_made_with_a_budget_and_not_for_a_realm() {
     let mut rig = Rig::new();
@@ -355,8 +371,6 @@ fn an_access_to_what_is_not_mapped_is_refused_and_told() {
     assert_eq!(touch(guest.address()), Err(-5), "what is mapped is there");
 }
 
-/// Rings are I/O addresses: their offsets into the window are told, and where
-/// they are not mapped the backend's own access faults.
 #[test]
 fn the_window_lives_and_dies_with_the_guest() {
     let guest = Guest::new(100);
