@@ -27,6 +27,9 @@ pub enum Refusal {
     NoVersion1,
     /// Without ACCESS_PLATFORM the device would expect plain guest memory.
     NoAccessPlatform,
+    /// The device takes physical addresses, and what this guest shares is not
+    /// at those.
+    NotPhysical,
     /// The command line wants the bounce BAR and the device has none.
     NoBounce,
     /// The command line wants device memory and the device has none.
@@ -249,6 +252,11 @@ pub enum Dma {
     Memory(Region),
     /// Only in pages that the guest's I/O table maps for it.
     Table,
+    /// Anywhere, as far as the device says; so the guest lets it have only
+    /// what it shares.
+    ForcedBounce,
+    /// Wherever the driver's buffers are.
+    Direct,
 }
 
 /// What the guest will hold the device to.
@@ -295,6 +303,58 @@ pub fn decide(
         (_, _, Wanted::Shared) => Err(Refusal::NotShared),
         (_, _, Wanted::Table) => Err(Refusal::NoTable),
     }
+}
+
+/// What a guest knows of itself, and not from the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Platform {
+    /// Is its memory out of its host's reach? It has asked the hypervisor that
+    /// keeps it so.
+    pub secure: bool,
+    /// Is the address at which a device finds a shared page its physical one?
+    /// Not where sharing moves the page to an alias.
+    pub dma_is_physical: bool,
+}
+
+impl Platform {
+    /// What becomes of a device that lacks ACCESS_PLATFORM, and so takes
+    /// physical addresses of any memory: the rule proposed for POWER's secure
+    /// guests ("Use DMA API if guest memory is encrypted", 2019). A guest that
+    /// is secure, and whose shared pages have physical addresses, has all its
+    /// data go through a pool that it shared; one that is not secure has
+    /// nothing to lose.
+    ///
+    /// # Errors
+    /// [`Refusal::NotPhysical`].
+    const fn without_access_platform(self) -> Result<Dma, Refusal> {
+        match (self.secure, self.dma_is_physical) {
+            (false, _) => Ok(Dma::Direct),
+            (true, true) => Ok(Dma::ForcedBounce),
+            (true, false) => Err(Refusal::NotPhysical),
+        }
+    }
+}
+
+/// [`decide`], and for a plain device without ACCESS_PLATFORM what `platform`
+/// makes of that.
+///
+/// # Errors
+/// Why the guest goes without the device.
+pub fn decide_on(
+    platform: Platform,
+    offered: u64,
+    bounce: Option<Region>,
+    memory: Option<Region>,
+    wanted: Wanted,
+) -> Result<Contract, Refusal> {
+    // One that brings its memory says where data goes, and must say all of it.
+    let plain = offered & (SWIOTLB | DMB) == 0;
+    let any = matches!(wanted, Wanted::Any | Wanted::Shared);
+    if plain && any && offered & VERSION_1 != 0 && offered & ACCESS_PLATFORM == 0 {
+        let dma = platform.without_access_platform()?;
+        return Ok(Contract { dma, offered, mandatory: VERSION_1 });
+    }
+    decide(offered, bounce, memory, wanted)
 }
 
 impl Contract {
@@ -412,6 +472,39 @@ mod tests {
             Err(Refusal::NoAccessPlatform)
         );
         assert_eq!(decide(ACCESS_PLATFORM, None, None, Wanted::Any), Err(Refusal::NoVersion1));
+    }
+
+    const SECURE: Platform = Platform { secure: true, dma_is_physical: true };
+    const REALM: Platform = Platform { secure: true, dma_is_physical: false };
+    const OPEN: Platform = Platform { secure: false, dma_is_physical: true };
+
+    /// Each of the three conditions alone changes the answer.
+    #[test]
+    fn a_device_that_does_not_say_is_given_what_the_guest_shares_and_nothing_else() {
+        let dma = |platform, offered| {
+            decide_on(platform, offered, None, None, Wanted::Any).map(|contract| contract.dma)
+        };
+        assert_eq!(dma(SECURE, VERSION_1), Ok(Dma::ForcedBounce));
+        assert_eq!(dma(OPEN, VERSION_1), Ok(Dma::Direct));
+        assert_eq!(dma(Platform { secure: false, ..REALM }, VERSION_1), Ok(Dma::Direct));
+        assert_eq!(dma(REALM, VERSION_1), Err(Refusal::NotPhysical));
+        for platform in [SECURE, REALM, OPEN] {
+            assert_eq!(dma(platform, GOOD), Ok(Dma::SharedPages));
+            assert_eq!(dma(platform, 0), Err(Refusal::NoVersion1));
+            // A device that brings its memory, and should know better.
+            for bit in [SWIOTLB, DMB] {
+                assert_eq!(dma(platform, VERSION_1 | bit), Err(Refusal::NoAccessPlatform));
+            }
+            let bounce = decide_on(platform, VERSION_1, Some(BOUNCE), None, Wanted::Bounce);
+            assert_eq!(bounce, Err(Refusal::NoAccessPlatform));
+        }
+    }
+
+    #[test]
+    fn a_bit_that_the_device_lacks_is_not_accepted() {
+        let contract = decide_on(SECURE, VERSION_1 | 1 << 28, None, None, Wanted::Shared).unwrap();
+        assert_eq!(contract.accept(!0), VERSION_1 | 1 << 28);
+        assert_eq!(contract.mandatory & ACCESS_PLATFORM, 0);
     }
 
     #[test]

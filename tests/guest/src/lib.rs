@@ -19,4 +19,5 @@ pub mod pool;
 pub mod runs;
 pub mod secret;
 pub mod slots;
+pub mod streaming;
 pub mod windows;

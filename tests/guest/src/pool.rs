@@ -73,6 +73,13 @@ impl Pool {
         Ok(())
     }
 
+    /// Are all of `bytes` bytes at `offset` in use?
+    pub fn is_taken(&self, offset: usize, bytes: usize) -> bool {
+        let (start, count) = (offset / GRANULE, bytes.div_ceil(GRANULE));
+        let run = start.checked_add(count).and_then(|end| self.taken.get(start..end));
+        offset.is_multiple_of(GRANULE) && count > 0 && run.is_some_and(|run| !run.contains(&false))
+    }
+
     /// Bytes in use now.
     pub fn used(&self) -> usize {
         self.used * GRANULE

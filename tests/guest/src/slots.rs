@@ -113,6 +113,21 @@ impl Slots {
         true
     }
 
+    /// Copies out what the device has written so far; the transfer goes on.
+    /// False, and nothing done, if `slot` is not a slot of that length.
+    pub fn sync(&mut self, slot: *const u8, buffer: &mut [u8]) -> bool {
+        let offset = (slot as usize).wrapping_sub(self.base as usize);
+        if !self.pool.is_taken(offset, buffer.len()) {
+            return false;
+        }
+        fence(Ordering::Acquire);
+        let piece = self.base.wrapping_add(offset);
+        // SAFETY: as in `unshare`: the whole of it is a slot in the region.
+        unsafe { core::ptr::copy_nonoverlapping(piece, buffer.as_mut_ptr(), buffer.len()) };
+        self.counters.bytes_out += buffer.len() as u64;
+        true
+    }
+
     fn zero(&mut self, offset: usize, bytes: usize) -> *mut u8 {
         let piece = self.base.wrapping_add(offset);
         // SAFETY: the pool gives out offsets inside the region only, and this

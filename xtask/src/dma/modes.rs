@@ -59,6 +59,35 @@ const BROUGHT: [Row; 6] = [
     row("3.8", Refused, "a buffer in private memory"),
 ];
 
+/// Of pages that the guest shares.
+const SHARED: [Row; 11] = [
+    row("0.11a", Refused, "a descriptor table in a page that is not shared"),
+    row("0.11b", Refused, "an available ring in such a page"),
+    row("0.11c", Refused, "a used ring in such a page"),
+    row("0.11d", Refused, "an indirect table in such a page"),
+    row("0.11e", Refused, "a buffer to write in such a page"),
+    row("0.11f", Refused, "a buffer to read in such a page"),
+    row("0.1", Shown, "a request in shared pages, after all that"),
+    row("0.12", Shown, "both look at a ring at once, each on its CPU"),
+    row("0.14", Shown, "what the device is told is the bounce buffer's physical address"),
+    row("0.15", Shown, "the host rewrites a slot while it is mapped, and later"),
+    row("0.4", Refused, "the host copies from a page while it is taken back"),
+];
+
+/// Of a device that lacks ACCESS_PLATFORM, and four guests.
+const LEGACY: [Row; 10] = [
+    row("2.4", Shown, "a device that cannot offer ACCESS_PLATFORM"),
+    row("2.6", Refused, "its driver accepts the bit all the same"),
+    row("2.7", Shown, "a secure guest gives it physical addresses, of its bounce buffer"),
+    row("2.8d", Shown, "all three conditions hold: all data through the bounce buffer"),
+    row("2.11a", Refused, "what a page held goes with it when it is shared"),
+    row("2.11b", Refused, "what the host wrote comes back with it"),
+    row("0.8", Refused, "a naive guest gives it private addresses"),
+    row("2.9", Shown, "a guest that shared all its memory gives it any"),
+    row("2.11c", Shown, "that guest takes everything back"),
+    row("2.8b", Refused, "a realm, whose shared pages are not at physical addresses"),
+];
+
 /// All of them, in the order in which they are shown.
 pub(super) const MODES: &[Mode] = &[
     Mode {
@@ -67,6 +96,16 @@ pub(super) const MODES: &[Mode] = &[
         rows: &BROUGHT,
     },
     Mode { name: "device-memory", what: "the same, named by offsets (Graf, 2026)", rows: &BROUGHT },
+    Mode {
+        name: "shared-pages",
+        what: "the guest shares pages (Pasic for s390, 2020)",
+        rows: &SHARED,
+    },
+    Mode {
+        name: "legacy-no-platform",
+        what: "the device does not say so (Bauermann for POWER, 2019)",
+        rows: &LEGACY,
+    },
 ];
 
 #[cfg(test)]

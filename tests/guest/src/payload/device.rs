@@ -7,7 +7,7 @@ use super::pci::{self, Bus, Function, Msi};
 use super::{Machine, bounce_hal, iommu_hal, pkvm, share_hal};
 use bounce_hal::Names;
 use core::ptr::NonNull;
-use guest::contract::{self, Contract, Dma, Refusal, Wanted};
+use guest::contract::{self, Contract, Dma, Platform, Refusal, Wanted};
 use guest::lending::PAGE;
 use rt::mmio;
 use virtio_drivers::transport::Transport;
@@ -34,6 +34,8 @@ impl Opened {
             Dma::SharedPages => "shared",
             Dma::Memory(_) => "memory",
             Dma::Table => "iommu",
+            Dma::ForcedBounce => "forced-bounce",
+            Dma::Direct => "direct",
         }
     }
 }
@@ -43,6 +45,24 @@ impl Opened {
 /// # Errors
 /// Why the guest goes without it.
 pub(crate) fn open(
+    machine: &Machine,
+    bus: &mut Bus,
+    msi: Option<&mut Msi>,
+    function: &Function,
+    index: usize,
+) -> Result<Opened, Refusal> {
+    // A hypervisor has answered, or the guest would not be here. Only pKVM's
+    // shared pages stay where they are.
+    let platform = Platform { secure: true, dma_is_physical: !machine.protection.realm };
+    open_on(platform, machine, bus, msi, function, index)
+}
+
+/// The same for a guest that says otherwise of itself.
+///
+/// # Errors
+/// Why the guest goes without it.
+pub(crate) fn open_on(
+    platform: Platform,
     machine: &Machine,
     bus: &mut Bus,
     msi: Option<&mut Msi>,
@@ -62,7 +82,8 @@ pub(crate) fn open(
         _ => Wanted::Any,
     };
     let (bounce, memory) = (capabilities.bounce, device_memory(function));
-    let contract = contract::decide(inner.read_device_features(), bounce, memory, wanted)?;
+    let contract =
+        contract::decide_on(platform, inner.read_device_features(), bounce, memory, wanted)?;
     // The hypervisor numbers devices by their slots, of which the bridge has 0.
     let number = u64::from(function.at.device).wrapping_sub(1);
     // A realm has no such call.
@@ -80,7 +101,8 @@ pub(crate) fn open(
             // SAFETY: as above; `Capabilities::check` wants five pages.
             unsafe { bounce_hal::open(index, address, region.length, Names::Offsets) };
         }
-        Dma::SharedPages => {
+        Dma::Direct => {}
+        Dma::SharedPages | Dma::ForcedBounce => {
             let pages = set_aside(machine, index).ok_or(Refusal::NoMemory)?;
             let each = word == Some("shared-each");
             // SAFETY: spare RAM at its far end, a separate piece per device;

@@ -8,6 +8,7 @@ mod checked_transport;
 mod checks;
 mod debug;
 mod device;
+mod direct_hal;
 mod disk;
 mod dma;
 mod hostile;

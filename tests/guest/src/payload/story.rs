@@ -3,6 +3,7 @@
 use super::bounce_hal::{self, BounceHal};
 use super::checked_transport::CheckedTransport;
 use super::device::{self, Opened};
+use super::direct_hal::DirectHal;
 use super::disk::BlockDisk;
 use super::iommu_hal::{self, IommuHal};
 use super::pci::{self, Bus, Function, Msi};
@@ -80,7 +81,8 @@ fn with_disk(machine: &Machine, opened: Opened) -> bool {
             report(dma, counters, high_water, 0, 0);
             done
         }
-        Dma::SharedPages => {
+        Dma::Direct => use_disk::<DirectHal>(machine, opened, dma),
+        Dma::SharedPages | Dma::ForcedBounce => {
             let done = use_disk::<ShareHal<DISK>>(machine, opened, dma);
             let Some(shared) = share_hal::close(DISK) else { return false };
             report(dma, shared.counters, shared.high_water, shared.hypercalls, shared.leaked);
@@ -194,7 +196,8 @@ fn with_console(opened: Opened) -> bool {
     let dma = opened.dma();
     let sent = match opened.contract.dma {
         Dma::Bounce(_) | Dma::Memory(_) => greet::<BounceHal<CONSOLE>>(opened),
-        Dma::SharedPages => {
+        Dma::Direct => greet::<DirectHal>(opened),
+        Dma::SharedPages | Dma::ForcedBounce => {
             let sent = greet::<ShareHal<CONSOLE>>(opened);
             sent && share_hal::close(CONSOLE).is_some_and(|report| report.leaked == 0)
         }

@@ -18,6 +18,43 @@ pub(crate) enum Deed {
     Count = 4,
     /// Tell how many accesses of backends were aborts.
     Faults = 5,
+    /// Tell the word at this guest address: all ones if that was an abort.
+    Word = 16,
+    /// Write [`WRITTEN`] there: 1 if that was an abort.
+    Write = 17,
+    /// Follow the ring in this page, on another CPU: 1 if it has begun.
+    Follow = 18,
+    /// Copy this page over and over, on another CPU: 1 if it has begun.
+    Copy = 19,
+    /// Tell what has come of either.
+    Watched = 20,
+}
+
+/// What the host writes when it is asked to.
+pub(crate) const WRITTEN: u64 = 0x7772_6974_7465_6e21;
+/// What a page must be full of that the host is to copy.
+pub(crate) const COPIED: u64 = 0x636f_7079_2074_6869;
+/// Indices of a ring that it follows.
+pub(crate) const RING: u16 = 1000;
+
+/// What came of [`Deed::Follow`] or [`Deed::Copy`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Watched {
+    /// Indices or words that were as they had to be.
+    pub(crate) seen: u64,
+    /// Nothing more will be seen.
+    pub(crate) over: bool,
+    /// Something else was seen.
+    pub(crate) odd: bool,
+    /// An access was an abort.
+    pub(crate) abort: bool,
+}
+
+/// Asks for it.
+pub(crate) fn watched() -> Watched {
+    let told = ask(Deed::Watched, 0);
+    let bit = |bit: u32| told >> bit & 1 == 1;
+    Watched { seen: told & ((1 << 61) - 1), over: bit(63), odd: bit(62), abort: bit(61) }
 }
 
 /// Asks, and returns the answer.

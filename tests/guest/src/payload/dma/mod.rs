@@ -8,7 +8,10 @@
 
 mod bell;
 mod brought;
+mod legacy;
 mod measure;
+mod pages;
+mod shared;
 
 use rt::println;
 
@@ -73,6 +76,8 @@ pub(super) fn play(machine: &Machine) -> bool {
     let mut show = Show { mode, passed: true };
     let tried = match mode {
         "bounce-bar" | "device-memory" => brought::show(machine, &mut show),
+        "shared-pages" => shared::show(machine, &mut show),
+        "legacy-no-platform" => legacy::show(machine, &mut show),
         _ => None,
     };
     if tried.is_none() {

@@ -66,7 +66,10 @@ impl Vm {
             DevicePlan::Entropy(_) => (TYPE_ENTROPY, 1, SMALL_QUEUE, FEW_PAGES),
             DevicePlan::Net(_) => (TYPE_NETWORK, 2, LARGE_QUEUE, NETWORK_PAGES),
         };
-        let pages = if policy == abi::POLICY_SHARED_PAGES { 0 } else { bounce_pages };
+        let pages = match policy {
+            abi::POLICY_SHARED_PAGES | abi::POLICY_LEGACY => 0,
+            _ => bounce_pages,
+        };
         let index = BOUNCER
             .device_create(self.handle, kind, policy, pages, (queues, size))
             .map_err(step("DEVICE_CREATE"))?;
@@ -74,7 +77,7 @@ impl Vm {
             expected.device([kind, policy, pages, queues, size]);
         }
         let place = match policy {
-            abi::POLICY_SHARED_PAGES => {
+            abi::POLICY_SHARED_PAGES | abi::POLICY_LEGACY => {
                 Place::Shared(self.ram, if self.is_realm() { ALIAS } else { 0 })
             }
             abi::POLICY_DEVICE_MEMORY => Place::Memory(self.share_bounce(free, index, pages)?),

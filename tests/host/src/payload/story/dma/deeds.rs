@@ -3,10 +3,13 @@
 //! It writes a word into a register that its UART does not have: the deed in
 //! the top byte, what it is about below. The answer is read from there.
 
+#![allow(unsafe_code)]
+
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use rt::attempt;
 
+use super::watch;
 use crate::payload::calls::BOUNCER;
 use crate::payload::vm::Vm;
 use crate::payload::window;
@@ -39,6 +42,18 @@ pub(in crate::payload) fn rung(vm: &Vm, word: Option<u64>) -> u64 {
 /// All ones: nothing of that kind.
 const NOTHING: u64 = u64::MAX;
 
+/// What the host writes when it is asked to.
+const WRITTEN: u64 = 0x7772_6974_7465_6e21;
+/// What a page is full of that the host is to copy.
+const COPIED: u64 = 0x636f_7079_2074_6869;
+/// Indices of a ring that it is to follow.
+const RING: u64 = 1000;
+
+/// The address of the word at a guest's.
+fn place(vm: &Vm, about: u64) -> Option<u64> {
+    Some(vm.frame_of(about)? << 12 | about & 0xff8)
+}
+
 fn act(vm: &Vm, deed: u64, about: u64) -> u64 {
     match deed {
         3 => vm.frame_of(about).map_or(NOTHING, |pfn| {
@@ -47,6 +62,14 @@ fn act(vm: &Vm, deed: u64, about: u64) -> u64 {
         }),
         4 => BOUNCER.stats(Some(vm.handle), about).unwrap_or(NOTHING),
         5 => window::REFUSED.load(Relaxed),
+        16 => place(vm, about).and_then(|at| attempt::try_read_u64(at).ok()).unwrap_or(NOTHING),
+        17 => place(vm, about).map_or(NOTHING, |at| {
+            // SAFETY: a page of the guest's, where no object of this program is.
+            u64::from(unsafe { attempt::try_write_u64(at, WRITTEN) }.is_err())
+        }),
+        18 => vm.frame_of(about).map_or(0, |pfn| watch::follow(pfn, RING)),
+        19 => vm.frame_of(about).map_or(0, |pfn| watch::copy(pfn, COPIED)),
+        20 => watch::told(),
         _ => NOTHING,
     }
 }

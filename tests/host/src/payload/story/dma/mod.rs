@@ -5,6 +5,7 @@
 //! know, the guest asks of it by a doorbell (`deeds`).
 
 pub(in crate::payload) mod deeds;
+mod watch;
 
 use alloc::format;
 use alloc::sync::Arc;
@@ -24,13 +25,36 @@ struct Mode {
     policy: u64,
     /// `dma=` of the guest: what it insists on.
     dma: &'static str,
+    /// The guests that show it, one after the other.
+    guests: &'static [Guest],
 }
 
-const MODES: [Mode; 4] = [
-    Mode { name: "bounce-bar", policy: abi::POLICY_BOUNCE_BAR, dma: "bounce" },
-    Mode { name: "device-memory", policy: abi::POLICY_DEVICE_MEMORY, dma: "memory" },
-    Mode { name: "shared-pool", policy: abi::POLICY_SHARED_PAGES, dma: "shared" },
-    Mode { name: "shared-each", policy: abi::POLICY_SHARED_PAGES, dma: "shared-each" },
+/// A guest.
+struct Guest {
+    /// `guest=`: which of the mode's it is.
+    name: &'static str,
+    /// VM_CREATE's flags.
+    flags: u64,
+}
+
+const ONE: &[Guest] = &[Guest { name: "only", flags: 0 }];
+
+/// Four kinds of guest that meet a device which does not say whose memory it
+/// takes.
+const FOUR: &[Guest] = &[
+    Guest { name: "secure", flags: abi::CREATE_SHARE_ZEROES },
+    Guest { name: "naive", flags: 0 },
+    Guest { name: "normal", flags: 0 },
+    Guest { name: "realm", flags: abi::CREATE_RSI },
+];
+
+const MODES: [Mode; 6] = [
+    Mode { name: "bounce-bar", policy: abi::POLICY_BOUNCE_BAR, dma: "bounce", guests: ONE },
+    Mode { name: "device-memory", policy: abi::POLICY_DEVICE_MEMORY, dma: "memory", guests: ONE },
+    Mode { name: "shared-pool", policy: abi::POLICY_SHARED_PAGES, dma: "shared", guests: ONE },
+    Mode { name: "shared-each", policy: abi::POLICY_SHARED_PAGES, dma: "shared-each", guests: ONE },
+    Mode { name: "shared-pages", policy: abi::POLICY_SHARED_PAGES, dma: "shared", guests: ONE },
+    Mode { name: "legacy-no-platform", policy: abi::POLICY_LEGACY, dma: "shared", guests: FOUR },
 ];
 
 /// RAM of the guest, in MiB: sixteen requests of 256 KiB are in flight, in
@@ -48,12 +72,21 @@ impl Stage<'_> {
         let Some(mode) = MODES.iter().find(|mode| mode.name == name) else {
             return self.fail(&format!("there is no DMA mode `{name}`"));
         };
+        mode.guests.iter().for_each(|guest| self.show(mode, guest, part));
+    }
+
+    fn show(&mut self, mode: &Mode, guest: &Guest, part: &str) {
         let Some(disk) = self.disk.take() else { return self.fail("there is no disk") };
+        let (name, dma) = (mode.name, mode.dma);
         let plan = Plan {
             policy: mode.policy,
+            flags: guest.flags,
             ram_mib: RAM_MIB,
             on_demand: 0,
-            bootargs: format!("scenario=dma mode={name} part={part} dma={}", mode.dma),
+            bootargs: format!(
+                "scenario=dma mode={name} part={part} dma={dma} guest={}",
+                guest.name
+            ),
             devices: vec![DevicePlan::Disk(disk, PAGES)],
             ..payload(self.image)
         };

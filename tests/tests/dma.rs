@@ -1,0 +1,31 @@
+//! The demonstrations of `cargo xtask dma` that other pages count on.
+
+use anyhow::Result;
+use tests::linux::{said, xtask};
+use tests::two_at_a_time;
+
+/// Makes those of one system; each must end as it must, and all must be made.
+fn holds(mode: &str, rows: usize) -> Result<()> {
+    let _turn = two_at_a_time();
+    let output = xtask(&["dma", mode])?.output()?;
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let verdict = format!("PASS: {rows} of {rows} demonstrations of 1 systems");
+    assert!(said.contains(&verdict), "{said}");
+    Ok(())
+}
+
+/// A device that works in pages the guest shares: rings and buffers that are
+/// not shared, a ring that both look at, a slot that is rewritten, a page that
+/// is taken away.
+#[test]
+fn a_device_reaches_what_is_shared_for_as_long_as_it_is() -> Result<()> {
+    holds("shared-pages", 11)
+}
+
+/// A device without ACCESS_PLATFORM, and a secure, a naive, a normal guest and
+/// a realm.
+#[test]
+fn a_device_that_does_not_say_so_gets_what_the_guest_knows_to_give() -> Result<()> {
+    holds("legacy-no-platform", 10)
+}
