@@ -357,7 +357,7 @@ mod tests {
             ),
             (
                 &["--guest", "debian", "--policy", "shared-pages", "--without-module"],
-                "--without-module: shared-pages",
+                "--without-module: this --policy",
             ),
             (&["--guest", "debian", "--guest-memory", "80M"], "--guest-memory: a Debian realm"),
             (&["--lives", "2"], "--lives needs --guest"),

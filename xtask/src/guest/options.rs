@@ -50,6 +50,9 @@ pub enum Policy {
     BounceBar,
     /// The same, named by offsets (VIRTIO_F_DMB of 2026, bit 44)
     DeviceMemory,
+    /// Pages that the guest shared, and the device does not say so: it lacks
+    /// ACCESS_PLATFORM. Linux gives it others; the run ends there, with status 125
+    LegacyNoPlatform,
 }
 
 impl Policy {
@@ -60,13 +63,14 @@ impl Policy {
             Self::SharedPages => "shared-pages",
             Self::BounceBar => "bounce-bar",
             Self::DeviceMemory => "device-memory",
+            Self::LegacyNoPlatform => "legacy-no-platform",
         }
     }
 
     /// Whether devices bring their own memory, and the guest shares none.
     #[must_use]
     pub fn brings_memory(self) -> bool {
-        self != Self::SharedPages
+        matches!(self, Self::BounceBar | Self::DeviceMemory)
     }
 }
 
@@ -142,7 +146,7 @@ pub struct GuestOptions {
     pub abi: Option<Abi>,
     /// Which memory the guest's devices may use [default: shared-pages]
     ///
-    /// With a policy other than shared-pages the Debian guest gets the kernel
+    /// With bounce-bar and device-memory the Debian guest gets the kernel
     /// module in linux/bounce, which is built when it is wanted, and does without
     /// bounce buffers (swiotlb=noforce coherent_pool=4K).
     #[arg(long, value_enum)]
@@ -295,7 +299,7 @@ impl GuestOptions {
             return Err("--policy is for the host's devices, not --no-bouncer".to_owned());
         }
         if self.without_module && !self.policy().brings_memory() {
-            return Err("--without-module: shared-pages needs no module".to_owned());
+            return Err("--without-module: this --policy needs no module".to_owned());
         }
         if self.neighbours.is_some() {
             if self.no_bouncer {

@@ -126,7 +126,8 @@ pub(super) fn load(root: &Path) -> Result<Vec<Mutant>> {
         mutants.push(Mutant::parse(&name, &text).with_context(|| name.clone())?);
     }
     mutants.sort_by(|a, b| a.id.cmp(&b.id));
-    if let Some([first, _]) = mutants.array_windows().find(|[a, b]| a.id == b.id) {
+    let twice = mutants.iter().zip(mutants.iter().skip(1)).find(|(a, b)| a.id == b.id);
+    if let Some((first, _)) = twice {
         bail!("there are two mutants {}: rename one", first.id);
     }
     Ok(mutants)

@@ -24,6 +24,8 @@ pub enum Dma {
     BounceBar,
     /// Memory of the device's, whose bytes are named by offsets.
     DeviceMemory,
+    /// Pages that the guest shared, and the device does not say so.
+    LegacyNoPlatform,
 }
 
 impl Dma {
@@ -32,8 +34,14 @@ impl Dma {
             "shared-pages" => Some(Dma::SharedPages),
             "bounce-bar" => Some(Dma::BounceBar),
             "device-memory" => Some(Dma::DeviceMemory),
+            "legacy-no-platform" => Some(Dma::LegacyNoPlatform),
             _ => None,
         }
+    }
+
+    /// Does the guest share the memory that its devices use?
+    pub fn shares(self) -> bool {
+        matches!(self, Dma::SharedPages | Dma::LegacyNoPlatform)
     }
 }
 
@@ -110,7 +118,8 @@ pub struct Options {
     /// `devices=`: of `blk`, `net`, `console`, `rng`, separated by commas;
     /// or `none`.
     pub devices: Devices,
-    /// `policy=`: `shared-pages`, `bounce-bar` or `device-memory`, of all these devices.
+    /// `policy=`: `shared-pages`, `bounce-bar`, `device-memory` or
+    /// `legacy-no-platform`, of all these devices.
     pub policy: Dma,
     /// `console=`: `pl011` or `hvc0`: where what is typed goes. What the
     /// guest prints is shown from both.
@@ -153,9 +162,8 @@ impl Options {
             let Some((name, value)) = word.split_once('=') else { continue };
             options.set(name, value).ok_or(word)?;
         }
-        let shares = options.policy == Dma::SharedPages;
-        if options.abi == Abi::None && options.devices.any() && shares {
-            return Err("devices= with abi=none and policy=shared-pages");
+        if options.abi == Abi::None && options.devices.any() && options.policy.shares() {
+            return Err("devices= with abi=none and a policy of shared pages");
         }
         if options.kill == Some(Kill::InIo) && !options.devices.blk {
             return Err("kill=io without devices=blk");

@@ -160,8 +160,13 @@ fn one_life(
     let mut siege = options.attack.then(|| Siege::begin(&vm, options.marker, ram));
     run::admit(Arc::clone(&vm));
     let start = clock::now();
+    let misled = || match options.policy {
+        Dma::LegacyNoPlatform => stopped_device(&vm),
+        _ => None,
+    };
     let over = || match options.kill {
-        None => false,
+        // Linux waits for ever for a disk that needs a reset.
+        None => misled().is_some(),
         Some(Kill::After(milliseconds)) => since(start) >= milliseconds,
         Some(Kill::InIo) => unanswered() > 0,
     };
@@ -170,6 +175,7 @@ fn one_life(
     if siege.is_none() {
         tell_undescribed();
     }
+    let misled = misled();
     run::retire(&vm);
     vm.hear_the_rest();
     let how = vm.end();
@@ -193,12 +199,27 @@ fn one_life(
     if residue != Ok(0) {
         return Err(format!("bytes that were not zero in pages that it shared: {residue:?}"));
     }
+    if let Some(why) = misled.filter(|_| how == end::NOT_YET) {
+        return Err(why);
+    }
     if !held {
         return Err("an attempt on the guest was not refused".into());
     }
     let vm = Arc::try_unwrap(vm).map_err(|_| "somebody still holds a guest that is gone")?;
     files.disk = vm.into_disks().pop().or(files.disk.take());
     Ok(how)
+}
+
+/// A device was stopped: what its driver did that a driver must not do if the
+/// device does not say whose memory it takes.
+fn stopped_device(vm: &Vm) -> Option<String> {
+    let mut devices = (0..).zip(&vm.devices);
+    let (number, hostile) =
+        devices.find_map(|(number, device)| Some((number, device.lock().failed?)))?;
+    Some(format!(
+        "the guest was ended: device {number} lacks ACCESS_PLATFORM, and the guest's driver took it \
+         and gave it memory that the guest keeps to itself ({hostile}); of that nothing was read"
+    ))
 }
 
 /// Milliseconds since `start`.
@@ -225,7 +246,7 @@ fn plan<'a>(
     let load = place(files.kernel, files.initrd.len() as u64, options.memory << 20, granules)
         .map_err(|problem| format!("{problem}"))?;
     let devices = options.devices;
-    let shares = options.policy == Dma::SharedPages;
+    let shares = options.policy.shares();
     let mut plans = Vec::new();
     if devices.blk && guest == 0 {
         let disk = files.disk.take().ok_or("devices=blk, but the ramdisk has no `disk.img`")?;
@@ -268,6 +289,7 @@ fn plan<'a>(
             Dma::SharedPages => abi::POLICY_SHARED_PAGES,
             Dma::BounceBar => abi::POLICY_BOUNCE_BAR,
             Dma::DeviceMemory => abi::POLICY_DEVICE_MEMORY,
+            Dma::LegacyNoPlatform => abi::POLICY_LEGACY,
         },
         devices: plans,
     })
