@@ -17,7 +17,7 @@ use crate::{Outcome, build, setup};
 
 /// What is measured, with what the design asks for: (record, for people, the
 /// loop to subtract, instructions aimed at).
-const FIGURES: [(&str, &str, Option<&str>, Option<f64>); 13] = [
+const FIGURES: [(&str, &str, Option<&str>, Option<f64>); 17] = [
     ("host_null_hypercall", "null hypercall, host", Some("host_loop"), Some(60.0)),
     ("guest_null_hypercall", "null hypercall, guest", Some("guest_loop"), Some(110.0)),
     (
@@ -28,6 +28,15 @@ const FIGURES: [(&str, &str, Option<&str>, Option<f64>); 13] = [
     ),
     ("guest_share_page_of_range", "share, per page of a range of 256", None, Some(80.0)),
     ("guest_unshare_page_of_range", "unshare, per page of a range of 256", None, Some(90.0)),
+    (
+        "guest_refresh_map_unmap_page",
+        "map a page for a device and unmap it, two REFRESHes",
+        Some("guest_loop"),
+        None,
+    ),
+    ("guest_refresh_map_page_of_range", "REFRESH that maps, per page of 512", None, Some(60.0)),
+    ("guest_refresh_unmap_page_of_range", "REFRESH that unmaps, per page of 512", None, None),
+    ("guest_refresh_same_page_of_range", "REFRESH that changes nothing, per page", None, None),
     ("guest_mmio_el2", "MMIO served at EL2 (GICD_CTLR)", Some("guest_loop"), None),
     (
         "guest_mmio_host",

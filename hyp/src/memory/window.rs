@@ -256,10 +256,11 @@ impl HostMemory<'_> {
 
         // What changes: of what stays as it is, nothing is left in either.
         let mut was = [View::NOTHING; PART_PAGES];
+        let was = was.get_mut(..wanted.len()).ok_or(Error::InvalidParameter)?;
         let (mut pages, mut now) = (Cursor::default(), Cursor::default());
         let mut done = Refreshed::default();
         let mut wants = false;
-        for ((gfn, wanted), was) in gfns.iter().zip(wanted.iter_mut()).zip(&mut was) {
+        for ((gfn, wanted), was) in gfns.iter().zip(wanted.iter_mut()).zip(was.iter_mut()) {
             if let Some(page) = wanted.frame().and_then(Gfn::new) {
                 if !ram.contains(page) {
                     return Err(Error::InvalidParameter.into());
@@ -284,17 +285,17 @@ impl HostMemory<'_> {
                 return Err(Stop::NoTables);
             }
         }
-        self.move_pins(party, &was, wanted, room, &mut done)?;
+        self.move_pins(party, was, wanted, room, &mut done)?;
 
         let mut broken = Broken::new();
-        for_each_stretch(&was, |from, count| {
+        for_each_stretch(was, |from, count| {
             let stretch = part(gfns, from, count);
             window.stage2.break_range(m, memcache, stretch, &mut broken);
         });
         window.stage2.invalidate_broken(m, memcache, broken);
         // Also of what stays mapped elsewhere: the right to write may be what
         // has gone, and what was written past the caches goes with it.
-        for_each_run(&was, |_, run, _| fix_coherency(m, run));
+        for_each_run(was, |_, run, _| fix_coherency(m, run));
         for_each_run(wanted, |from, run, view| {
             if view.is(View::FRESH) {
                 fix_coherency(m, run);

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::report::DiskReport;
 use crate::story::{self, Config};
 use crate::term::{BAD, DIM, GOOD, HEAD, Step, paint};
 use crate::workspace::Workspace;
@@ -87,6 +88,9 @@ pub fn run(workspace: &Workspace, options: &DmaOptions) -> Result<Outcome> {
             demonstrations: judge::judge(mode, &run.transcript.lines),
             trouble: None,
         };
+        if mode.rows.iter().any(|row| row.id == "disk") {
+            seen.trouble = wrong_data(&run.report.disk);
+        }
         if run.transcript.host_result.as_deref() != Some("pass") {
             seen.trouble = Some("the host did not say that all is well".into());
             run.transcript.tail(crate::run::TAIL).iter().for_each(|line| {
@@ -97,6 +101,15 @@ pub fn run(workspace: &Workspace, options: &DmaOptions) -> Result<Outcome> {
         all.push(seen);
     }
     conclude(options, all)
+}
+
+/// What is wrong with the data that a guest has read and written.
+fn wrong_data(disk: &DiskReport) -> Option<String> {
+    if disk.sha256_guest != disk.sha256_host {
+        let (guest, host) = (&disk.sha256_guest, &disk.sha256_host);
+        return Some(format!("SHA-256 of {}: guest {guest:?}, image {host:?}", disk.file));
+    }
+    (!disk.write_seen).then(|| "the guest's write is not on the disk".into())
 }
 
 /// The systems asked for, in the table's order.
@@ -162,6 +175,20 @@ mod tests {
         assert_eq!(one.iter().map(|mode| mode.name).collect::<Vec<_>>(), ["device-memory"]);
         let error = select(&["iommu".into()]).unwrap_err();
         assert!(error.is::<Usage>() && error.to_string().contains("bounce-bar"), "{error}");
+    }
+
+    #[test]
+    fn data_must_be_read_right_and_written() {
+        let disk = DiskReport {
+            file: "A".into(),
+            sha256_guest: "00".into(),
+            sha256_host: "00".into(),
+            write_seen: true,
+        };
+        assert_eq!(wrong_data(&disk), None);
+        assert!(wrong_data(&DiskReport { write_seen: false, ..disk.clone() }).is_some());
+        let other = DiskReport { sha256_guest: String::new(), ..disk };
+        assert!(wrong_data(&other).is_some_and(|why| why.contains("SHA-256 of A")));
     }
 
     #[test]

@@ -88,6 +88,31 @@ const LEGACY: [Row; 10] = [
     row("2.8b", Refused, "a realm, whose shared pages are not at physical addresses"),
 ];
 
+/// Of every way to use an I/O table.
+const DISK: Row = row("disk", Shown, "the disk is read and written (SHA-256 and note, by xtask)");
+const STALE: &str = "after a transfer the host reads what the page's next owner put there";
+
+/// What the table does, and the way that unmaps at once.
+const STRICT: [Row; 16] = [
+    row("4.11", Shown, "64 pages in one call"),
+    row("4.8", Shown, "calls for 1 to 512 pages"),
+    row("4.2", Shown, "mapping does not ask the host"),
+    row("4.6-mapped", Refused, "share, unshare, relinquish of a page that a device has"),
+    row("4.6", Shown, "the same page is the guest's to give back after REFRESH"),
+    row("4.10-before", Refused, "the device uses a page whose word is there and not refreshed"),
+    row("4.10", Shown, "it uses it after REFRESH"),
+    row("4.5", Refused, "it writes a page that is mapped to be read"),
+    row("1.9b", Refused, "it is given a guest physical address"),
+    row("0.4", Refused, "the host reads a mapped page at its own address"),
+    row("0.9", Refused, "a ring at a guest physical address"),
+    row("budget", Refused, "more pages than the budget"),
+    row("4.12", Shown, "pages left out come after a refresh of all, if others went"),
+    row("stale", Refused, STALE),
+    row("strict", Shown, "64 requests of 4 KiB: two calls each"),
+    DISK,
+];
+const LAZY: &str = "64 requests of 4 KiB: unmapped together";
+
 /// All of them, in the order in which they are shown.
 pub(super) const MODES: &[Mode] = &[
     Mode {
@@ -105,6 +130,30 @@ pub(super) const MODES: &[Mode] = &[
         name: "legacy-no-platform",
         what: "the device does not say so (Bauermann for POWER, 2019)",
         rows: &LEGACY,
+    },
+    Mode {
+        name: "iommu-strict",
+        what: "a table of the guest's says what the device sees (s390 RPCIT, 2022)",
+        rows: &STRICT,
+    },
+    Mode {
+        name: "iommu-lazy",
+        what: "unmapped together; until then pages are in quarantine",
+        rows: &[row("stale", Refused, STALE), row("4.9", Shown, LAZY), DISK],
+    },
+    Mode {
+        name: "iommu-naive",
+        what: "unmapped together and used again at once, as elsewhere: it leaks",
+        rows: &[row("stale", Shown, STALE), row("4.9", Shown, LAZY), DISK],
+    },
+    Mode {
+        name: "iommu-kept",
+        what: "a pool that stays mapped",
+        rows: &[
+            row("stale", Refused, STALE),
+            row("4.21", Shown, "64 requests of 4 KiB without a hypercall"),
+            DISK,
+        ],
     },
 ];
 

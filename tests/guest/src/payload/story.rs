@@ -111,7 +111,8 @@ fn report(
     );
 }
 
-fn use_disk<H: Hal>(machine: &Machine, opened: Opened, dma: &str) -> bool {
+/// What the guest does with its disk.
+pub(super) fn use_disk<H: Hal>(machine: &Machine, opened: Opened, dma: &str) -> bool {
     let Opened { transport, verdict, intid, .. } = opened;
     let driver = match VirtIOBlk::<H, CheckedTransport>::new(transport) {
         Ok(driver) if verdict.get().is_none() => driver,

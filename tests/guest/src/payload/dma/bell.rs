@@ -28,6 +28,9 @@ pub(crate) enum Deed {
     Copy = 19,
     /// Tell what has come of either.
     Watched = 20,
+    /// Tell the word at this I/O virtual address of device 0: all ones if that
+    /// was an abort.
+    Look = 24,
 }
 
 /// What the host writes when it is asked to.

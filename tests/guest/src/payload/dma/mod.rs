@@ -6,6 +6,7 @@
 //! a doorbell: a register of its UART that no UART has. The host is asked in
 //! order to be caught, and its answers prove nothing: xtask judges.
 
+mod behind_table;
 mod bell;
 mod brought;
 mod legacy;
@@ -78,6 +79,9 @@ pub(super) fn play(machine: &Machine) -> bool {
         "bounce-bar" | "device-memory" => brought::show(machine, &mut show),
         "shared-pages" => shared::show(machine, &mut show),
         "legacy-no-platform" => legacy::show(machine, &mut show),
+        "iommu-strict" | "iommu-lazy" | "iommu-kept" | "iommu-naive" => {
+            behind_table::show(machine, &mut show)
+        }
         _ => None,
     };
     if tried.is_none() {

@@ -22,8 +22,8 @@ use virtio_drivers::transport::DeviceType;
 
 /// Bytes of a page.
 const BYTES: u64 = PAGE as u64;
-/// Pages for one table.
-const TABLES: usize = 8;
+/// Pages for one table: as many 2 MiB as are ever in use, and two.
+const TABLES: usize = 32;
 /// Longest wait for the host, in milliseconds.
 const PATIENCE: u64 = 20_000;
 /// Pages that are mapped when the guest is killed.
@@ -33,6 +33,11 @@ const MANY: u64 = 1000;
 pub(super) struct Spare(Range<usize>);
 
 impl Spare {
+    /// Pages of RAM that nothing uses.
+    pub(super) fn new(pages: Range<usize>) -> Self {
+        Self(pages)
+    }
+
     /// So many in a row, each written once: the host gives them now.
     pub(super) fn take(&mut self, pages: usize) -> Option<usize> {
         let (start, end) = (self.0.start, self.0.start + pages * PAGE);
@@ -98,7 +103,7 @@ pub(super) fn play(machine: &Machine) -> bool {
         println!("guest: a disk and a console are needed");
         return false;
     };
-    let mut spare = Spare(machine.spare.clone());
+    let mut spare = Spare::new(machine.spare.clone());
     let mut attacks = Attacks::new();
     if attacks::all(machine, console, &mut spare, &mut attacks).is_none() {
         println!("guest: no memory for the attacks on tables");

@@ -7,6 +7,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use hyp::layout;
 use rt::attempt;
 
 use super::watch;
@@ -70,6 +71,12 @@ fn act(vm: &Vm, deed: u64, about: u64) -> u64 {
         18 => vm.frame_of(about).map_or(0, |pfn| watch::follow(pfn, RING)),
         19 => vm.frame_of(about).map_or(0, |pfn| watch::copy(pfn, COPIED)),
         20 => watch::told(),
+        24 => BOUNCER.queue_info(vm.handle, 0, 0).map_or(NOTHING, |info| {
+            let offset = about.checked_sub(layout::APERTURE);
+            let offset = offset.filter(|offset| *offset < layout::APERTURE_SIZE);
+            let word = |offset| attempt::try_read_u64(info.here + (offset & !7)).ok();
+            offset.and_then(word).unwrap_or(NOTHING)
+        }),
         _ => NOTHING,
     }
 }

@@ -48,13 +48,22 @@ const FOUR: &[Guest] = &[
     Guest { name: "realm", flags: abi::CREATE_RSI },
 ];
 
-const MODES: [Mode; 6] = [
+const MODES: [Mode; 10] = [
     Mode { name: "bounce-bar", policy: abi::POLICY_BOUNCE_BAR, dma: "bounce", guests: ONE },
     Mode { name: "device-memory", policy: abi::POLICY_DEVICE_MEMORY, dma: "memory", guests: ONE },
     Mode { name: "shared-pool", policy: abi::POLICY_SHARED_PAGES, dma: "shared", guests: ONE },
     Mode { name: "shared-each", policy: abi::POLICY_SHARED_PAGES, dma: "shared-each", guests: ONE },
     Mode { name: "shared-pages", policy: abi::POLICY_SHARED_PAGES, dma: "shared", guests: ONE },
     Mode { name: "legacy-no-platform", policy: abi::POLICY_LEGACY, dma: "shared", guests: FOUR },
+    Mode {
+        name: "iommu-strict",
+        policy: abi::POLICY_SHADOW_IOMMU,
+        dma: "iommu-strict",
+        guests: ONE,
+    },
+    Mode { name: "iommu-lazy", policy: abi::POLICY_SHADOW_IOMMU, dma: "iommu-lazy", guests: ONE },
+    Mode { name: "iommu-naive", policy: abi::POLICY_SHADOW_IOMMU, dma: "iommu-naive", guests: ONE },
+    Mode { name: "iommu-kept", policy: abi::POLICY_SHADOW_IOMMU, dma: "iommu-kept", guests: ONE },
 ];
 
 /// RAM of the guest, in MiB: sixteen requests of 256 KiB are in flight, in
@@ -78,15 +87,19 @@ impl Stage<'_> {
     fn show(&mut self, mode: &Mode, guest: &Guest, part: &str) {
         let Some(disk) = self.disk.take() else { return self.fail("there is no disk") };
         let (name, dma) = (mode.name, mode.dma);
+        let mut bootargs =
+            format!("scenario=dma mode={name} part={part} dma={dma} guest={}", guest.name);
+        for word in ["hash", "note", "write"] {
+            if let Some(value) = rt::dt::argument(self.machine.command_line, word) {
+                bootargs += &format!(" {word}={value}");
+            }
+        }
         let plan = Plan {
             policy: mode.policy,
             flags: guest.flags,
             ram_mib: RAM_MIB,
             on_demand: 0,
-            bootargs: format!(
-                "scenario=dma mode={name} part={part} dma={dma} guest={}",
-                guest.name
-            ),
+            bootargs,
             devices: vec![DevicePlan::Disk(disk, PAGES)],
             ..payload(self.image)
         };
