@@ -7,9 +7,9 @@ use crate::world::timer;
 use crate::{cpu, features, firmware, fixmap, gic, heap, host, percpu, sha256, stop, sysreg, tlb, trace, world};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
-use hyp::addr::{GfnRange, Pfn, PfnRange};
+use hyp::addr::{FRAME_SIZE, GfnRange, Pfn, PfnRange};
 use hyp::error::Error;
-use hyp::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime};
+use hyp::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime, Work};
 use hyp::trace::Event;
 use hyp::trap::Trap;
 use hyp::vcpu::debug::DebugState;
@@ -36,6 +36,13 @@ impl Cpus {
     pub(crate) fn stage1(&self) -> &Stage1 {
         &self.stage1
     }
+}
+
+/// Writes a word of a table.
+#[inline(always)]
+fn store(frame: Pfn, index: usize, value: u64) {
+    mmu::word(frame.base(), index).store(value, Ordering::Relaxed);
+    trace::record(Event::Store { table: frame, index: index as u16 & 511, value });
 }
 
 impl Machine for Cpus {
@@ -65,8 +72,22 @@ impl Machine for Cpus {
 
     #[inline(always)]
     fn write_word(&self, frame: Pfn, index: usize, value: u64) {
-        mmu::word(frame.base(), index).store(value, Ordering::Relaxed);
-        trace::record(Event::Store { table: frame, index: index as u16 & 511, value });
+        store(frame, index, value);
+        percpu::this().table_words.add(1);
+    }
+
+    #[inline]
+    fn write_words(&self, frame: Pfn, indices: Range<usize>, value: u64, step: u64) {
+        percpu::this().table_words.add(indices.len() as u64);
+        let mut value = value;
+        for index in indices {
+            store(frame, index, value);
+            value = value.wrapping_add(step);
+        }
+    }
+
+    fn fill_words(&self, frame: Pfn, first: u64, step: u64) {
+        self.write_words(frame, 0..(FRAME_SIZE / 8) as usize, first, step);
     }
 
     fn zero_frame(&self, frame: Pfn) {
@@ -128,11 +149,13 @@ impl Machine for Cpus {
 
     fn invalidate(&self, regime: Regime, range: GfnRange) {
         tlb::invalidate(regime, range);
+        percpu::this().invalidations.add(1);
         trace::record(Event::Invalidate(regime, range));
     }
 
     fn invalidate_all(&self, regime: Regime) {
         tlb::invalidate_all(regime);
+        percpu::this().invalidations.add(1);
         trace::record(Event::InvalidateAll(regime));
     }
 
@@ -242,6 +265,17 @@ impl Machine for Cpus {
 
     fn firmware_call(&self, arguments: [u64; 4]) -> u64 {
         firmware::call(arguments)
+    }
+
+    fn work(&self) -> Work {
+        let mut work = Work::default();
+        for cpu in (0..self.count).filter_map(percpu::of) {
+            work.invalidations += cpu.invalidations.get();
+            work.table_words += cpu.table_words.get();
+        }
+        #[cfg(feature = "profile")]
+        crate::profile::add_to(&mut work);
+        work
     }
 
     fn heap_used(&self) -> u64 {

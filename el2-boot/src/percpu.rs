@@ -7,7 +7,7 @@
 
 use crate::sysreg;
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use hyp::machine::MAX_CPUS;
 use hyp::vcpu::debug_switch::HostDebug;
 use hyp::vcpu::state::{Controls, El1State, FpState};
@@ -44,6 +44,26 @@ impl HostState {
 /// VMIDs in use: the host's and one per VM.
 const VMIDS: usize = hyp::abi::MAX_VMS + 2;
 
+/// A count that one CPU makes and any may read: no exclusive access is needed.
+pub(crate) struct Tally(AtomicU64);
+
+impl Tally {
+    const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// On the CPU that it belongs to.
+    #[inline(always)]
+    pub(crate) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
+    }
+
+    /// On any.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
 /// One CPU's own data.
 #[repr(C)]
 pub(crate) struct PerCpu {
@@ -77,6 +97,9 @@ pub(crate) struct PerCpu {
     /// When the host's virtual timer would interrupt it while a guest is
     /// loaded, if it would.
     pub(crate) host_alarm: Cell<Option<u64>>,
+    /// TLB invalidations that it has made, and words of tables written.
+    pub(crate) invalidations: Tally,
+    pub(crate) table_words: Tally,
     /// Whose time it was.
     #[cfg(feature = "profile")]
     pub(crate) ticks: crate::profile::Ticks,
@@ -100,6 +123,8 @@ impl PerCpu {
             active_ppis: Cell::new(0),
             lent_ppis: Cell::new(0),
             host_alarm: Cell::new(None),
+            invalidations: Tally::new(),
+            table_words: Tally::new(),
             #[cfg(feature = "profile")]
             ticks: crate::profile::Ticks::new(),
         }

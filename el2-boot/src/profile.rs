@@ -8,7 +8,7 @@
 use crate::{console, percpu, sysreg};
 use core::cell::Cell;
 use core::fmt::Write;
-use hyp::machine::{MAX_CPUS, Vmid};
+use hyp::machine::{MAX_CPUS, Vmid, Work};
 
 /// Ticks of the counter that one CPU spent for each party, and since when.
 pub(crate) struct Ticks {
@@ -57,15 +57,21 @@ pub(crate) fn enter_el2() {
     add(&ticks.visits, 1);
 }
 
+/// Adds the sums of all CPUs: up to the last switch on each.
+pub(crate) fn add_to(work: &mut Work) {
+    for ticks in (0..MAX_CPUS).filter_map(percpu::of).map(|cpu| &cpu.ticks) {
+        work.ticks_el2 += ticks.el2.get();
+        work.ticks_host += ticks.host.get();
+        work.ticks_guests += ticks.guests.get();
+        work.entries += ticks.visits.get();
+    }
+}
+
 /// Prints the sums of all CPUs.
 pub(crate) fn report() {
-    let (mut el2, mut host, mut guests, mut visits) = (0, 0, 0, 0);
-    for ticks in (0..MAX_CPUS).filter_map(percpu::of).map(|cpu| &cpu.ticks) {
-        el2 += ticks.el2.get();
-        host += ticks.host.get();
-        guests += ticks.guests.get();
-        visits += ticks.visits.get();
-    }
+    let mut work = Work::default();
+    add_to(&mut work);
+    let Work { ticks_el2: el2, ticks_host: host, ticks_guests: guests, entries: visits, .. } = work;
     let frequency = sysreg::cntfrq_el0::read();
     // Writing to the UART cannot fail.
     let _ = writeln!(

@@ -360,6 +360,12 @@ impl<M: Machine> Hypervisor<M> {
                 by_host + self.frames_of_guests(Counts::borrowed)
             }
             C::Heap => self.machine.heap_used(),
+            C::Invalidations => self.machine.work().invalidations,
+            C::TableWords => self.machine.work().table_words,
+            C::Entries => self.machine.work().entries,
+            C::TicksEl2 => self.machine.work().ticks_el2,
+            C::TicksHost => self.machine.work().ticks_host,
+            C::TicksGuests => self.machine.work().ticks_guests,
             other => self.stats.get(other),
         }
     }

@@ -72,6 +72,25 @@ pub enum PowerAction {
     Reset,
 }
 
+/// What EL2 has done since boot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Work {
+    /// Calls of [`Machine::invalidate`] and [`Machine::invalidate_all`].
+    pub invalidations: u64,
+    /// Words written by [`Machine::write_word`], [`Machine::write_words`] and
+    /// [`Machine::fill_words`].
+    pub table_words: u64,
+    /// Times that a world trapped; 0 unless EL2 is built to measure itself
+    /// (feature `profile` of the boot program), as all that follows.
+    pub entries: u64,
+    /// Ticks of the counter in EL2.
+    pub ticks_el2: u64,
+    /// In the host.
+    pub ticks_host: u64,
+    /// In guests.
+    pub ticks_guests: u64,
+}
+
 /// A machine: memory, TLBs, a world switch and a little platform.
 pub trait Machine: Sync {
     /// The CPU that executes this.
@@ -277,6 +296,11 @@ pub trait Machine: Sync {
     fn list_registers(&self) -> usize;
 
     // ---- platform -----------------------------------------------------------
+
+    /// What EL2 has done since boot, on all CPUs. A machine need not count.
+    fn work(&self) -> Work {
+        Work::default()
+    }
 
     /// Bytes of EL2's heap that are in use; 0 on a machine that shares its
     /// heap with others.

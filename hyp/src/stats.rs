@@ -98,6 +98,19 @@ counters! {
         Heap = "heap_el2",
         /// Frames that firmware keeps: nobody's.
         FramesFirmware = "frames_firmware",
+        /// TLB invalidations, each of a range or of a whole VMID.
+        Invalidations = "tlb_invalidations",
+        /// Words written to stage-2 tables.
+        TableWords = "table_words_written",
+        /// Times that a world trapped into EL2; 0 unless EL2 is built to
+        /// measure itself, as the three below.
+        Entries = "el2_entries",
+        /// Ticks of the counter that were EL2's.
+        TicksEl2 = "ticks_el2",
+        /// The host's.
+        TicksHost = "ticks_host",
+        /// The guests'.
+        TicksGuests = "ticks_guests",
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Settings {
     /// What a guest makes of a word that EL2 has just read.
     pub(super) rewrite: Option<fn(u64) -> u64>,
     pub(super) invalidations: u64,
+    /// Words written to tables.
+    pub(super) table_words: u64,
     /// Everything EL2 did to memory or mappings so far.
     pub(super) effects: u64,
 }
@@ -123,6 +125,7 @@ impl Memory {
 
     pub(super) fn write_table(&mut self, pfn: u64, index: usize, value: u64) {
         self.settings.effects += 1;
+        self.settings.table_words += 1;
         let (old, frame) = self.frames.store(pfn, index, value);
         if !frame.hyp_mapped {
             self.violations.push(format!("EL2 writes frame {pfn:#x}, which it has not mapped"));

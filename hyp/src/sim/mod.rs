@@ -62,13 +62,13 @@ pub use world::{DeviceAccess, Script, World};
 
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
-use crate::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime, Vmid};
+use crate::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime, Vmid, Work};
 use crate::trap::Trap;
 use crate::vcpu::debug::DebugState;
 use crate::vcpu::state::VcpuState;
 use core::sync::atomic::{AtomicBool, Ordering};
 use heap::Locked;
-use memory::Memory;
+use memory::{Memory, Settings};
 use spin::Mutex;
 use std::format;
 use std::string::String;
@@ -278,6 +278,11 @@ impl Machine for SimMachine {
 
     fn write_word(&self, frame: Pfn, index: usize, value: u64) {
         self.memory().write_table(frame.number(), index, value);
+    }
+
+    fn work(&self) -> Work {
+        let Settings { invalidations, table_words, .. } = self.memory().settings;
+        Work { invalidations, table_words, ..Work::default() }
     }
 
     fn zero_frame(&self, frame: Pfn) {

@@ -5,6 +5,7 @@ use crate::abi::{self, exit, guest as id, host};
 use crate::error::Error;
 use crate::layout;
 use crate::psci::{code, function};
+use crate::stats::MachineCounter;
 
 fn ipa(page: u64) -> u64 {
     (RAM_GFN + page) << 12
@@ -297,4 +298,30 @@ fn the_mmio_guard_knows_where_each_emulated_region_begins_and_ends() {
     for ipa in [ram.0, ram.0 + ram.1 - 0x1000] {
         assert!(map(ipa) < 0 && unmap(ipa) < 0, "{ipa:#x} is RAM");
     }
+}
+
+/// What sharing costs in tables and TLBs: what was invalid becomes valid
+/// without an invalidation, the way back takes one for the whole range.
+#[test]
+fn words_of_tables_and_invalidations_are_counted() {
+    let mut rig = Rig::new();
+    let (handle, _) = rig.vm(1);
+    let counters = || {
+        [MachineCounter::Invalidations, MachineCounter::TableWords]
+            .map(|counter| rig.hvc(host::STATS, &[0, counter as u64]).unwrap()[0])
+    };
+    let cost = |call: u32, pages| {
+        let before = counters();
+        assert_eq!(rig.guest_hvc(handle, call.into(), &[ipa(1), pages, 0]), (0, pages));
+        let after = counters();
+        [after[0] - before[0], after[1] - before[1]]
+    };
+    let costs = [1, 3].map(|pages| [cost(id::MEM_SHARE, pages), cost(id::MEM_UNSHARE, pages)]);
+    for [[share, _], [unshare, _]] in costs {
+        assert_eq!((share, unshare), (0, 1));
+    }
+    let [[[_, share], [_, unshare]], [[_, more_share], [_, more_unshare]]] = costs;
+    // Of the tables above there is as much to write for one as for three.
+    assert_eq!((more_share - share, more_unshare - unshare), (2, 2));
+    assert!(share > 1 && unshare > 1, "{share} {unshare}");
 }
