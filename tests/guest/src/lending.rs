@@ -18,11 +18,22 @@ pub trait Lender {
     fn unshare(&mut self, first: usize, count: usize) -> usize;
 }
 
+/// Whose a page is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Page {
+    Private,
+    Lent,
+    /// In a state that nobody knows.
+    Leaked,
+}
+
 /// Private pages of which some are lent.
 #[derive(Debug, Default)]
 pub struct Lending {
-    private: Vec<usize>,
-    lent: Vec<usize>,
+    /// Their addresses, in order, and whose they are.
+    pages: Vec<(usize, Page)>,
+    /// Where the next search begins: behind what was lent last.
+    next: usize,
     leaked: usize,
     calls: u64,
 }
@@ -30,24 +41,26 @@ pub struct Lending {
 impl Lending {
     /// Pages to lend: the page-aligned addresses of `pages`.
     pub fn new(pages: impl Iterator<Item = usize>) -> Self {
-        Self { private: pages.collect(), ..Self::default() }
+        let mut pages: Vec<_> = pages.map(|page| (page, Page::Private)).collect();
+        pages.sort_unstable_by_key(|(page, _)| *page);
+        Self { pages, ..Self::default() }
     }
 
     /// Lends `count` pages in a row; the address of the first. `None` if there
     /// is no such run or the lender refused: then those that were already
     /// lent are taken back, and what cannot be taken back is leaked.
     pub fn lend(&mut self, lender: &mut impl Lender, count: usize) -> Option<usize> {
-        let first = self.run(count)?;
-        self.private.retain(|page| *page < first || *page >= first + count * PAGE);
+        let index = self.run(self.next, count).or_else(|| self.run(0, count))?;
+        let (first, _) = *self.pages.get(index)?;
         self.calls += 1;
         let done = lender.share(first, count).min(count);
-        self.lent.extend((0..done).map(|page| first + page * PAGE));
+        self.mark(index, done, Page::Lent);
+        self.next = index + count;
         if done == count {
             return Some(first);
         }
         // Refused, but by a party that may be mistaken: that page is lost.
-        self.leaked += 1;
-        self.private.extend((done + 1..count).map(|rest| first + rest * PAGE));
+        self.lose(index + done);
         self.take_back(lender, first, done);
         None
     }
@@ -56,14 +69,16 @@ impl Lending {
     /// not are leaked.
     pub fn take_back(&mut self, lender: &mut impl Lender, first: usize, count: usize) -> bool {
         let (mut at, mut all) = (0, true);
-        self.lent.retain(|page| *page < first || *page >= first + count * PAGE);
+        let Ok(index) = self.pages.binary_search_by_key(&first, |(page, _)| *page) else {
+            return count == 0;
+        };
         while at < count {
             self.calls += 1;
             let done = lender.unshare(first + at * PAGE, count - at).min(count - at);
-            self.private.extend((at..at + done).map(|page| first + page * PAGE));
+            self.mark(index + at, done, Page::Private);
             at += done;
             if at < count {
-                self.leaked += 1;
+                self.lose(index + at);
                 all = false;
                 at += 1;
             }
@@ -75,22 +90,52 @@ impl Lending {
     /// end of a device that is no longer using any of it.
     pub fn take_all_back(&mut self, lender: &mut impl Lender) -> bool {
         let mut all = true;
-        self.lent.sort_unstable();
-        while let Some(first) = self.lent.first().copied() {
-            let run = (0..).zip(&self.lent).take_while(|(n, page)| **page == first + n * PAGE);
-            let count = run.count();
-            all &= self.take_back(lender, first, count);
+        let mut index = 0;
+        while let Some((first, page)) = self.pages.get(index).copied() {
+            let count = if page == Page::Lent { self.stretch(index, Page::Lent) } else { 0 };
+            all &= count == 0 || self.take_back(lender, first, count);
+            index += count.max(1);
         }
         all
     }
 
-    fn run(&mut self, count: usize) -> Option<usize> {
-        self.private.sort_unstable();
-        let last = count.checked_sub(1)?;
-        self.private
-            .windows(count)
-            .find(|run| run.last() == run.first().map(|first| first + last * PAGE).as_ref())
-            .and_then(|run| run.first().copied())
+    /// Index of the first of `count` private pages in a row, from `from` on.
+    fn run(&self, from: usize, count: usize) -> Option<usize> {
+        let mut index = from;
+        while count > 0 && index + count <= self.pages.len() {
+            let private = self.stretch_of(index, Page::Private, count);
+            if private == count {
+                return Some(index);
+            }
+            index += private + 1;
+        }
+        None
+    }
+
+    /// How many pages in a row from `index` on are such ones.
+    fn stretch(&self, index: usize, which: Page) -> usize {
+        self.stretch_of(index, which, usize::MAX)
+    }
+
+    /// The same, and at most `most`.
+    fn stretch_of(&self, index: usize, which: Page, most: usize) -> usize {
+        let Some(rest) = self.pages.get(index..) else { return 0 };
+        let first = rest.first().map_or(0, |(page, _)| *page);
+        (0..)
+            .zip(rest)
+            .take(most)
+            .take_while(|(n, (page, whose))| *page == first + n * PAGE && *whose == which)
+            .count()
+    }
+
+    fn mark(&mut self, index: usize, count: usize, whose: Page) {
+        let pages = self.pages.get_mut(index..index + count).into_iter().flatten();
+        pages.for_each(|page| page.1 = whose);
+    }
+
+    fn lose(&mut self, index: usize) {
+        self.mark(index, 1, Page::Leaked);
+        self.leaked += 1;
     }
 
     /// Pages lost for good.

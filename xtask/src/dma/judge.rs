@@ -86,6 +86,7 @@ mod tests {
             Row { id: "0.11", must: Must::Refused, what: "private data" },
             Row { id: "0.14", must: Must::Shown, what: "the address" },
         ],
+        words: None,
     };
 
     fn verdicts(lines: &[&str]) -> Vec<Verdict> {

@@ -4,9 +4,15 @@
 //! |---|---|
 //! | `modes` | the systems, and the demonstrations that each must make |
 //! | `judge` | from console lines to one verdict for each demonstration |
+//! | `cost` | from console lines to the figures of a request |
+//! | `compare` | measuring all, and comparing with the committed figures |
+//! | `table` | the figures on a terminal |
 
+mod compare;
+mod cost;
 mod judge;
 mod modes;
+mod table;
 
 use std::path::PathBuf;
 
@@ -30,6 +36,21 @@ pub struct DmaOptions {
     /// Only show which systems and demonstrations there are
     #[arg(long)]
     pub list: bool,
+    /// Instead of demonstrations, figures: what a request costs by size and
+    /// depth, what the host can see meanwhile, limits and trust
+    ///
+    /// Counted on one cortex-a72 under QEMU's instruction counting, so the
+    /// figures are the same on every machine and every day, for the same
+    /// binaries.
+    #[arg(long, conflicts_with = "list")]
+    pub compare: bool,
+    /// Compare the figures with docs/dma-figures.json: exits 1 if one differs
+    /// by more than 3 %
+    #[arg(long, requires = "compare")]
+    pub check: bool,
+    /// Write the figures to docs/dma-figures.json
+    #[arg(long, requires = "compare", conflicts_with = "check")]
+    pub write: bool,
     /// Write the result as JSON to FILE
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -60,7 +81,7 @@ impl OfMode {
     }
 }
 
-/// Makes the demonstrations.
+/// Makes the demonstrations, or the comparison.
 ///
 /// # Errors
 /// When a mode is unknown, or something cannot be set up, built or booted.
@@ -70,10 +91,13 @@ pub fn run(workspace: &Workspace, options: &DmaOptions) -> Result<Outcome> {
         modes.iter().for_each(|mode| list(mode));
         return Ok(Outcome::Pass);
     }
+    if options.compare {
+        return compare::run(workspace, options, &modes);
+    }
     setup::run()?;
     let images = build::images(workspace)?;
     let mut all = Vec::new();
-    for mode in modes {
+    for mode in modes.into_iter().filter(|mode| !mode.rows.is_empty()) {
         let mut config = Config::new(&format!("dma-{}", mode.name));
         config.scenario = "dma".into();
         config.words = format!("mode={} part=show", mode.name);
@@ -128,7 +152,7 @@ fn select(names: &[String]) -> Result<Vec<&'static Mode>> {
 fn list(mode: &Mode) {
     anstream::println!("  {}", paint(HEAD, mode.name));
     for row in mode.rows {
-        anstream::println!("    {:<6} {:<8} {}", row.id, row.must.word(), row.what);
+        anstream::println!("    {:<11} {:<8} {}", row.id, row.must.word(), row.what);
     }
 }
 
@@ -141,7 +165,7 @@ fn show(mode: &Mode, seen: &OfMode) {
             Verdict::Missing => (paint(BAD, "✗"), paint(BAD, "not tried")),
         };
         let what = format!("{}, {}", shown.what, shown.must);
-        anstream::println!("    {mark} {:<6} {what}: {how}", shown.id);
+        anstream::println!("    {mark} {:<11} {what}: {how}", shown.id);
     }
     if let Some(trouble) = &seen.trouble {
         anstream::println!("    {} {}", paint(BAD, "✗"), paint(BAD, trouble));

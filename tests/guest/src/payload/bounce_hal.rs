@@ -37,7 +37,7 @@ impl Window {
 static WINDOWS: [IrqLock<Option<Window>>; DEVICES] = [const { IrqLock::new(None) }; DEVICES];
 
 /// Most of a window that is used: its bookkeeping is a byte per 64.
-const MOST: u64 = 4 << 20;
+const MOST: u64 = 5 << 20;
 
 /// How the bytes of a window are named.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -28,6 +28,27 @@ const NO_VECTOR: u16 = 0xffff;
 /// Why the device was refused, shared with whoever opened it.
 pub(crate) type Verdict = Rc<Cell<Option<Refusal>>>;
 
+/// Keeps kicks back, so that one can serve many requests. Shared with whoever
+/// opened the device.
+#[derive(Default)]
+pub(crate) struct Plug {
+    held: Cell<bool>,
+    wanted: Cell<bool>,
+}
+
+impl Plug {
+    /// From here on no kick passes.
+    pub(crate) fn hold(&self) {
+        self.held.set(true);
+    }
+
+    /// They pass again. Was one kept back? Then whoever calls this kicks.
+    pub(crate) fn release(&self) -> bool {
+        self.held.set(false);
+        self.wanted.take()
+    }
+}
+
 /// A PCI transport under a contract.
 pub(crate) struct CheckedTransport {
     // Its own drop would wait for a reset without limit.
@@ -38,6 +59,7 @@ pub(crate) struct CheckedTransport {
     /// Vector for every queue; [`NO_VECTOR`] without MSI-X.
     vector: u16,
     verdict: Verdict,
+    plug: Rc<Plug>,
 }
 
 impl CheckedTransport {
@@ -57,8 +79,15 @@ impl CheckedTransport {
             common: common as usize,
             vector: if interrupts { 0 } else { NO_VECTOR },
             verdict: verdict.clone(),
+            plug: Rc::default(),
         };
         (transport, verdict)
+    }
+
+    /// What keeps this device's kicks back; readable after a driver has taken
+    /// the transport, too.
+    pub(crate) fn plug(&self) -> Rc<Plug> {
+        Rc::clone(&self.plug)
     }
 
     fn refuse(&self, why: Refusal) {
@@ -122,6 +151,9 @@ impl Transport for CheckedTransport {
     }
 
     fn notify(&mut self, queue: u16) {
+        if self.plug.held.get() {
+            return self.plug.wanted.set(true);
+        }
         self.inner.notify(queue);
     }
 

@@ -14,8 +14,10 @@ use virtio_drivers::transport::Transport;
 use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
-/// Pages set aside for one device that works in the guest's own.
+/// Pages set aside for one device that works in the guest's own, unless
+/// `pages=` says how many; and those of them that are not for buffers.
 const PAGES: usize = 96;
+const RESERVE: usize = 32;
 
 /// A device the guest agreed to talk to.
 pub(crate) struct Opened {
@@ -105,9 +107,10 @@ pub(crate) fn open_on(
         Dma::SharedPages | Dma::ForcedBounce => {
             let pages = set_aside(machine, index).ok_or(Refusal::NoMemory)?;
             let each = word == Some("shared-each");
+            let pool = (!each).then(|| (pages.len() / PAGE).saturating_sub(RESERVE));
             // SAFETY: spare RAM at its far end, a separate piece per device;
             // `checks` uses the near end.
-            if !unsafe { share_hal::open(index, pages, machine.protection.ranges, each) } {
+            if !unsafe { share_hal::open(index, pages, machine.protection.ranges, pool) } {
                 return Err(Refusal::NoMemory);
             }
         }
@@ -130,8 +133,10 @@ pub(crate) fn open_on(
 
 /// Spare RAM of device `index`: its own, at the far end.
 fn set_aside(machine: &Machine, index: usize) -> Option<core::ops::Range<usize>> {
-    let end = machine.spare.end.checked_sub(index * PAGES * PAGE)?;
-    let start = end.checked_sub(PAGES * PAGE)?;
+    let pages = machine.argument("pages").and_then(|word| word.parse().ok());
+    let bytes = PAGE * pages.unwrap_or(PAGES);
+    let end = machine.spare.end.checked_sub(index.checked_mul(bytes)?)?;
+    let start = end.checked_sub(bytes)?;
     (start >= machine.spare.start).then_some(start..end)
 }
 

@@ -14,16 +14,28 @@ use guest::iommu::{Counters, Domain, Refresh, Refreshed};
 use guest::iotable::TablePages;
 use guest::lending::PAGE;
 use guest::mappings::{Arena, Mappings, Mode, Use};
+use guest::slots::Counters as Copied;
 use rt::lock::IrqLock;
 use rt::println;
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
-/// Pages for tables: those on the way to one last table, and some of those.
+/// Pages for tables: those on the way to one last table, and some of those; and
+/// more of those where there is much to map at once.
 const TABLES: usize = 8;
-/// Pages of the pool that all buffers are copied through, if they are.
+const MORE_TABLES: usize = 18;
+/// Pages that one last table maps, and tables on the way to it.
+const PER_TABLE: u64 = 512;
+const ON_THE_WAY: u64 = 2;
+/// That many pages are much.
+const MUCH: usize = 512;
+/// Pages of the pool that all buffers are copied through, if they are: at
+/// least, and how many of the arena are for rings.
 const KEPT_POOL: u64 = 64;
-/// Pages of the pool for headers and status bytes.
+const RESERVE: u64 = 24;
+/// Pages of the pool for headers, status bytes and other buffers of less than a
+/// page; and more where there are many at once.
 const POOL: u64 = 2;
+const MORE_POOL: u64 = 8;
 
 /// Private pages for tables, one after the other.
 pub(crate) struct Tables(Range<usize>);
@@ -162,21 +174,33 @@ pub(crate) unsafe fn open(
     number: u64,
     [first, aperture, budget]: [u64; 3],
 ) -> bool {
-    let tables = pages.start..pages.start + TABLES * PAGE;
+    let (count, small) =
+        if pages.len() / PAGE < MUCH { (TABLES, POOL) } else { (MORE_TABLES, MORE_POOL) };
+    let tables = pages.start..pages.start + count * PAGE;
+    // No more addresses than there are tables for.
+    let aperture = aperture.min((count as u64 - ON_THE_WAY) * PER_TABLE);
     let (base, end) = (tables.end, pages.end);
     let budget = budget & 0xffff_ffff;
-    let pool = if mode == Mode::Kept { KEPT_POOL.min(budget / 2) } else { POOL };
+    let count = (end.saturating_sub(base) / PAGE) as u64;
+    // A larger arena is for a larger pool.
+    let kept = count.saturating_sub(RESERVE).max(KEPT_POOL);
+    let pool = if mode == Mode::Kept { kept.min(budget / 2) } else { small };
     // SAFETY: the caller's promise.
     let Some(domain) = (unsafe { domain(number, tables, (first, aperture)) }) else {
         return false;
     };
-    let count = (end.saturating_sub(base) / PAGE) as u64;
     let arena = Arena { base: base as *mut u8, ipa: base as u64, pages: count };
     // SAFETY: the same; tables and arena do not overlap.
     let mappings = unsafe { Mappings::new(domain, mode, arena, pool) };
     let opened = mappings.is_some();
     *MAPPINGS[index].lock() = mappings;
     opened
+}
+
+/// What was copied for a device so far.
+pub(crate) fn copied(index: usize) -> Copied {
+    let mappings = MAPPINGS[index].lock();
+    mappings.as_ref().map_or_else(Copied::default, |mappings| mappings.used().copied)
 }
 
 /// Takes everything away from a device, and tells what was done for it.

@@ -331,6 +331,20 @@ impl RawDevice {
     }
 }
 
+/// The register by which queue 0 of a function is kicked.
+pub(crate) fn kick_register(bus: &Bus, function: &Function) -> Option<usize> {
+    let capabilities = &function.capabilities;
+    let common = function.address(capabilities.common?)? as usize;
+    let multiplier = bus.ecam.read_word(function.at, notify_at(bus, function)? + 16) as usize;
+    // SAFETY: registers of the common configuration: queue 0, and where it is
+    // kicked.
+    let offset = unsafe {
+        mmio::write16(common + 0x16, 0);
+        mmio::read16(common + 0x1e)
+    };
+    Some(function.address(capabilities.notify?)? as usize + usize::from(offset) * multiplier)
+}
+
 /// Configuration offset of the notification capability.
 fn notify_at(bus: &Bus, function: &Function) -> Option<u8> {
     bus.root

@@ -16,9 +16,6 @@ use guest::slots::{Counters, Direction, Slots};
 use rt::lock::IrqLock;
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
-/// Pages of a pool that is shared once.
-const POOL: usize = 64;
-
 struct Shared {
     calls: Calls,
     lending: Lending,
@@ -40,8 +37,9 @@ pub(crate) struct Report {
     pub(crate) leaked: usize,
 }
 
-/// Sets `pages` aside for device `index`; with `each` every buffer gets pages
-/// of its own, otherwise a pool is shared now. False if sharing it failed.
+/// Sets `pages` aside for device `index`; a `pool` of so many of them is shared
+/// now, without one every buffer gets pages of its own. False if sharing it
+/// failed.
 ///
 /// # Safety
 /// `pages` must be mapped, page-aligned, used by nothing else.
@@ -49,19 +47,30 @@ pub(crate) unsafe fn open(
     index: usize,
     pages: core::ops::Range<usize>,
     ranges: bool,
-    each: bool,
+    pool: Option<usize>,
 ) -> bool {
     let mut calls = Calls { ranges, made: 0 };
     let mut lending = Lending::new(pages.step_by(PAGE));
-    let mut pool = None;
-    if !each {
-        let Some(first) = lending.lend(&mut calls, POOL) else { return false };
-        // SAFETY: the caller's promise; `lending` does not give them out again.
-        pool = Some(unsafe { Slots::new(first as *mut u8, POOL * PAGE) });
-    }
+    let pool = match pool {
+        None => None,
+        Some(pages) => {
+            let Some(first) = lending.lend(&mut calls, pages) else { return false };
+            // SAFETY: the caller's promise; `lending` does not give them out
+            // again.
+            Some(unsafe { Slots::new(first as *mut u8, pages * PAGE) })
+        }
+    };
     let counters = Counters::default();
     *SHARED[index].lock() = Some(Shared { calls, lending, pool, counters, lent: 0, most_lent: 0 });
     true
+}
+
+/// What was done with the buffers of a device so far.
+pub(crate) fn counters(index: usize) -> Counters {
+    SHARED[index].lock().as_ref().map_or(Counters::default(), |shared| match &shared.pool {
+        Some(pool) => pool.counters(),
+        None => shared.counters,
+    })
 }
 
 /// Takes a device's pages back and tells what was done with them.

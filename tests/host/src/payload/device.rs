@@ -149,6 +149,14 @@ impl Device {
         }
     }
 
+    /// The host's addresses of the first 32 MiB of its window, if it has one: as
+    /// many as a driver here uses.
+    pub(super) fn window(&self, vm: Handle) -> Option<core::ops::Range<u64>> {
+        let Place::Window = self.place else { return None };
+        let here = BOUNCER.queue_info(vm, self.index, 0).ok()?.here;
+        Some(here..here + (32 << 20))
+    }
+
     /// The driver kicked queue `number`: serve what is there, and what comes
     /// of it. Returns the vCPUs that have an interrupt to notice, one bit each.
     pub(super) fn notified(&mut self, vm: Handle, number: u16, out: &mut dyn FnMut(&[u8])) -> u64 {

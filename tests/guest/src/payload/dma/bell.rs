@@ -12,12 +12,22 @@ const BELL: usize = layout::UART as usize + 0xf00;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Deed {
+    /// Begin to count.
+    Begin = 1,
+    /// End counting, and print it for this case.
+    End = 2,
     /// Read the word at this guest address: 1 if that was an abort.
     Read = 3,
     /// Tell a counter of this VM, by its number in STATS.
     Count = 4,
     /// Tell how many accesses of backends were aborts.
     Faults = 5,
+    /// Print how many pages the host can see now, under this case.
+    Pages = 6,
+    /// Look for the marks of the guest in all of them, and print.
+    Scan = 7,
+    /// Write [`WRITTEN`] to the memory that the device brings, at this offset.
+    WriteBrought = 8,
     /// Tell the word at this guest address: all ones if that was an abort.
     Word = 16,
     /// Write [`WRITTEN`] there: 1 if that was an abort.

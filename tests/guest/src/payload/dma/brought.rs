@@ -6,19 +6,25 @@ use hyp::stats::VmCounter;
 use virtio_drivers::transport::DeviceType;
 
 use super::bell::{Deed, ask};
-use super::{Outcome, Show};
+use super::{Outcome, Show, still};
+use crate::payload::bounce_hal::BounceHal;
 use crate::payload::raw_device::{self, RawDevice, SIZE};
-use crate::payload::{Machine, pci, secrets};
+use crate::payload::{Machine, device, pci, secrets};
 use guest::contract::{ACCESS_PLATFORM, DMB, SWIOTLB};
 
 /// Shows them; `None` if there is no such disk.
 pub(super) fn show(machine: &Machine, show: &mut Show) -> Option<()> {
-    let (bus, functions) = pci::enumerate(&machine.tree)?;
+    let (mut bus, functions) = pci::enumerate(&machine.tree)?;
     let disk = functions.iter().find(|function| function.kind == DeviceType::Block)?;
     let device = RawDevice::new(&bus, disk)?;
     requests(&device, show);
     declined(&device, show);
     outside(&device, show);
+    let first = device.at(0);
+    device::open(machine, &mut bus, None, disk, 0).ok()?;
+    still::<BounceHal<0>>(show, |address| {
+        ask(Deed::WriteBrought, address - first);
+    });
     Some(())
 }
 

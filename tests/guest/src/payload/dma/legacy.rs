@@ -14,7 +14,6 @@ use guest::files::{Disk, SECTOR};
 use guest::lending::PAGE;
 use hyp::abi::guest::{self as id, extension};
 use hyp::stats::VmCounter;
-use rt::println;
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::{BufferDirection, Hal};
@@ -38,7 +37,7 @@ const REQUESTS: u64 = 64;
 /// Most milliseconds for what a device must do.
 const PATIENCE: u64 = 20_000;
 /// A guest that has given its memory away.
-const OPEN: Platform = Platform { secure: false, dma_is_physical: true };
+pub(super) const OPEN: Platform = Platform { secure: false, dma_is_physical: true };
 
 /// Shows them; `None` if there is no such disk, or nobody knows this guest.
 pub(super) fn show(machine: &Machine, show: &mut Show) -> Option<()> {
@@ -175,18 +174,7 @@ fn naive(machine: &Machine, bus: &mut Bus, disk: &Function, show: &mut Show) -> 
 /// 2.9: a guest that has shared all its memory, itself included, and lets the
 /// device use its buffers where they are. 2.11: all of it comes back.
 fn normal(machine: &Machine, bus: &mut Bus, disk: &Function, show: &mut Show) -> Option<()> {
-    let (start, pages) = (machine.ram.start as u64, (machine.ram.len() / PAGE) as u64);
-    println!("guest: I GIVE UP MY PROTECTION: all my memory is the host's to read and write");
-    let mut done = 0;
-    while done < pages {
-        match pkvm::mem_share(start + done * PAGE as u64, pages - done) {
-            (0, some) if some > 0 => done += some,
-            refused => {
-                println!("guest: page {done} of {pages}: {refused:?}");
-                return None;
-            }
-        }
-    }
+    let (start, pages) = (machine.ram.start as u64, pages::share_all(machine)?);
     let opened = device::open_on(OPEN, machine, bus, None, disk, DISK).ok()?;
     let direct = opened.contract.dma == Dma::Direct;
     let faults = ask(Deed::Faults, 0);

@@ -6,15 +6,22 @@
 //! a doorbell: a register of its UART that no UART has. The host is asked in
 //! order to be caught, and its answers prove nothing: xtask judges.
 
+#![allow(unsafe_code)]
+
 mod behind_table;
 mod bell;
 mod brought;
 mod legacy;
+mod lent;
+mod load;
 mod measure;
 mod pages;
 mod shared;
 
+use core::ptr::NonNull;
+
 use rt::println;
+use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
 use super::Machine;
 
@@ -77,6 +84,7 @@ pub(super) fn play(machine: &Machine) -> bool {
     let mut show = Show { mode, passed: true };
     let tried = match mode {
         "bounce-bar" | "device-memory" => brought::show(machine, &mut show),
+        "shared-pool" | "shared-each" => lent::show(machine, &mut show),
         "shared-pages" => shared::show(machine, &mut show),
         "legacy-no-platform" => legacy::show(machine, &mut show),
         "iommu-strict" | "iommu-lazy" | "iommu-kept" | "iommu-naive" => {
@@ -88,4 +96,32 @@ pub(super) fn play(machine: &Machine) -> bool {
         println!("guest: `{mode}` cannot be shown: no such mode, or no such device");
     }
     tried.is_some() && show.passed
+}
+
+/// A host that writes to a buffer's memory while it is mapped, by `rewrite`,
+/// which is told the device's address: what the device reads is a copy, and
+/// what it writes arrives when the driver unmaps, at once.
+fn still<H: Hal>(show: &mut Show, rewrite: impl Fn(PhysAddr)) {
+    const OWN: [u8; 64] = [0x21; 64];
+    let mut after = [OWN; 2];
+    let mut mapped = [false; 2];
+    let ways = [BufferDirection::DriverToDevice, BufferDirection::DeviceToDriver];
+    for ((buffer, mapped), way) in after.iter_mut().zip(&mut mapped).zip(ways) {
+        let pointer = NonNull::from(&mut buffer[..]);
+        // SAFETY: the buffer outlives the transfer, and meanwhile it is only
+        // looked at.
+        let address = unsafe { H::share(pointer, way) };
+        rewrite(address);
+        *mapped = *buffer == OWN;
+        // SAFETY: the buffer that was mapped.
+        unsafe { H::unshare(address, NonNull::from(&mut buffer[..]), way) };
+    }
+    let [sent, received] = after;
+    // Eight bytes are the host's, the rest what a fresh slot holds.
+    let arrived =
+        received.starts_with(&bell::WRITTEN.to_le_bytes()) && received.ends_with(&[0; 56]);
+    let held = mapped == [true; 2] && sent == OWN && arrived;
+    let seen = "the host writes while it is mapped: the buffer changes at unmap, \
+                and only one that the device writes";
+    show.tell("0.15", Outcome::shown(held), seen);
 }

@@ -5,6 +5,7 @@
 use core::ops::Range;
 
 use guest::lending::PAGE;
+use rt::println;
 
 use crate::payload::Machine;
 use crate::payload::pkvm::{mem_share, mem_unshare};
@@ -19,7 +20,7 @@ impl Pages {
     /// All of it.
     pub(super) fn new(machine: &Machine) -> Self {
         let spare = &machine.spare;
-        Self { left: spare.start + 64 * PAGE..spare.end.saturating_sub(1024 * PAGE) }
+        Self { left: spare.start + 64 * PAGE..spare.end.saturating_sub(1536 * PAGE) }
     }
 
     /// `count` pages in a row, each word of them `word`.
@@ -56,4 +57,22 @@ pub(super) fn is_full_of(first: u64, count: usize, word: u64) -> bool {
 /// Takes one page back.
 pub(super) fn unshare(page: u64) -> bool {
     mem_unshare(page, 1) == (0, 1)
+}
+
+/// Shares all RAM of the guest, itself included. Returns how many pages that
+/// is; `None`, and the guest does not know what is shared, if it was refused.
+pub(super) fn share_all(machine: &Machine) -> Option<u64> {
+    let (start, pages) = (machine.ram.start as u64, (machine.ram.len() / PAGE) as u64);
+    println!("guest: I GIVE UP MY PROTECTION: all my memory is the host's to read and write");
+    let mut done = 0;
+    while done < pages {
+        match mem_share(start + done * PAGE as u64, pages - done) {
+            (0, some) if some > 0 => done += some,
+            refused => {
+                println!("guest: page {done} of {pages}: {refused:?}");
+                return None;
+            }
+        }
+    }
+    Some(pages)
 }

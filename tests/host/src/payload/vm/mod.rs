@@ -187,6 +187,23 @@ impl Vm {
         self.words.lock().iter().filter(|line| line.starts_with(start)).count()
     }
 
+    /// Hands the address of each page to `visit` that the host can see and
+    /// that is this guest's too: bounce memory, RAM that it shared (2 is
+    /// *borrowed*, of FRAME_STATE), and the first pages of a device's window.
+    pub(super) fn for_each_visible_page(&self, mut visit: impl FnMut(u64)) {
+        let lent = self.bounce.iter().flat_map(|run| run.pfn..run.pfn + run.count);
+        lent.for_each(|pfn| visit(pfn << 12));
+        let borrowed = |pfn: &u64| matches!(super::calls::BOUNCER.frame_state(*pfn), Ok(2));
+        let ram = self.ram.pfn..self.ram.pfn + self.ram.count;
+        ram.filter(borrowed).for_each(|pfn| visit(pfn << 12));
+        for device in &self.devices {
+            let window = device.lock().window(self.handle);
+            let pages = window.into_iter().flatten().step_by(4096);
+            let mapped = pages.filter(|page| rt::attempt::try_read_u64(*page).is_ok());
+            mapped.for_each(&mut visit);
+        }
+    }
+
     /// A frame the host lent it as bounce memory.
     pub(super) fn lent_frame(&self) -> Option<u64> {
         self.bounce.first().map(|run| run.pfn)

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use hyp::layout;
 use rt::attempt;
 
-use super::watch;
+use super::{counts, watch};
 use crate::payload::calls::BOUNCER;
 use crate::payload::vm::Vm;
 use crate::payload::window;
@@ -57,17 +57,19 @@ fn place(vm: &Vm, about: u64) -> Option<u64> {
 
 fn act(vm: &Vm, deed: u64, about: u64) -> u64 {
     match deed {
+        1 => counts::begin(vm),
+        2 => counts::end(vm, about),
         3 => vm.frame_of(about).map_or(NOTHING, |pfn| {
             let address = pfn << 12 | about & 0xff8;
             u64::from(attempt::try_read_u64(address).is_err())
         }),
         4 => BOUNCER.stats(Some(vm.handle), about).unwrap_or(NOTHING),
         5 => window::REFUSED.load(Relaxed),
+        6 => counts::pages(about),
+        7 => counts::scan(vm, about),
+        8 => vm.lent_frame().map_or(NOTHING, |pfn| write((pfn << 12) + about)),
         16 => place(vm, about).and_then(|at| attempt::try_read_u64(at).ok()).unwrap_or(NOTHING),
-        17 => place(vm, about).map_or(NOTHING, |at| {
-            // SAFETY: a page of the guest's, where no object of this program is.
-            u64::from(unsafe { attempt::try_write_u64(at, WRITTEN) }.is_err())
-        }),
+        17 => place(vm, about).map_or(NOTHING, write),
         18 => vm.frame_of(about).map_or(0, |pfn| watch::follow(pfn, RING)),
         19 => vm.frame_of(about).map_or(0, |pfn| watch::copy(pfn, COPIED)),
         20 => watch::told(),
@@ -79,4 +81,11 @@ fn act(vm: &Vm, deed: u64, about: u64) -> u64 {
         }),
         _ => NOTHING,
     }
+}
+
+/// Writes over what is there; 1 if that was an abort.
+fn write(at: u64) -> u64 {
+    // SAFETY: a page of the guest's or of its device, where no object of this
+    // program is.
+    u64::from(unsafe { attempt::try_write_u64(at, WRITTEN) }.is_err())
 }

@@ -4,6 +4,7 @@
 //! are passed to the guest, which does most of it. What only a host can do or
 //! know, the guest asks of it by a doorbell (`deeds`).
 
+mod counts;
 pub(in crate::payload) mod deeds;
 mod watch;
 
@@ -48,29 +49,34 @@ const FOUR: &[Guest] = &[
     Guest { name: "realm", flags: abi::CREATE_RSI },
 ];
 
-const MODES: [Mode; 10] = [
+const MODES: [Mode; 11] = [
     Mode { name: "bounce-bar", policy: abi::POLICY_BOUNCE_BAR, dma: "bounce", guests: ONE },
     Mode { name: "device-memory", policy: abi::POLICY_DEVICE_MEMORY, dma: "memory", guests: ONE },
     Mode { name: "shared-pool", policy: abi::POLICY_SHARED_PAGES, dma: "shared", guests: ONE },
     Mode { name: "shared-each", policy: abi::POLICY_SHARED_PAGES, dma: "shared-each", guests: ONE },
     Mode { name: "shared-pages", policy: abi::POLICY_SHARED_PAGES, dma: "shared", guests: ONE },
     Mode { name: "legacy-no-platform", policy: abi::POLICY_LEGACY, dma: "shared", guests: FOUR },
-    Mode {
-        name: "iommu-strict",
-        policy: abi::POLICY_SHADOW_IOMMU,
-        dma: "iommu-strict",
-        guests: ONE,
-    },
-    Mode { name: "iommu-lazy", policy: abi::POLICY_SHADOW_IOMMU, dma: "iommu-lazy", guests: ONE },
-    Mode { name: "iommu-naive", policy: abi::POLICY_SHADOW_IOMMU, dma: "iommu-naive", guests: ONE },
-    Mode { name: "iommu-kept", policy: abi::POLICY_SHADOW_IOMMU, dma: "iommu-kept", guests: ONE },
+    Mode { name: "unprotected", policy: abi::POLICY_LEGACY, dma: "any", guests: ONE },
+    Mode { name: "iommu-strict", policy: IOMMU, dma: "iommu-strict", guests: ONE },
+    Mode { name: "iommu-lazy", policy: IOMMU, dma: "iommu-lazy", guests: ONE },
+    Mode { name: "iommu-naive", policy: IOMMU, dma: "iommu-naive", guests: ONE },
+    Mode { name: "iommu-kept", policy: IOMMU, dma: "iommu-kept", guests: ONE },
 ];
+const IOMMU: u64 = abi::POLICY_SHADOW_IOMMU;
 
 /// RAM of the guest, in MiB: sixteen requests of 256 KiB are in flight, in
 /// private memory and once more where the device sees them.
 const RAM_MIB: u64 = 32;
-/// Pages of memory that the disk brings: 8 MiB.
-const PAGES: u64 = 2048;
+/// Pages for data of sixteen such requests, their rings and headers, and for
+/// gaps between them: what a disk brings, and what a pool has.
+const PAGES: u64 = 1280;
+/// The budget of a device behind a table.
+const BUDGET: u64 = 8192;
+/// What a guest sets aside beyond that, if a measured device works in its own
+/// pages: for rings that are in no pool, and, with each buffer in pages of its
+/// own, for headers.
+const MORE: u64 = 32;
+const MORE_FOR_EACH: u64 = 128;
 
 impl Stage<'_> {
     /// Runs the guest of the mode that the command line names.
@@ -81,12 +87,14 @@ impl Stage<'_> {
         let Some(mode) = MODES.iter().find(|mode| mode.name == name) else {
             return self.fail(&format!("there is no DMA mode `{name}`"));
         };
-        mode.guests.iter().for_each(|guest| self.show(mode, guest, part));
+        let most = if part == "measure" { 1 } else { mode.guests.len() };
+        mode.guests.iter().take(most).for_each(|guest| self.show(mode, guest, part));
     }
 
     fn show(&mut self, mode: &Mode, guest: &Guest, part: &str) {
         let Some(disk) = self.disk.take() else { return self.fail("there is no disk") };
         let (name, dma) = (mode.name, mode.dma);
+        let measured = part == "measure";
         let mut bootargs =
             format!("scenario=dma mode={name} part={part} dma={dma} guest={}", guest.name);
         for word in ["hash", "note", "write"] {
@@ -94,13 +102,19 @@ impl Stage<'_> {
                 bootargs += &format!(" {word}={value}");
             }
         }
+        if measured {
+            let more = if dma == "shared-each" { MORE_FOR_EACH } else { MORE };
+            bootargs += &format!(" pages={}", PAGES + more);
+        }
+        // Behind a table it is the most that may be mapped.
+        let device_pages = if measured && mode.policy == IOMMU { BUDGET } else { PAGES };
         let plan = Plan {
             policy: mode.policy,
             flags: guest.flags,
             ram_mib: RAM_MIB,
             on_demand: 0,
             bootargs,
-            devices: vec![DevicePlan::Disk(disk, PAGES)],
+            devices: vec![DevicePlan::Disk(disk, device_pages)],
             ..payload(self.image)
         };
         match Vm::build(&FREE, plan) {
