@@ -231,6 +231,9 @@ pub const POLICY_DEVICE_MEMORY: u64 = 2;
 pub const POLICY_LEGACY: u64 = 3;
 /// DEVICE_CREATE policy: DMA where the guest's I/O table leads.
 pub const POLICY_SHADOW_IOMMU: u64 = 4;
+/// DEVICE_CREATE policy: as [`POLICY_SHADOW_IOMMU`] if the driver accepts
+/// ACCESS_PLATFORM, as [`POLICY_LEGACY`] if it does not.
+pub const POLICY_GUEST_CHOICE: u64 = 5;
 
 /// Most VMs at once.
 pub const MAX_VMS: usize = 8;

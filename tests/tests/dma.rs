@@ -29,3 +29,13 @@ fn a_device_reaches_what_is_shared_for_as_long_as_it_is() -> Result<()> {
 fn a_device_that_does_not_say_so_gets_what_the_guest_knows_to_give() -> Result<()> {
     holds("legacy-no-platform", 10)
 }
+
+/// A process has a disk, and wants another process's bytes: where the device
+/// ignores the platform's translation it gets them, where the device obeys it
+/// does not, and where its driver chooses it does.
+#[test]
+fn a_process_with_a_device_gets_what_the_host_lets_its_driver_choose() -> Result<()> {
+    holds("host-bypass", 5)?;
+    holds("host-platform", 6)?;
+    holds("host-choice", 5)
+}

@@ -23,8 +23,8 @@ fn halfword(raw: u64) -> Result<u16, Error> {
 }
 
 /// DEVICE_CREATE(handle, type, policy, pages, queues | size << 16) → device.
-/// With shadow-iommu the pages are the budget of the device's window. A realm
-/// has no such device: an address of its own says who can see a page.
+/// With shadow-iommu and guest-choice the pages are the budget of the device's
+/// window. A realm has no such device: an address of its own says who can see a page.
 pub(super) fn create<M: Machine>(
     hyp: &Hypervisor<M>,
     handle: Handle,
@@ -38,11 +38,11 @@ pub(super) fn create<M: Machine>(
     let queues = queues as u16;
     let device = hyp.with_memory_and_vm(handle, |memory, vm| {
         vm.expect_stage(Stage::Building)?;
-        if policy == Policy::ShadowIommu && vm.abi == GuestAbi::Rsi {
+        if policy.has_window() && vm.abi == GuestAbi::Rsi {
             return Err(Error::InvalidParameter);
         }
         let device = vm.bus.create(kind, policy, pages, queues, size)?;
-        if policy == Policy::ShadowIommu {
+        if policy.has_window() {
             memory.open_window(&mut vm.memory, device, pages)?;
         }
         Ok(device)

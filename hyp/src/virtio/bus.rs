@@ -51,8 +51,8 @@ impl PciBus {
 
     /// Adds a device of virtio type `device_type` (1 network, 2 block,
     /// 3 console, 4 entropy) with `queues` queues and, unless it works in
-    /// [`Policy::SharedPages`], `pages` pages of memory of its own, or with
-    /// [`Policy::ShadowIommu`] of the guest's at once.
+    /// [`Policy::SharedPages`], `pages` pages of memory of its own, or with a
+    /// window ([`Policy::has_window`]) of the guest's at once.
     /// Returns its index; it is in slot index + 1.
     ///
     /// That memory may be any multiple of 64 KiB up to 16 MiB. The BAR

@@ -41,7 +41,8 @@ const fn common_length(policy: Policy) -> u64 {
         Policy::BounceBar
         | Policy::SharedPages
         | Policy::ShadowIommu
-        | Policy::LegacyNoPlatform => 64,
+        | Policy::LegacyNoPlatform
+        | Policy::GuestChoice => 64,
         Policy::DeviceMemory => provisional::DMB_COMMON_LENGTH,
     }
 }
@@ -165,7 +166,10 @@ impl ConfigSpace {
                 let id = u32::from(provisional::DMB_SHM_ID) << 8;
                 self.set(word_at(CAP_BOUNCE) + 1, u32::from(BOUNCE_BAR) | id);
             }
-            Policy::SharedPages | Policy::ShadowIommu | Policy::LegacyNoPlatform => {}
+            Policy::SharedPages
+            | Policy::ShadowIommu
+            | Policy::LegacyNoPlatform
+            | Policy::GuestChoice => {}
         }
         next = self.virtio_cap(CAP_PCI_CFG, next, 5, 0, (0, 0), &[0]);
         if device_type.config_length != 0 {

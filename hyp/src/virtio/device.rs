@@ -7,7 +7,7 @@ use super::device_config::DeviceConfig;
 use super::effects::{Effects, Signal};
 use super::interrupts::Interrupts;
 use super::pci_cfg;
-use super::policy::{DeviceType, Policy};
+use super::policy::{DeviceType, Policy, feature};
 use super::queue::{MAX_QUEUES, Queue, QueueInfo, Reach};
 use super::{all_ones, is_natural};
 use crate::abi;
@@ -188,6 +188,10 @@ impl Device {
             Policy::SharedPages | Policy::LegacyNoPlatform => Some(Reach::guest()),
             Policy::DeviceMemory => Some(Reach::region(self.frames.pages())),
             Policy::ShadowIommu => Some(Reach::aperture()),
+            Policy::GuestChoice if self.common.agreed() & feature::ACCESS_PLATFORM == 0 => {
+                Some(Reach::guest())
+            }
+            Policy::GuestChoice => Some(Reach::aperture()),
         }
     }
 

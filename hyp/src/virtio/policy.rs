@@ -125,6 +125,12 @@ pub enum Policy {
     /// reach is what the guest shares, as with [`Policy::SharedPages`]; but it
     /// does not say so, and a driver that goes by the bit gives it any page.
     LegacyNoPlatform,
+    /// A device whose driver chooses: with ACCESS_PLATFORM its addresses are
+    /// translated as with [`Policy::ShadowIommu`], without it they are
+    /// physical as with [`Policy::LegacyNoPlatform`]. Whoever has the driver
+    /// has the choice, and with it all pages that the guest shares: nobody
+    /// should offer this, and it is here to be seen.
+    GuestChoice,
 }
 
 impl Policy {
@@ -139,6 +145,7 @@ impl Policy {
             abi::POLICY_DEVICE_MEMORY => Ok(Policy::DeviceMemory),
             abi::POLICY_LEGACY => Ok(Policy::LegacyNoPlatform),
             abi::POLICY_SHADOW_IOMMU => Ok(Policy::ShadowIommu),
+            abi::POLICY_GUEST_CHOICE => Ok(Policy::GuestChoice),
             _ => Err(Error::InvalidParameter),
         }
     }
@@ -151,6 +158,7 @@ impl Policy {
             Policy::DeviceMemory => abi::POLICY_DEVICE_MEMORY,
             Policy::LegacyNoPlatform => abi::POLICY_LEGACY,
             Policy::ShadowIommu => abi::POLICY_SHADOW_IOMMU,
+            Policy::GuestChoice => abi::POLICY_GUEST_CHOICE,
         }
     }
 
@@ -158,7 +166,7 @@ impl Policy {
     pub const fn offered(self) -> u64 {
         match self {
             Policy::BounceBar => ALWAYS_OFFERED | feature::SWIOTLB,
-            Policy::SharedPages | Policy::ShadowIommu => ALWAYS_OFFERED,
+            Policy::SharedPages | Policy::ShadowIommu | Policy::GuestChoice => ALWAYS_OFFERED,
             Policy::DeviceMemory => ALWAYS_OFFERED | feature::DMB,
             Policy::LegacyNoPlatform => ALWAYS_OFFERED & !feature::ACCESS_PLATFORM,
         }
@@ -169,15 +177,16 @@ impl Policy {
     /// VERSION_1 is always among them: without it bit 27 would mean
     /// ANY_LAYOUT. So is ACCESS_PLATFORM: without it a driver may believe that
     /// the device takes any address of the guest's. Linux asks a device's own
-    /// mapping operations for addresses only with it. The one exception is the
-    /// device that does not have it, [`Policy::LegacyNoPlatform`].
+    /// mapping operations for addresses only with it. The exceptions are
+    /// the device that does not have it, [`Policy::LegacyNoPlatform`], and the
+    /// one that leaves it to the driver, [`Policy::GuestChoice`].
     pub const fn mandatory(self) -> u64 {
         let base = feature::VERSION_1 | feature::ACCESS_PLATFORM;
         match self {
             Policy::BounceBar => base | feature::SWIOTLB,
             Policy::SharedPages | Policy::ShadowIommu => base,
             Policy::DeviceMemory => base | feature::DMB,
-            Policy::LegacyNoPlatform => feature::VERSION_1,
+            Policy::LegacyNoPlatform | Policy::GuestChoice => feature::VERSION_1,
         }
     }
 
@@ -186,8 +195,17 @@ impl Policy {
     pub(super) const fn own_pages(self, pages: u64) -> u64 {
         match self {
             Policy::BounceBar | Policy::DeviceMemory => pages,
-            Policy::SharedPages | Policy::ShadowIommu | Policy::LegacyNoPlatform => 0,
+            Policy::SharedPages
+            | Policy::ShadowIommu
+            | Policy::LegacyNoPlatform
+            | Policy::GuestChoice => 0,
         }
+    }
+
+    /// Has a device of this policy a window, through which it sees what the
+    /// guest's I/O table leads to?
+    pub const fn has_window(self) -> bool {
+        matches!(self, Policy::ShadowIommu | Policy::GuestChoice)
     }
 
     /// Checks how much memory a device of this policy is to bring, or to have.
@@ -195,8 +213,9 @@ impl Policy {
     /// # Errors
     /// [`Error::InvalidParameter`]: bounce-bar and device-memory need a
     /// multiple of 16 pages (64 KiB) from 16 to [`MAX_BOUNCE_PAGES`];
-    /// shared-pages and legacy-no-platform have none. With shadow-iommu the pages are the guest's:
-    /// those that may be mapped for it at once, 1 to [`MAX_WINDOW_PAGES`].
+    /// shared-pages and legacy-no-platform have none. With a window the pages
+    /// are the guest's: those that may be mapped for it at once, 1 to
+    /// [`MAX_WINDOW_PAGES`].
     pub(super) const fn check_pages(self, pages: u64) -> Result<(), Error> {
         let acceptable = match self {
             Policy::BounceBar | Policy::DeviceMemory => {
@@ -205,7 +224,7 @@ impl Policy {
                     && pages.is_multiple_of(BOUNCE_GRANULE_PAGES)
             }
             Policy::SharedPages | Policy::LegacyNoPlatform => pages == 0,
-            Policy::ShadowIommu => pages != 0 && pages <= MAX_WINDOW_PAGES,
+            Policy::ShadowIommu | Policy::GuestChoice => pages != 0 && pages <= MAX_WINDOW_PAGES,
         };
         if acceptable { Ok(()) } else { Err(Error::InvalidParameter) }
     }

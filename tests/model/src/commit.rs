@@ -1,6 +1,7 @@
 //! The host's calls: what they change.
 
 use crate::call::Call;
+use crate::host::has_window;
 use crate::state::{Device, Page, Stage, State, Vcpu, Vm, one_call, range};
 use hyp::abi::{self, host as id};
 use hyp::addr::FRAME_SHIFT;
@@ -121,7 +122,7 @@ pub fn commit(
             let Some(vm) = state.vm_mut(a1) else { return Err("no VM".into()) };
             let index = vm.devices.len() as u64;
             // With a table there is a budget of the guest's pages, and no own.
-            let own = if a3 == abi::POLICY_SHADOW_IOMMU { 0 } else { a4 };
+            let own = if has_window(a3) { 0 } else { a4 };
             let pages = vec![None; own as usize];
             vm.devices.push(Device { kind: a2, queues: a5 & 0xffff, pages, window: None });
             expect("device", [index, 0, 0])

@@ -149,7 +149,7 @@ fn call(u: Bytes<'_, '_>) -> Result<HostCall> {
         47..=50 => HostCall::DeviceCreate {
             vm: vm(u)?,
             kind: small(u, 5)?,
-            policy: small(u, 5)?,
+            policy: small(u, 6)?,
             pages: if u.ratio(3, 4)? { 16 } else { small(u, 17)? },
             queues: small(u, 9)? | if u.ratio(1, 4)? { small(u, 257)? << 16 } else { 0 },
         },

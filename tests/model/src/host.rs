@@ -16,6 +16,12 @@ use std::ops::Range;
 /// Most RAM: it ends where the 64-bit PCI window begins.
 const MOST_RAM: u64 = (layout::PCI_MEM64 - layout::RAM) >> FRAME_SHIFT;
 
+/// Has a device of this policy a window, and a budget of the guest's pages for
+/// it?
+pub(crate) fn has_window(policy: u64) -> bool {
+    matches!(policy, abi::POLICY_SHADOW_IOMMU | abi::POLICY_GUEST_CHOICE)
+}
+
 /// Bytes of configuration of a device type, and its fewest queues (virtio
 /// 1.4, chapter 5).
 fn device_type(kind: u64) -> Option<(u64, u64)> {
@@ -157,8 +163,7 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                     (1..=256).any(|granule| a4 == granule * 16)
                 }
                 abi::POLICY_SHARED_PAGES | abi::POLICY_LEGACY => a4 == 0,
-                abi::POLICY_SHADOW_IOMMU => (1..=65_535).contains(&a4),
-                _ => false,
+                policy => has_window(policy) && (1..=65_535).contains(&a4),
             };
             let (queues, size) = (a5 & 0xffff, a5 >> 16);
             let size = matches!(size, 0 | 1 | 2 | 4 | 8 | 16 | 32 | 64 | 128 | 256);
@@ -166,7 +171,7 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                 .when(rules.is_none(), NotSupported)
                 .when(vm.is_none(), NotFound)
                 .when(!stage(Stage::Building), BadState)
-                .when(a3 == abi::POLICY_SHADOW_IOMMU && vm.is_some_and(|vm| vm.realm), Malformed)
+                .when(has_window(a3) && vm.is_some_and(|vm| vm.realm), Malformed)
                 .when(rules.is_none_or(|(_, fewest)| queues < fewest || queues > 8), Malformed)
                 .when(vm.is_some_and(|vm| vm.devices.len() >= abi::MAX_DEVICES), NoMemory);
         }

@@ -132,3 +132,13 @@ pub fn park() -> ! {
         wfi();
     }
 }
+
+/// The part of the image that nothing writes, in whole pages: code and
+/// constants.
+pub(crate) fn constants() -> core::ops::Range<usize> {
+    unsafe extern "C" {
+        static __image_start: u8;
+        static __data_start: u8;
+    }
+    &raw const __image_start as usize..&raw const __data_start as usize
+}

@@ -53,7 +53,7 @@ boot_cpu:
     add     x0, x0, :lo12:rt_root_table
     ldr     x1, =(0x405 | (3 << 53))        // block, AF, attribute 1, PXN, UXN
     str     x1, [x0]
-    mov     x2, #0x701                      // block, AF, inner shareable, attribute 0
+    ldr     x2, =(0x701 | (1 << 54))        // block, AF, inner shareable, attribute 0, UXN
     mov     x3, #1
 3:  orr     x4, x2, x3, lsl #30             // entry n maps gigabyte n
     str     x4, [x0, x3, lsl #3]

@@ -55,6 +55,8 @@ pub mod psci;
 pub mod smccc;
 #[cfg(target_os = "none")]
 pub mod timer;
+#[cfg(target_os = "none")]
+pub mod user;
 
 pub use fdt;
 

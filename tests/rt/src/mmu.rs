@@ -16,7 +16,7 @@ use core::cell::UnsafeCell;
 pub enum Memory {
     /// Normal, write-back cacheable, never executable.
     Normal,
-    /// Normal, write-back cacheable, executable.
+    /// Normal, write-back cacheable, executable at EL1.
     Code,
     /// Device-nGnRE.
     Device,
@@ -31,9 +31,10 @@ impl Memory {
         const AF: u64 = 1 << 10;
         const INNER: u64 = 3 << 8;
         const XN: u64 = 3 << 53;
+        const UXN: u64 = 1 << 54;
         match self {
             Memory::Normal => AF | INNER | XN,
-            Memory::Code => AF | INNER,
+            Memory::Code => AF | INNER | UXN,
             Memory::Device => AF | 1 << 2 | XN,
             Memory::NonCacheable => AF | INNER | 2 << 2 | XN,
         }
@@ -103,6 +104,14 @@ pub fn map(va: u64, pa: u64, length: u64, memory: Memory) -> Result<(), MapError
     // SAFETY: publishes the new entries to this CPU's walker.
     unsafe { asm!("dsb ishst", "isb", options(nostack)) };
     Ok(())
+}
+
+/// What the root table says now: for the tables of a process, in which the
+/// payload is mapped as well.
+pub(crate) fn root() -> [u64; 512] {
+    let _used = USED.lock();
+    // SAFETY: the lock is held, and the walker only reads.
+    unsafe { rt_root_table.0.get().read_volatile() }
 }
 
 /// Maps a range at its own address: the usual call for a PCI window.

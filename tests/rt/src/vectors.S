@@ -1,5 +1,6 @@
-// Exception vectors of a payload. It runs at EL1 with its own stack pointer
-// only, so four of the sixteen can happen; the others end in a panic.
+// Exception vectors of a payload. It runs at EL1 with its own stack pointer,
+// and its processes at EL0 with interrupts masked: of the sixteen the others
+// end in a panic.
 
 .macro save
     sub     sp, sp, #288
@@ -43,7 +44,8 @@ rt_vectors:
     vector  enter_irq
     vector  enter_unexpected
     vector  enter_unexpected
-    .rept 8
+    vector  rt_user_trap
+    .rept 7
     vector  enter_unexpected
     .endr
 

@@ -170,6 +170,34 @@ const TABLE: Words = Words {
     linux: "no: a driver for these tables would have to be written",
 };
 
+/// Of a host whose devices ignore the platform's translation.
+const BYPASS: [Row; 5] = [
+    row("1.9a", Shown, "a driver in a process, by physical addresses"),
+    row("1.6", Shown, "the same driver with an identity table and without one"),
+    row("cpu", Refused, "the process loads from another one's page"),
+    row("1.10", Shown, "the device brings it the bytes all the same"),
+    row("0.4", Refused, "it asks the device for a private page of the kernel's"),
+];
+
+/// Of one whose devices obey it.
+const PLATFORM: [Row; 6] = [
+    row("1.9b", Shown, "a driver in a process, by addresses of a table"),
+    row("1.6", Shown, "the same driver with an identity table and without one"),
+    row("cpu", Refused, "the process loads from another one's page"),
+    row("1.2", Refused, "the process's driver declines the translation"),
+    row("1.10", Refused, "the device is to bring it the bytes"),
+    row("0.4", Refused, "it asks the device for a private page of the kernel's"),
+];
+
+/// Of one that leaves it to the driver.
+const CHOICE: [Row; 5] = [
+    row("1.9c", Shown, "a driver in a process, by addresses of a table"),
+    row("1.6", Shown, "the same driver with an identity table and without one"),
+    row("cpu", Refused, "the process loads from another one's page"),
+    row("1.10", Shown, "it declines for a moment: the device brings it the bytes"),
+    row("0.4", Refused, "it asks the device for a private page of the kernel's"),
+];
+
 /// All of them, in the order in which they are shown.
 pub(super) const MODES: &[Mode] = &[
     Mode {
@@ -289,6 +317,14 @@ pub(super) const MODES: &[Mode] = &[
             ..TABLE
         }),
     },
+    Mode {
+        name: "host-bypass",
+        what: "devices ignore the platform's translation (Lutomirski, 2016)",
+        rows: &BYPASS,
+        words: None,
+    },
+    Mode { name: "host-platform", what: "devices obey it", rows: &PLATFORM, words: None },
+    Mode { name: "host-choice", what: "the driver chooses", rows: &CHOICE, words: None },
 ];
 
 #[cfg(test)]

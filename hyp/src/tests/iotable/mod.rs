@@ -334,6 +334,9 @@ fn the_policy_is_made_with_a_budget_and_not_for_a_realm() {
     for (pages, device) in [(1, 0), (65_535, 1)] {
         assert_eq!(rig.hvc(host::DEVICE_CREATE, &create(handle, pages)), Ok([device, 0, 0]));
     }
+    // One whose driver chooses has a table as well.
+    let choice = |handle| [handle, 2, abi::POLICY_GUEST_CHOICE, 8, 1];
+    assert_eq!(rig.hvc(host::DEVICE_CREATE, &choice(handle)), Ok([2, 0, 0]));
     // No memory of its own, so nothing that FRAME_SHARE could fill.
     let frame = rig.frames(1);
     assert_eq!(rig.hvc(host::FRAME_SHARE, &[handle, 0, 0, frame, 1]), Err(-5));
@@ -341,6 +344,7 @@ fn the_policy_is_made_with_a_budget_and_not_for_a_realm() {
 
     let (realm, _) = rig.building_with(1, 16, abi::CREATE_RSI);
     assert_eq!(rig.hvc(host::DEVICE_CREATE, &create(realm, 8)), Err(-3));
+    assert_eq!(rig.hvc(host::DEVICE_CREATE, &choice(realm)), Err(-3));
     assert_eq!(rig.hvc(host::DEVICE_STATE, &[realm, 0]), Err(-5), "nothing was made");
 }
 

@@ -19,6 +19,8 @@ fn each_policy_offers_its_own_contract() {
     // It is on no such platform, or does not say so.
     let mut legacy = Platform::with_block(Policy::LegacyNoPlatform);
     assert_eq!(legacy.offered(0), shared.offered(0) & !(1 << 33));
+    let mut choice = Platform::with_block(Policy::GuestChoice);
+    assert_eq!(choice.offered(0), shared.offered(0), "the bit is there to be declined");
     // One capability each, and neither with shared pages.
     for (platform, has) in [
         (&mut bounce, [false, true]),
@@ -26,6 +28,7 @@ fn each_policy_offers_its_own_contract() {
         (&mut memory, [true, false]),
         (&mut iommu, [false; 2]),
         (&mut legacy, [false; 2]),
+        (&mut choice, [false; 2]),
     ] {
         assert_eq!([8, 10].map(|kind| platform.structure(0, kind).is_some()), has);
         let rest = platform.offered(0) & !(BOUNCE_FEATURES | MEMORY_FEATURES);
@@ -47,6 +50,7 @@ fn declining_a_mandatory_feature_is_refused() {
         (Policy::ShadowIommu, [1 << 32, 1 << 33].as_slice()),
         (Policy::DeviceMemory, [1 << 32, 1 << 33, 1 << 44].as_slice()),
         (Policy::LegacyNoPlatform, [1 << 32].as_slice()),
+        (Policy::GuestChoice, [1 << 32].as_slice()),
     ] {
         let mut platform = Platform::with_block(policy);
         let offered = platform.offered(0);

@@ -261,6 +261,7 @@ fn a_bus_refuses_devices_it_cannot_be_honest_about() {
     }
     for pages in [0, 65_536, u64::MAX] {
         assert_eq!(bus.create(2, Policy::ShadowIommu, pages, 1, 0), Err(InvalidParameter));
+        assert_eq!(bus.create(2, Policy::GuestChoice, pages, 1, 0), Err(InvalidParameter));
     }
     assert!(bus.is_empty());
     for index in 0..crate::abi::MAX_DEVICES {

@@ -109,6 +109,20 @@ fn rings_stay_inside_the_address_space(policy: Policy, features: u64) {
     }
 }
 
+/// What its addresses are, its driver has chosen: behind the table or the
+/// guest's, and then none is the other.
+#[test]
+fn rings_of_a_device_whose_driver_chooses_are_where_it_has_chosen() {
+    let mut platform = Platform::with_block(Policy::GuestChoice);
+    let aperture = [0, 0x1000, 0x2000].map(|offset| layout::APERTURE + offset);
+    let physical = [0, 0x1000, 0x2000].map(|offset| layout::RAM + offset);
+    assert!(accepts(&mut platform, SHARED_FEATURES, 16, aperture));
+    assert_eq!(platform.bus.queue(0, 0).unwrap().base, layout::APERTURE);
+    assert!(!accepts(&mut platform, SHARED_FEATURES, 16, physical));
+    assert!(accepts(&mut platform, 1 << 32, 16, physical));
+    assert_eq!(platform.bus.queue(0, 0).unwrap().base, 0);
+}
+
 /// Rings are I/O virtual addresses; the backend is told where in the device's
 /// window they are. An address of the guest's own is none of these.
 #[test]

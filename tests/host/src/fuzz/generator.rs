@@ -235,7 +235,7 @@ impl Generator {
             0..=8 => self.donate(world, handle, RAM + next, pages.saturating_sub(next)),
             9 | 10 => {
                 // Mostly one that FRAME_SHARE has something to do for.
-                let policy = *self.random.pick(&[0, 0, 0, 1, 2, 2, 2, 3, 4]);
+                let policy = *self.random.pick(&[0, 0, 0, 1, 2, 2, 2, 3, 4, 5]);
                 let pages = match policy {
                     abi::POLICY_SHARED_PAGES | abi::POLICY_LEGACY => 0,
                     _ => WINDOW,

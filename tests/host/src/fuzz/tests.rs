@@ -65,7 +65,7 @@ fn play(seed: u64, calls: usize) -> Vec<(Step, u64)> {
 #[test]
 fn every_call_that_changes_memory_is_both_granted_and_refused() {
     let mut seen: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-    for (step, code) in play(1, 5000) {
+    for (step, code) in play(1, 8000) {
         if let Step::Hvc { function, .. } = step {
             let counts = seen.entry(function).or_default();
             if code == 0 { counts.0 += 1 } else { counts.1 += 1 }

@@ -21,6 +21,7 @@ const NEEDS_RESET: u8 = 64;
 /// Feature bits that change how rings are read (virtio 1.4, 6).
 const INDIRECT_DESC: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
+const ACCESS_PLATFORM: u64 = 1 << 33;
 /// Most requests served in one go; then the guest runs again (D8, G4).
 const BUDGET: usize = 256;
 
@@ -34,6 +35,9 @@ pub(super) enum Place {
     /// In guest RAM that the guest shared; all its RAM is in this run. A
     /// guest may set this bit in the address of a page that it shared.
     Shared(Run, u64),
+    /// Behind the device's window if its driver has accepted ACCESS_PLATFORM;
+    /// else in guest RAM, all of which is in this run.
+    Choice(Run),
     /// In pages that the guest's I/O table maps: the device's window in the
     /// host's own address space, of which bouncer tells where it is.
     Window,
@@ -289,7 +293,12 @@ fn open(
         }
         Place::Memory(run) => (Span::by_offset(run.base(), run.bytes()), 0),
         Place::Shared(run, alias) => (Span::at(layout::RAM, alias, run.base(), run.bytes()), 0),
-        Place::Window => (Span::at(info.window, 0, info.here, info.pages << 12), info.window),
+        Place::Choice(run) if features & ACCESS_PLATFORM == 0 => {
+            (Span::at(layout::RAM, 0, run.base(), run.bytes()), 0)
+        }
+        Place::Window | Place::Choice(_) => {
+            (Span::at(info.window, 0, info.here, info.pages << 12), info.window)
+        }
     };
     let window = Window(span);
     let at = |offset: u64| base.checked_add(offset).ok_or(Hostile::Rings);

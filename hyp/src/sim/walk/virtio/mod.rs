@@ -13,8 +13,8 @@ use crate::virtio::{MAX_QUEUES, Policy, QueueInfo};
 use platform::*;
 use std::vec::Vec;
 
-/// Two of them share their line with another.
-const DEVICES: usize = 6;
+/// Each shares its line with another.
+const DEVICES: usize = 8;
 
 /// What a device was created with.
 #[derive(Clone, Copy)]
@@ -24,6 +24,8 @@ struct Contract {
     mandatory: u64,
     pages: u64,
     queues: u16,
+    /// Most descriptors of a queue.
+    size: u16,
 }
 
 /// How often each thing happened; a test of silence would prove nothing.
@@ -58,17 +60,19 @@ impl<'a> Walk<'a> {
         let mut platform = Platform::empty();
         let base = 1 << 28 | 1 << 29 | 1 << 32 | 1 << 33 | 1 << 35 | 1 << 38 | 1 << 40;
         let contracts = [
-            (2, Policy::BounceBar, 16, 3, base | 1 << 27 | 1 << 9),
-            (1, Policy::BounceBar, 48, 2, base | 1 << 27),
-            (2, Policy::SharedPages, 0, 8, base | 1 << 9),
-            (4, Policy::DeviceMemory, 256, 1, base | 1 << 44),
-            (3, Policy::DeviceMemory, 16, 2, base | 1 << 44),
-            (4, Policy::LegacyNoPlatform, 0, 1, base & !(1 << 33)),
+            (2, Policy::BounceBar, 16, (3, 256), base | 1 << 27 | 1 << 9),
+            (1, Policy::BounceBar, 48, (2, 64), base | 1 << 27),
+            (2, Policy::SharedPages, 0, (8, 256), base | 1 << 9),
+            (4, Policy::DeviceMemory, 256, (1, 256), base | 1 << 44),
+            (3, Policy::DeviceMemory, 16, (2, 2), base | 1 << 44),
+            (4, Policy::LegacyNoPlatform, 0, (1, 256), base & !(1 << 33)),
+            (2, Policy::ShadowIommu, 8, (2, 16), base | 1 << 9),
+            (4, Policy::GuestChoice, 8, (1, 128), base),
         ]
-        .map(|(device_type, policy, pages, queues, offered)| {
-            let index = platform.bus.create(device_type, policy, pages, queues, 0).unwrap();
+        .map(|(device_type, policy, pages, (queues, size), offered)| {
+            let index = platform.bus.create(device_type, policy, pages, queues, size).unwrap();
             platform.place_bars(index);
-            Contract { policy, offered, mandatory: features(policy), pages, queues }
+            Contract { policy, offered, mandatory: features(policy), pages, queues, size }
         });
         Self {
             choices,
@@ -204,11 +208,13 @@ impl<'a> Walk<'a> {
     }
 
     fn enable(&mut self, device: usize) {
-        let Contract { policy, pages, queues, .. } = self.contracts[device];
+        let Contract { policy, pages, queues, size, .. } = self.contracts[device];
+        let translated = policy == Policy::GuestChoice && self.choices.below(2) == 0;
+        let policy = if translated { Policy::ShadowIommu } else { policy };
         let (base, length) = addresses(policy, device, pages);
         let queue = self.choices.below(u64::from(queues) + 1);
         self.common_write(device, QUEUE_SELECT, 2, queue);
-        let size = self.choices.pick(&[1, 16, 64, 256, 256, 3, 0]);
+        let size = self.choices.pick(&[1, 16, 64, 256, 3, 0, size.into(), size.into()]);
         self.common_write(device, QUEUE_SIZE, 2, size);
         for field in [QUEUE_DESC, QUEUE_DRIVER, QUEUE_DEVICE] {
             let address = match self.choices.below(64) {
@@ -342,7 +348,7 @@ impl<'a> Walk<'a> {
             }
             if info.enabled {
                 assert_ne!(state.status & 8, 0);
-                self.check_rings(contract, info);
+                self.check_rings(contract, info, state.features);
                 self.seen.enabled += 1;
             } else {
                 assert_eq!(state.notified & 1 << queue, 0);
@@ -354,15 +360,18 @@ impl<'a> Walk<'a> {
         self.status[device] = state.status;
     }
 
-    fn check_rings(&self, contract: Contract, info: QueueInfo) {
+    fn check_rings(&self, contract: Contract, info: QueueInfo, agreed: u64) {
         let size = u64::from(info.size);
-        assert!(size.is_power_of_two() && size <= 256);
-        let limit = match contract.policy {
-            Policy::BounceBar | Policy::DeviceMemory => contract.pages * 4096,
-            Policy::SharedPages | Policy::LegacyNoPlatform => 1 << 39,
-            Policy::ShadowIommu => 1 << 30,
+        assert!(size.is_power_of_two() && info.size <= contract.size);
+        let (own, table) = (contract.pages * 4096, 1 << 30);
+        let (limit, translated) = match contract.policy {
+            Policy::BounceBar => (own, true),
+            Policy::DeviceMemory => (own, false),
+            Policy::SharedPages | Policy::LegacyNoPlatform => (1 << 39, false),
+            Policy::ShadowIommu => (table, true),
+            Policy::GuestChoice if agreed & 1 << 33 != 0 => (table, true),
+            Policy::GuestChoice => (1 << 39, false),
         };
-        let translated = matches!(contract.policy, Policy::BounceBar | Policy::ShadowIommu);
         assert_eq!(info.base != 0, translated);
         // Of device memory, 0 is the address of nothing.
         let first = u64::from(contract.policy == Policy::DeviceMemory);

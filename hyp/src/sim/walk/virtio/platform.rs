@@ -58,7 +58,7 @@ pub(crate) fn features(policy: Policy) -> u64 {
         Policy::BounceBar => BOUNCE_FEATURES,
         Policy::SharedPages | Policy::ShadowIommu => SHARED_FEATURES,
         Policy::DeviceMemory => MEMORY_FEATURES,
-        Policy::LegacyNoPlatform => 1 << 32,
+        Policy::LegacyNoPlatform | Policy::GuestChoice => 1 << 32,
     }
 }
 
@@ -68,7 +68,9 @@ pub(crate) fn features(policy: Policy) -> u64 {
 pub(crate) fn addresses(policy: Policy, index: usize, pages: u64) -> (u64, u64) {
     match policy {
         Policy::BounceBar => (bounce_base(index), pages * 4096),
-        Policy::SharedPages | Policy::LegacyNoPlatform => (layout::RAM, 1 << 30),
+        Policy::SharedPages | Policy::LegacyNoPlatform | Policy::GuestChoice => {
+            (layout::RAM, 1 << 30)
+        }
         Policy::DeviceMemory => (0x1000, (pages - 1) * 4096),
         Policy::ShadowIommu => (layout::APERTURE, 1 << 30),
     }

@@ -11,11 +11,13 @@
 mod behind_table;
 mod bell;
 mod brought;
+mod hosts;
 mod legacy;
 mod lent;
 mod load;
 mod measure;
 mod pages;
+mod process;
 mod shared;
 
 use core::ptr::NonNull;
@@ -90,6 +92,9 @@ pub(super) fn play(machine: &Machine) -> bool {
         "iommu-strict" | "iommu-lazy" | "iommu-kept" | "iommu-naive" => {
             behind_table::show(machine, &mut show)
         }
+        "host-bypass" => hosts::show(machine, &mut show, hosts::Kind::Bypass),
+        "host-platform" => hosts::show(machine, &mut show, hosts::Kind::Platform),
+        "host-choice" => hosts::show(machine, &mut show, hosts::Kind::Choice),
         _ => None,
     };
     if tried.is_none() {

@@ -85,6 +85,10 @@ impl Vm {
                 window::reach(self.handle, index)?;
                 Place::Window
             }
+            abi::POLICY_GUEST_CHOICE => {
+                window::reach(self.handle, index)?;
+                Place::Choice(self.ram)
+            }
             _ => Place::Bounce(self.share_bounce(free, index, pages)?),
         };
         let backend = self.backend(plan, index)?;

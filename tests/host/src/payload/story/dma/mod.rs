@@ -49,7 +49,7 @@ const FOUR: &[Guest] = &[
     Guest { name: "realm", flags: abi::CREATE_RSI },
 ];
 
-const MODES: [Mode; 11] = [
+const MODES: [Mode; 14] = [
     Mode { name: "bounce-bar", policy: abi::POLICY_BOUNCE_BAR, dma: "bounce", guests: ONE },
     Mode { name: "device-memory", policy: abi::POLICY_DEVICE_MEMORY, dma: "memory", guests: ONE },
     Mode { name: "shared-pool", policy: abi::POLICY_SHARED_PAGES, dma: "shared", guests: ONE },
@@ -61,6 +61,10 @@ const MODES: [Mode; 11] = [
     Mode { name: "iommu-lazy", policy: IOMMU, dma: "iommu-lazy", guests: ONE },
     Mode { name: "iommu-naive", policy: IOMMU, dma: "iommu-naive", guests: ONE },
     Mode { name: "iommu-kept", policy: IOMMU, dma: "iommu-kept", guests: ONE },
+    // A driver of their own has the disk.
+    Mode { name: "host-bypass", policy: abi::POLICY_LEGACY, dma: "none", guests: ONE },
+    Mode { name: "host-platform", policy: IOMMU, dma: "none", guests: ONE },
+    Mode { name: "host-choice", policy: abi::POLICY_GUEST_CHOICE, dma: "none", guests: ONE },
 ];
 const IOMMU: u64 = abi::POLICY_SHADOW_IOMMU;
 
