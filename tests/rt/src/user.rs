@@ -31,7 +31,7 @@ const STACK: usize = 4;
 const TABLE: u64 = 3;
 const LEAF: u64 = 3 | 1 << 10 | 1 << 11;
 const INNER: u64 = 3 << 8;
-/// AP[2:1]: EL0 may read and write, or only read.
+/// AP bits 2 and 1: EL0 may read and write, or only read.
 const READ_WRITE: u64 = 1 << 6;
 const READ_ONLY: u64 = 3 << 6;
 /// Executable at EL0 only; nowhere. MAIR index 1 is Device-nGnRE.
