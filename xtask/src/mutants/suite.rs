@@ -34,7 +34,7 @@ const USUAL: Stage =
     Stage { name: "", package: "", folder: "", environment: &[], skip: None, named_only: false };
 
 /// In the order of how much they find for their time.
-const STAGES: [Stage; 7] = [
+const STAGES: [Stage; 8] = [
     Stage { name: "hyp", package: "hyp", folder: "hyp", ..USUAL },
     // As at EL2: a check that lives in a debug assertion is none.
     Stage {
@@ -46,6 +46,7 @@ const STAGES: [Stage; 7] = [
     },
     Stage { name: "platform", package: "platform", folder: "platform", ..USUAL },
     Stage { name: "host", package: "host", folder: "tests/host", ..USUAL },
+    Stage { name: "guest", package: "guest", folder: "tests/guest", ..USUAL },
     Stage { name: "model", package: "model", folder: "tests/model", ..USUAL },
     // What the fuzzers check, over their seeds.
     Stage { name: "checkers", package: "checkers", folder: "tests/fuzz/checkers", ..USUAL },

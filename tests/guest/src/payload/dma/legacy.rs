@@ -138,7 +138,8 @@ fn zeroes(machine: &Machine, show: &mut Show) -> Option<()> {
     show.tell("2.11a", Outcome::refused(says && clean), &format!("the host reads {word:#x}"));
     let wrote = ask(Deed::Write, page) == 0 && ask(Deed::Word, page) == WRITTEN;
     let back = pages::unshare(page) && pages::is_full_of(page, 1, 0);
-    show.tell("2.11b", Outcome::refused(wrote && back), "what the host wrote is gone");
+    let seen = if back { "the page comes back as zeros" } else { "the page is NOT zeros" };
+    show.tell("2.11b", Outcome::refused(wrote && back), seen);
     Some(())
 }
 
