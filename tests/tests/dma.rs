@@ -15,6 +15,32 @@ fn holds(mode: &str, rows: usize) -> Result<()> {
     Ok(())
 }
 
+/// Every system: what works and what is refused. A demonstration that was not
+/// made is a failure.
+#[test]
+fn every_system_shows_what_works_and_what_is_refused() -> Result<()> {
+    let _turn = two_at_a_time();
+    let output = xtask(&["dma"])?.output()?;
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for mode in ["bounce-bar", "device-memory", "shared-pool", "shared-each", "iommu-kept"] {
+        assert!(said.contains(&format!("\n  {mode}  ")), "{mode}: {said}");
+    }
+    Ok(())
+}
+
+/// What a request costs is what docs/dma-figures.json says, and no device that
+/// brings its memory is over its goals.
+#[test]
+fn a_request_costs_what_the_committed_figures_say() -> Result<()> {
+    let _turn = two_at_a_time();
+    let output = xtask(&["dma", "--compare", "--check"])?.output()?;
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("within 3 %"), "{said}");
+    Ok(())
+}
+
 /// A device that works in pages the guest shares: rings and buffers that are
 /// not shared, a ring that both look at, a slot that is rewritten, a page that
 /// is taken away.

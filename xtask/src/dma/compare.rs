@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::DmaOptions;
 use super::cost::Measured;
 use super::modes::Mode;
-use super::table;
+use super::{report, table};
 use crate::build::{self, Images, Variant};
 use crate::qemu::{self, End, Machine};
 use crate::story::{self, Config};
@@ -43,12 +43,13 @@ pub(super) fn run(
 ) -> Result<Outcome> {
     let file = workspace.root.join(FIGURES);
     // Before it is measured for minutes.
+    options.report.as_deref().map_or(Ok(()), report::prepare)?;
     let committed = if options.check || options.write { read(&file, options.write)? } else { None };
     setup::run()?;
     let images = build::images_of(workspace, Variant::Profiled)?;
     let mut systems = Vec::new();
     for mode in modes.iter().filter(|mode| mode.words.is_some()) {
-        let Some(measured) = measure(workspace, &images, mode)? else {
+        let Some(measured) = measure(workspace, &images, mode, options.report.is_some())? else {
             return Ok(Outcome::Interrupted);
         };
         systems.push(measured);
@@ -57,6 +58,10 @@ pub(super) fn run(
     table::print(&figures.systems, modes);
     if let Some(path) = &options.json {
         write(path, &figures)?;
+    }
+    if let Some(path) = options.report.as_deref() {
+        report::write(path, &figures.systems, modes)?;
+        anstream::println!("\n  report: {}", path.display());
     }
     if options.write {
         write(&file, &merged(committed, &figures))?;
@@ -103,13 +108,19 @@ fn over_goal(system: &Measured) -> Vec<String> {
     over
 }
 
-/// Boots one system; `None` after Ctrl-C.
-fn measure(workspace: &Workspace, images: &Images, mode: &Mode) -> Result<Option<Measured>> {
+/// Boots one system, with the map of what the host can see if that is wanted;
+/// `None` after Ctrl-C.
+fn measure(
+    workspace: &Workspace,
+    images: &Images,
+    mode: &Mode,
+    map: bool,
+) -> Result<Option<Measured>> {
     let cpu = "cortex-a72,cntfrq=1000000000".to_owned();
     let config = Config {
         machine: Machine { cpu, cpus: 1, icount: true, ..Machine::default() },
         scenario: "dma".into(),
-        words: format!("mode={} part=measure", mode.name),
+        words: format!("mode={} part=measure{}", mode.name, if map { " map=yes" } else { "" }),
         reserves: false,
         ..Config::new(&format!("dma-{}", mode.name))
     };
@@ -144,9 +155,13 @@ fn write(file: &Path, figures: &Figures) -> Result<()> {
     std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// The committed figures with these in the place of their own systems'.
+/// The committed figures with these in the place of their own systems', without
+/// what is not compared.
 fn merged(committed: Option<Figures>, measured: &Figures) -> Figures {
     let mut systems = committed.map_or_else(Vec::new, |figures| figures.systems);
+    let mut measured = measured.clone();
+    let seen = measured.systems.iter_mut().flat_map(|system| &mut system.exposure);
+    seen.for_each(|seen| seen.pages.clear());
     for new in &measured.systems {
         match systems.iter_mut().find(|old| old.mode == new.mode) {
             Some(old) => old.clone_from(new),

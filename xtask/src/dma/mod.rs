@@ -7,11 +7,13 @@
 //! | `cost` | from console lines to the figures of a request |
 //! | `compare` | measuring all, and comparing with the committed figures |
 //! | `table` | the figures on a terminal |
+//! | `report` | the figures as a page, with charts and the ownership map |
 
 mod compare;
 mod cost;
 mod judge;
 mod modes;
+mod report;
 mod table;
 
 use std::path::PathBuf;
@@ -28,7 +30,7 @@ use judge::{Shown, Verdict};
 use modes::{MODES, Mode};
 
 /// `dma`'s options.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct DmaOptions {
     /// Systems, as bounce-bar; all if none
     #[arg(value_name = "MODE")]
@@ -48,6 +50,11 @@ pub struct DmaOptions {
     /// by more than 3 %
     #[arg(long, requires = "compare")]
     pub check: bool,
+    /// Write a page of HTML with charts, and whose each page of the guest's is,
+    /// to FILE [default: target/bouncer/dma.html]
+    #[arg(long, value_name = "FILE", requires = "compare", num_args = 0..=1,
+        default_missing_value = "target/bouncer/dma.html")]
+    pub report: Option<PathBuf>,
     /// Write the figures to docs/dma-figures.json
     #[arg(long, requires = "compare", conflicts_with = "check")]
     pub write: bool,

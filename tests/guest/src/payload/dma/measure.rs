@@ -73,24 +73,27 @@ pub(super) fn all(machine: &Machine, mode: &str) -> bool {
     // SAFETY: spare RAM at its near end, which nothing else uses; the devices'
     // pages are at its far end.
     let memory = unsafe { core::slice::from_raw_parts_mut(start as *mut u8, BYTES) };
+    let mapped = machine.argument("map").is_some();
     match opened.contract.dma {
         Dma::Bounce(_) | Dma::Memory(_) => {
-            run::<BounceHal<0>>(opened, kick, memory, || bounce_hal::counters(0).0)
+            run::<BounceHal<0>>(opened, kick, memory, || bounce_hal::counters(0).0, mapped)
         }
-        Dma::Table => run::<IommuHal<0>>(opened, kick, memory, || iommu_hal::copied(0)),
-        Dma::Direct => run::<DirectHal>(opened, kick, memory, Counters::default),
+        Dma::Table => run::<IommuHal<0>>(opened, kick, memory, || iommu_hal::copied(0), mapped),
+        Dma::Direct => run::<DirectHal>(opened, kick, memory, Counters::default, mapped),
         Dma::SharedPages | Dma::ForcedBounce => {
-            run::<ShareHal<0>>(opened, kick, memory, || share_hal::counters(0))
+            run::<ShareHal<0>>(opened, kick, memory, || share_hal::counters(0), mapped)
         }
     }
 }
 
-/// Drives the disk through `H`, whose counters are `copied`.
+/// Drives the disk through `H`, whose counters are `copied`; in the end draws
+/// the map if that is wanted.
 pub(super) fn run<H: Hal>(
     opened: Opened,
     kick: usize,
     memory: &mut [u8],
     copied: impl Fn() -> Counters,
+    mapped: bool,
 ) -> bool {
     let plug = opened.transport.plug();
     let disk = match VirtIOBlk::<H, CheckedTransport>::new(opened.transport) {
@@ -106,6 +109,21 @@ pub(super) fn run<H: Hal>(
     case(&mut load, 0, None, &copied)
         && (1..).zip(cases()).all(|(number, case_)| case(&mut load, number, Some(case_), &copied))
         && SIZES.into_iter().take(2).all(|bytes| exposure(&mut load, bytes))
+        && (!mapped || map(&mut load))
+}
+
+/// Which pages the host can see at each step of sixteen reads of 4 KiB: before,
+/// with each that is mapped, with all, and with each that is back.
+fn map<H: Hal>(load: &mut Load<'_, H>) -> bool {
+    let mut step = 0;
+    let mut look = |when| {
+        if when != When::Back {
+            ask(Deed::Map, step);
+            step += 1;
+        }
+    };
+    look(When::Changed);
+    load.batch(DEPTH, 4 << 10, |_| false, &mut look)
 }
 
 fn cases() -> impl Iterator<Item = (usize, usize)> {

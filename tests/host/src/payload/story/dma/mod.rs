@@ -109,6 +109,9 @@ impl Stage<'_> {
         if measured {
             let more = if dma == "shared-each" { MORE_FOR_EACH } else { MORE };
             bootargs += &format!(" pages={}", PAGES + more);
+            if rt::dt::argument(self.machine.command_line, "map").is_some() {
+                bootargs += " map=yes";
+            }
         }
         // Behind a table it is the most that may be mapped.
         let device_pages = if measured && mode.policy == IOMMU { BUDGET } else { PAGES };
