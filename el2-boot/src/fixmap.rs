@@ -157,11 +157,12 @@ pub(crate) fn read(stage1: &Stage1, frame: Pfn, visit: &mut dyn FnMut(&[u8])) {
 
 /// Hands words of a frame that somebody else may be writing to `visit`, each
 /// read once, until it returns false.
+#[inline(always)]
 pub(crate) fn read_words(
     stage1: &Stage1,
     frame: Pfn,
     mut indices: Range<usize>,
-    visit: &mut dyn FnMut(usize, u64) -> bool,
+    mut visit: impl FnMut(usize, u64) -> bool,
 ) {
     let mapped = Mapped::new(stage1, PfnRange::one(frame));
     indices.all(|index| {

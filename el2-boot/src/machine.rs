@@ -114,11 +114,12 @@ impl Machine for Cpus {
         fixmap::write(&self.stage1, frame, word);
     }
 
+    #[inline(always)]
     fn read_guest_words(
         &self,
         frame: Pfn,
         indices: Range<usize>,
-        visit: &mut dyn FnMut(usize, u64) -> bool,
+        visit: impl FnMut(usize, u64) -> bool,
     ) {
         fixmap::read_words(&self.stage1, frame, indices, visit);
     }

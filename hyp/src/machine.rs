@@ -178,7 +178,7 @@ pub trait Machine: Sync {
         &self,
         frame: Pfn,
         indices: Range<usize>,
-        visit: &mut dyn FnMut(usize, u64) -> bool,
+        visit: impl FnMut(usize, u64) -> bool,
     );
 
     /// Writes a whole frame: word `index` becomes `word(index)`, as 64 bits

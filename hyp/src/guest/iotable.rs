@@ -14,7 +14,9 @@ use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Gfn, GfnRange, Pfn, aligned_frame_num
 use crate::error::Error;
 use crate::layout::{APERTURE, APERTURE_SIZE};
 use crate::machine::Machine;
-use crate::memory::{DmaWindow, GuestMemory, HostMemory, PART_PAGES, Refreshed, Stop, View};
+use crate::memory::{
+    DmaWindow, FEW_PAGES, GuestMemory, HostMemory, PART_PAGES, Refreshed, Stop, View,
+};
 use crate::stats::VmCounter;
 
 use super::exposure::HostExit;
@@ -185,7 +187,14 @@ fn refresh<M: Machine>(
         }
         Some((index, last)) => (start.max(index * WORDS), end.min((index + 1) * WORDS), last),
     };
-    let mut wanted = [View::NOTHING; PART_PAGES];
+    let (mut few, mut many);
+    let wanted: &mut [View] = if to - from <= FEW_PAGES as u64 {
+        few = [View::NOTHING; FEW_PAGES];
+        &mut few
+    } else {
+        many = [View::NOTHING; PART_PAGES];
+        &mut many
+    };
     let wanted = wanted.get_mut(..(to - from) as usize).ok_or(Error::InvalidParameter)?;
     if let Some(last) = last {
         let last = tables.enter(last)?;
@@ -223,7 +232,7 @@ impl<M: Machine> Tables<'_, M> {
     /// Where a word of the first level leads.
     fn word(&self, table: Pfn, index: u64) -> Result<Option<Gfn>, Error> {
         let mut copy = 0;
-        self.m.read_guest_words(table, index as usize..index as usize + 1, &mut |_, word| {
+        self.m.read_guest_words(table, index as usize..index as usize + 1, |_, word| {
             copy = word;
             true
         });
@@ -251,7 +260,7 @@ impl<M: Machine> Tables<'_, M> {
         };
         let mut words = (start / WORDS) as usize..end.div_ceil(WORDS) as usize;
         match middle {
-            Some(middle) => self.m.read_guest_words(middle, words, &mut look),
+            Some(middle) => self.m.read_guest_words(middle, words, look),
             None => _ = words.all(|index| look(index, 0)),
         }
         found
@@ -261,11 +270,14 @@ impl<M: Machine> Tables<'_, M> {
     fn pages(&self, table: Pfn, from: u64, wanted: &mut [View]) -> Result<(), Error> {
         let from = from as usize;
         let mut result = Ok(());
-        self.m.read_guest_words(table, from..from + wanted.len(), &mut |index, word| {
-            match (leads_to(word, WRITABLE), wanted.get_mut(index - from)) {
-                (Ok(Some(page)), Some(view)) => *view = View::of_guest(page, word & WRITABLE != 0),
-                (Ok(_), _) => {}
-                (Err(error), _) => result = Err(error),
+        let words = from..from + wanted.len();
+        let mut wanted = wanted.iter_mut();
+        self.m.read_guest_words(table, words, |_, word| {
+            let Some(view) = wanted.next() else { return false };
+            match leads_to(word, WRITABLE) {
+                Ok(Some(page)) => *view = View::of_guest(page, word & WRITABLE != 0),
+                Ok(None) => {}
+                Err(error) => result = Err(error),
             }
             result.is_ok()
         });
@@ -278,6 +290,7 @@ impl<M: Machine> Tables<'_, M> {
 /// # Errors
 /// [`Error::InvalidParameter`] if a bit is set that means nothing here: of a
 /// word that is not valid, any.
+#[inline(always)]
 fn leads_to(word: u64, rights: u64) -> Result<Option<Gfn>, Error> {
     if word == 0 {
         return Ok(None);

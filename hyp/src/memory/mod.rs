@@ -57,6 +57,7 @@ pub use donate::Contents;
 pub use frame::{Counts, FrameEntry, GuestId, Owner, PageState};
 pub use guest::{GuestMemory, SharedPlace};
 pub use share::TakenBack;
+pub(crate) use window::FEW_PAGES;
 pub use window::{DmaWindow, PART_PAGES, Refreshed, Stop, View, WINDOWS};
 
 use crate::abi;

@@ -39,6 +39,8 @@ const _: () = assert!(
 );
 /// Most pages that one step changes: those of one table.
 pub const PART_PAGES: usize = 512;
+/// A step that is no longer does not clear room for so many first.
+pub(crate) const FEW_PAGES: usize = 16;
 
 /// The guest whose window is there, if it is a place for one.
 pub(super) fn owner_at(gfn: Gfn) -> Option<GuestId> {
@@ -255,21 +257,30 @@ impl HostMemory<'_> {
         let gfns = window.range(page, wanted.len())?;
 
         // What changes: of what stays as it is, nothing is left in either.
-        let mut was = [View::NOTHING; PART_PAGES];
+        let (mut few, mut many);
+        let was: &mut [View] = if wanted.len() <= FEW_PAGES {
+            few = [View::NOTHING; FEW_PAGES];
+            &mut few
+        } else {
+            many = [View::NOTHING; PART_PAGES];
+            &mut many
+        };
         let was = was.get_mut(..wanted.len()).ok_or(Error::InvalidParameter)?;
-        let (mut pages, mut now) = (Cursor::default(), Cursor::default());
+        window.stage2.for_each_leaf(m, gfns, |index, leaf| {
+            if let Some(was) = was.get_mut(index) {
+                *was = View::new(leaf.pfn.number(), leaf.attributes.is_writable());
+            }
+        });
+        let mut pages = Cursor::default();
         let mut done = Refreshed::default();
         let mut wants = false;
-        for ((gfn, wanted), was) in gfns.iter().zip(wanted.iter_mut()).zip(was.iter_mut()) {
+        for (wanted, was) in wanted.iter_mut().zip(was.iter_mut()) {
             if let Some(page) = wanted.frame().and_then(Gfn::new) {
                 if !ram.contains(page) {
                     return Err(Error::InvalidParameter.into());
                 }
                 let leaf = pages.page(m, stage2, page).ok_or(Stop::NoFrame(page))?;
                 *wanted = View::new(leaf.pfn.number(), wanted.is(View::WRITABLE));
-            }
-            if let Some(leaf) = now.page(m, &window.stage2, gfn) {
-                *was = View::new(leaf.pfn.number(), leaf.attributes.is_writable());
             }
             if *was == *wanted {
                 (*was, *wanted) = (View::NOTHING, View::NOTHING);
@@ -285,7 +296,10 @@ impl HostMemory<'_> {
                 return Err(Stop::NoTables);
             }
         }
-        self.move_pins(party, was, wanted, room, &mut done)?;
+        if done.unmapped == 0 && !wants {
+            return Ok(done);
+        }
+        let fresh = self.move_pins(party, was, wanted, room, &mut done)?;
 
         let mut broken = Broken::new();
         for_each_stretch(was, |from, count| {
@@ -297,7 +311,7 @@ impl HostMemory<'_> {
         // has gone, and what was written past the caches goes with it.
         for_each_run(was, |_, run, _| fix_coherency(m, run));
         for_each_run(wanted, |from, run, view| {
-            if view.is(View::FRESH) {
+            if fresh || view.is(View::FRESH) {
                 fix_coherency(m, run);
             }
             let mapping = mapping(part(gfns, from, run.count()), run.start(), view.attributes());
@@ -313,6 +327,8 @@ impl HostMemory<'_> {
     /// The last step of prepare, and the first of commit: pins of what is
     /// unmapped go, then each page to be mapped gets one, until there is no
     /// more `room`. The rest is left out, and is nothing in `wanted` afterwards.
+    /// True if every frame to be mapped was the guest's alone before; if not,
+    /// the views say it of theirs.
     fn move_pins(
         &mut self,
         party: Owner,
@@ -320,10 +336,30 @@ impl HostMemory<'_> {
         wanted: &mut [View],
         room: u64,
         done: &mut Refreshed,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let frames = &mut self.frames;
-        for frame in was.iter().filter_map(|view| view.pfn()) {
-            frames.set(frame, frames.get(frame).out_of_window());
+        let own = FrameEntry::owned(party);
+        let once = own.into_window(party).ok_or(Error::Denied)?;
+        // Nearly always: neighbours that have one mapping, and neighbours that
+        // have none.
+        for_each_run(was, |_, run, _| {
+            if frames.require(run, once).is_ok() {
+                return frames.change(run, once, own);
+            }
+            for frame in run.iter() {
+                frames.set(frame, frames.get(frame).out_of_window());
+            }
+        });
+        let (mut plain, mut count, mut end) = (true, 0, 0);
+        for_each_run(wanted, |_, run, _| {
+            // In ascending order none is there twice.
+            plain &= run.start().number() >= end && frames.require(run, own).is_ok();
+            (count, end) = (count + run.count(), run.end());
+        });
+        if plain && count <= room {
+            for_each_run(wanted, |_, run, _| frames.change(run, own, once));
+            done.mapped = count;
+            return Ok(true);
         }
         let taken: Result<(), Error> = wanted.iter_mut().try_for_each(|view| {
             let Some(frame) = view.pfn() else { return Ok(()) };
@@ -351,7 +387,7 @@ impl HostMemory<'_> {
                 frames.set(frame, entry.into_window(party).unwrap_or(entry));
             }
         }
-        taken
+        taken.map(|()| false)
     }
 
     /// Unmaps what there is in the first 2 MiB of a window that have something.
@@ -417,8 +453,10 @@ fn for_each_stretch(views: &[View], mut visit: impl FnMut(u64, u64)) {
 /// page, the frames, how.
 fn for_each_run(views: &[View], mut visit: impl FnMut(u64, PfnRange, View)) {
     let mut at = 0;
-    // Flags are above all frame numbers: the sum changes none.
-    for run in views.chunk_by(|a, b| b.is(View::PRESENT) && a.0 + 1 == b.0) {
+    // Flags are above all frame numbers: the sum changes none. What is nothing
+    // is one run, too.
+    let goes_on = |a: &View, b: &View| b.0 == a.0 + u32::from(a.is(View::PRESENT));
+    for run in views.chunk_by(|a, b| goes_on(a, b)) {
         let count = run.len() as u64;
         if let Some((view, frame)) = run.first().and_then(|view| Some((*view, view.frame()?)))
             && let Ok(frames) = PfnRange::new(frame, count)

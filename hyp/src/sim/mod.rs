@@ -303,7 +303,7 @@ impl Machine for SimMachine {
         &self,
         frame: Pfn,
         mut indices: core::ops::Range<usize>,
-        visit: &mut dyn FnMut(usize, u64) -> bool,
+        mut visit: impl FnMut(usize, u64) -> bool,
     ) {
         indices.all(|index| {
             // Memory is unlocked again before `visit` looks at tables.

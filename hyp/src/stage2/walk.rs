@@ -163,6 +163,25 @@ impl Stage2 {
         run.map_or(Ok(()), visit)
     }
 
+    /// Visits what is mapped in a range that is translated by one table of
+    /// pages, with its number in the range.
+    pub(crate) fn for_each_leaf(
+        &self,
+        m: &impl Machine,
+        range: GfnRange,
+        mut visit: impl FnMut(usize, Leaf),
+    ) {
+        let Some(table) = self.table_at(m, PAGE_LEVEL, range.start()) else { return };
+        let (start, end) = numbers(range);
+        let entries = page_entries(start, end);
+        let first_entry = entries.start;
+        read_run(m, table, entries, |index, entry| {
+            if let Entry::Leaf { first, attributes } = entry.decode(PAGE_LEVEL) {
+                visit(index - first_entry, Leaf { pfn: first, attributes });
+            }
+        });
+    }
+
     /// Visits every mapped page of the range; used where holes are normal.
     /// Only for page-level address spaces (a guest's).
     pub(crate) fn for_each_page(

@@ -8,7 +8,7 @@
 
 use crate::iotable::{IoTable, TablePages};
 use crate::lending::PAGE;
-use crate::runs::{Fit, Runs};
+use crate::runs::Runs;
 
 /// What one REFRESH did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +94,7 @@ impl<P: TablePages, C: Refresh> Domain<P, C> {
     pub fn new(tables: P, calls: C, (first, pages): (u64, u64)) -> Option<Self> {
         let table = IoTable::new(tables)?;
         let numbers = first / BYTES..first / BYTES + pages;
-        let addresses = Runs::new(numbers, Fit::Next);
+        let addresses = Runs::new(numbers);
         let counters = Counters::default();
         Some(Self { table, calls, addresses, aperture: (first, pages), counters })
     }

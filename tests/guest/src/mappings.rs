@@ -13,7 +13,7 @@
 use crate::iommu::{Domain, Refresh};
 use crate::iotable::TablePages;
 use crate::lending::PAGE;
-use crate::runs::{Fit, Runs};
+use crate::runs::Runs;
 use crate::slots::{Counters, Direction, Slots};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -24,7 +24,7 @@ use core::ptr::NonNull;
 pub enum Mode {
     /// At once: a call to map and one to unmap.
     Strict,
-    /// When [`QUEUE`] pages wait, for all of them. Until then the device still
+    /// When up to [`QUEUE`] pages wait, for all of them. Until then the device still
     /// sees them, so they are in quarantine: nobody gets them, and what the
     /// device did to them meanwhile is wiped before anybody does.
     Lazy,
@@ -35,8 +35,9 @@ pub enum Mode {
     Kept,
 }
 
-/// Pages in quarantine before they are told of.
-pub const QUEUE: usize = 32;
+/// Most pages in quarantine before they are told of, as many as Linux has in a
+/// queue (IOVA_FQ_SIZE); in a small arena half of that.
+pub const QUEUE: u64 = 256;
 
 /// Pages set aside for a device: where this program finds them and what their
 /// guest physical address is.
@@ -110,7 +111,7 @@ impl<P: TablePages, C: Refresh> Mappings<P, C> {
         pool: u64,
     ) -> Option<Self> {
         let first = arena.ipa / BYTES;
-        let mut free = Runs::new(first..first + arena.pages, Fit::First);
+        let mut free = Runs::new(first..first + arena.pages);
         let page = free.take(pool)? * BYTES;
         // SAFETY: the caller's promise.
         unsafe { core::ptr::write_bytes(arena.base, 0, arena.pages as usize * PAGE) };
@@ -290,7 +291,7 @@ impl<P: TablePages, C: Refresh> Mappings<P, C> {
         self.quarantine.push(piece);
         let stale: u64 = self.quarantine.iter().map(|piece| piece.count).sum();
         self.used.stale = self.used.stale.max(stale);
-        stale < QUEUE as u64 || self.flush()
+        stale < QUEUE.min(self.arena.pages / 2) || self.flush()
     }
 
     /// Tells of everything in quarantine and lets it out, wiped. False if the
@@ -456,11 +457,13 @@ mod tests {
         let mut kept = Guest::new(Mode::Kept, 100);
         assert_eq!(request(&mut kept, Direction::FromDevice).0, 0);
         let mut lazy = Guest::new(Mode::Lazy, 100);
-        let calls: u64 = (0..QUEUE).map(|_| request(&mut lazy, Direction::FromDevice).0).sum();
+        // Half of the arena is in quarantine then.
+        let half = PAGES as u64 / 2;
+        let calls: u64 = (0..half).map(|_| request(&mut lazy, Direction::FromDevice).0).sum();
         // What is in use, and the empty rest of the aperture.
-        assert_eq!(calls, QUEUE as u64 + 2);
+        assert_eq!(calls, half + 2);
         assert_eq!(lazy.mappings.domain.counters.global, 1);
-        assert_eq!(lazy.mappings.used().stale, QUEUE as u64);
+        assert_eq!(lazy.mappings.used().stale, half);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::call::Call;
 use crate::host::has_window;
+use crate::iotable::Table;
 use crate::state::{Device, Page, Stage, State, Vcpu, Vm, one_call, range};
 use hyp::abi::{self, host as id};
 use hyp::addr::FRAME_SHIFT;
@@ -124,7 +125,9 @@ pub fn commit(
             // With a table there is a budget of the guest's pages, and no own.
             let own = if has_window(a3) { 0 } else { a4 };
             let pages = vec![None; own as usize];
-            vm.devices.push(Device { kind: a2, queues: a5 & 0xffff, pages, window: None });
+            let queues = a5 & 0xffff;
+            let table = has_window(a3).then_some(Table { budget: a4, root: None });
+            vm.devices.push(Device { kind: a2, queues, pages, window: None, table });
             expect("device", [index, 0, 0])
         }
         id::DEVICE_CONFIG | id::DEVICE_INTERRUPT | id::DEVICE_FAIL | id::UART_LINE => {

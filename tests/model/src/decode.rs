@@ -5,6 +5,7 @@ use crate::event::{Event, FrameName, HostAction, HostCall, Instruction, IpaName,
 use crate::machine::{CPUS, VM_SLOTS};
 use arbitrary::{Arbitrary, Result, Unstructured};
 use hyp::abi::{self, guest, host, rsi};
+use hyp::layout;
 use hyp::psci::function as psci;
 
 type Bytes<'a, 'b> = &'a mut Unstructured<'b>;
@@ -233,7 +234,6 @@ fn instruction(u: Bytes<'_, '_>) -> Result<Instruction> {
                 13 | 14 => *u.choose(&power)?,
                 _ => 0xc600_0000 | u.int_in_range(0..=0x120u32)?,
             };
-            let function = if is_about_tables(function) { guest::UID } else { function };
             let dirty = if u.ratio(1, 32)? { u.arbitrary::<u64>()? << 32 } else { 0 };
             Instruction::Hvc {
                 function: u64::from(function) | dirty,
@@ -275,17 +275,33 @@ fn instruction(u: Bytes<'_, '_>) -> Result<Instruction> {
             write: if u.arbitrary()? { Some(u.arbitrary()?) } else { None },
         },
         27 => Instruction::Wait,
-        28 | 29 => Instruction::Interrupt,
+        28 => Instruction::Interrupt,
+        29 => tables(u)?,
         30 => Instruction::Smc(unmeasured(u.arbitrary()?).into()),
         31..=38 => realm(u)?,
         _ => Instruction::Syndrome(u.arbitrary()?),
     })
 }
 
-/// I/O tables are a guest's memory, which the model does not know. They have a
-/// walk of their own (`hyp::sim::walk::iotable`).
-fn is_about_tables(function: u32) -> bool {
-    matches!(function, guest::IOTABLE_SET | guest::REFRESH | guest::IOTABLE_INFO)
+/// A call about a device's I/O table.
+fn tables(u: Bytes<'_, '_>) -> Result<Instruction> {
+    let function = *u.choose(&[
+        guest::IOTABLE_SET,
+        guest::IOTABLE_SET,
+        guest::REFRESH,
+        guest::REFRESH,
+        guest::IOTABLE_INFO,
+    ])?;
+    let page = u.int_in_range(0..=17u64)? * 0x1000;
+    let place = match (u.int_in_range(0..=9u8)?, function) {
+        (0, _) => edge(u)?,
+        (1, _) => 0,
+        (_, guest::REFRESH) => layout::APERTURE + page,
+        _ => layout::RAM + page,
+    };
+    let pages = if u.ratio(1, 4)? { 1 << 18 } else { small(u, 3)? };
+    let arguments = (IpaName::Raw(small(u, 1)?), place, pages);
+    Ok(Instruction::Hvc { function: function.into(), immediate: 0, arguments })
 }
 
 /// Not a call about measurements: their values are not the model's to know.

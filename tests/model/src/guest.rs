@@ -5,6 +5,7 @@ use crate::commit::{comes_back, rewritten, start};
 use crate::expected::{Exit, Expected, Next, gone};
 use crate::fault::{DATA, Place, place};
 use crate::firmware::{arch_features, features};
+use crate::iotable;
 use crate::state::{Page, Stage, State, Vcpu, Vm, one_call, range};
 use hyp::abi::{exit, guest as id};
 use hyp::addr::{FRAME_SHIFT, FRAME_SIZE};
@@ -26,6 +27,9 @@ pub fn hvc(state: &mut State, slot: u8, index: usize, immediate: u16) -> Expecte
         return refuse(Error::NotSupported);
     };
     if let Some(expected) = power(state, &vm, vcpu, function, [a1, a2, a3]) {
+        return expected;
+    }
+    if let Some(expected) = iotable::call(state, &vm, vcpu, function, [a1, a2, a3]) {
         return expected;
     }
     match function {

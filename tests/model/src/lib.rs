@@ -14,6 +14,7 @@
 //! | `firmware` | its SMCs |
 //! | `guest`, `fault`, `expected` | a guest's traps: what may come of them |
 //! | `realm` | the calls of a guest that speaks RSI |
+//! | `iotable` | its calls about I/O tables |
 //! | `abstraction`, `tables` | frame table, page tables and VMs → abstract state |
 //! | `compared` | what has to be compared after a step |
 //! | `adopt` | choices that are EL2's, within limits |
@@ -40,6 +41,7 @@ pub mod heap;
 pub mod host;
 mod host_access;
 mod host_turn;
+pub mod iotable;
 pub mod machine;
 pub mod names;
 pub mod ownership;

@@ -5,6 +5,7 @@
 //! frames are.
 
 use crate::frame_set::FrameSet;
+use crate::iotable::Table;
 use hyp::abi;
 use hyp::addr::{FRAME_LIMIT, FRAME_SHIFT};
 use hyp::layout;
@@ -72,6 +73,8 @@ pub struct Device {
     pub pages: Vec<Option<u64>>,
     /// Where the guest has put it: guest frames.
     pub window: Option<(u64, u64)>,
+    /// With the policy shadow-iommu, its table.
+    pub table: Option<Table>,
 }
 
 /// A VM.

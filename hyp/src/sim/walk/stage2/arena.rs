@@ -171,7 +171,7 @@ impl Machine for Arena {
     fn read_frame(&self, _frame: Pfn, _visit: &mut dyn FnMut(&[u8])) {
         not_stage2s()
     }
-    fn read_guest_words(&self, _: Pfn, _: Range<usize>, _: &mut dyn FnMut(usize, u64) -> bool) {
+    fn read_guest_words(&self, _: Pfn, _: Range<usize>, _: impl FnMut(usize, u64) -> bool) {
         not_stage2s()
     }
 
