@@ -151,7 +151,7 @@ fn a_realm_shares_one_page_at_most_and_rebinds_in_the_middle_of_io() -> Result<(
     let output = script("bounce-realm", &commands, &words)?;
     assert_eq!(output.status.code(), Some(7), "{}", said(&output));
     let digest = hex(&Sha256::digest(vec![0; DISK]));
-    let wanted = format!("in use\n{digest}\nsent\n16\n6\n0\n");
+    let wanted = format!("in use\n{digest}\nsent\n16\n3\n0\n");
     assert_eq!(String::from_utf8_lossy(&output.stdout), wanted, "{}", said(&output));
     let shared = counter(&output, "pages_shared")?;
     ensure!(shared <= 1, "{shared} pages shared: {}", said(&output));
