@@ -170,32 +170,38 @@ const TABLE: Words = Words {
     linux: "no: a driver for these tables would have to be written",
 };
 
+/// Of every kind of host.
+const SAME_DRIVER: Row =
+    row("1.6", Shown, "the same driver with an identity table and without one");
+const BY_CPU: Row = row("cpu", Refused, "the process loads from another one's page");
+const KERNELS: Row = row("0.4", Refused, "it asks the device for a private page of the kernel's");
+
 /// Of a host whose devices ignore the platform's translation.
 const BYPASS: [Row; 5] = [
     row("1.9a", Shown, "a driver in a process, by physical addresses"),
-    row("1.6", Shown, "the same driver with an identity table and without one"),
-    row("cpu", Refused, "the process loads from another one's page"),
+    SAME_DRIVER,
+    BY_CPU,
     row("1.10", Shown, "the device brings it the bytes all the same"),
-    row("0.4", Refused, "it asks the device for a private page of the kernel's"),
+    KERNELS,
 ];
 
 /// Of one whose devices obey it.
 const PLATFORM: [Row; 6] = [
     row("1.9b", Shown, "a driver in a process, by addresses of a table"),
-    row("1.6", Shown, "the same driver with an identity table and without one"),
-    row("cpu", Refused, "the process loads from another one's page"),
+    SAME_DRIVER,
+    BY_CPU,
     row("1.2", Refused, "the process's driver declines the translation"),
     row("1.10", Refused, "the device is to bring it the bytes"),
-    row("0.4", Refused, "it asks the device for a private page of the kernel's"),
+    KERNELS,
 ];
 
 /// Of one that leaves it to the driver.
 const CHOICE: [Row; 5] = [
     row("1.9c", Shown, "a driver in a process, by addresses of a table"),
-    row("1.6", Shown, "the same driver with an identity table and without one"),
-    row("cpu", Refused, "the process loads from another one's page"),
+    SAME_DRIVER,
+    BY_CPU,
     row("1.10", Shown, "it declines for a moment: the device brings it the bytes"),
-    row("0.4", Refused, "it asks the device for a private page of the kernel's"),
+    KERNELS,
 ];
 
 /// All of them, in the order in which they are shown.
