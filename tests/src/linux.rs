@@ -1,5 +1,5 @@
-//! What the tests with Linux as the guest share: they use it as a user does,
-//! through `cargo xtask run --guest debian`.
+//! What the tests with Linux as the guest, or as the host, share: they use it as
+//! a user does, through `cargo xtask run --guest debian` or `--host debian`.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -43,9 +43,21 @@ pub fn xtask(words: &[&str]) -> Result<Command> {
 /// # Errors
 /// When xtask cannot be built or started.
 pub fn script(test: &str, script: &str, more: &[&str]) -> Result<Output> {
+    script_in("--guest", test, script, more)
+}
+
+/// A script in a Linux host.
+///
+/// # Errors
+/// As [`script`].
+pub fn host_script(test: &str, script: &str, more: &[&str]) -> Result<Output> {
+    script_in("--host", test, script, more)
+}
+
+fn script_in(place: &str, test: &str, script: &str, more: &[&str]) -> Result<Output> {
     let script = file(test, "script.sh", script.as_bytes())?.display().to_string();
     let _turn = two_at_a_time();
-    let words = [["run", "--guest", "debian", "--script", &script].as_slice(), more].concat();
+    let words = [["run", place, "debian", "--script", &script].as_slice(), more].concat();
     Ok(xtask(&words)?.output()?)
 }
 

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cpu;
 use crate::guest::options::{GuestOptions, GuestTask};
+use crate::host::options::HostOptions;
 use crate::qemu::Machine;
 use crate::status;
 use crate::story::{Config, Loader};
@@ -36,7 +37,7 @@ pub enum Task {
     /// bouncer boots, the host comes up deprivileged, a protected guest starts
     /// and works on its disk, and the host's attempts to look inside are
     /// refused and shown, one by one. Exits 0 only if all of it held.
-    #[command(after_help = status::text("Exit status with --guest:", &status::GUESTS, 80))]
+    #[command(after_help = status::text("Exit status with --guest or --host:", &status::GUESTS, 80))]
     Run(RunOptions),
     /// Sets up what is missing and runs every test: unit, simulated machine,
     /// end-to-end on QEMU, lints
@@ -143,6 +144,9 @@ pub struct RunOptions {
     /// Show the console as it is
     #[arg(short, long)]
     pub verbose: bool,
+    /// Linux as the host.
+    #[command(flatten)]
+    pub host: HostOptions,
     /// Linux as the guest.
     #[command(flatten)]
     pub linux: GuestOptions,
@@ -210,7 +214,14 @@ impl RunOptions {
         if self.linux.guest.is_some() && self.loader != Loader::Qemu {
             return Err("--loader is for the story, not for --guest".into());
         }
-        self.linux.check(self.disk.is_some())
+        let others = [
+            ("--json", self.json.is_some()),
+            ("--loader", self.loader != Loader::Qemu),
+            ("--trace", self.trace.is_some()),
+            ("--disk", self.disk.is_some()),
+        ];
+        self.host.check(&self.linux, &others)?;
+        self.linux.check(self.disk.is_some(), self.host.host.is_some())
     }
 
     /// The run these options describe.
@@ -378,6 +389,38 @@ mod tests {
         let guest = run(&["--guest", "debian", "--guest-memory", "2G"]).unwrap();
         assert_eq!(guest.linux.guest_memory, Some(2048));
         assert!(run(&["--guest", "debian", "--guest-memory", "32M"]).is_err());
+    }
+
+    #[test]
+    fn a_linux_host_is_described_completely_or_refused() {
+        let complaint = |words: &[&str]| run(words).unwrap().check().err().unwrap_or_default();
+        for words in [
+            ["--host", "debian"].as_slice(),
+            &["--host", "debian", "--script", "x", "--newest", "--oracle"],
+            &["--host", "debian", "--host-file", "/x=y", "--host-file", "/z=y", "--gdb"],
+            &["--host", "linux", "--kernel", "k", "--initrd", "i", "--append", "quiet"],
+            &["--host", "debian", "--cpus", "8", "--memory", "24G", "--cpu", "max"],
+        ] {
+            assert_eq!(complaint(words), "", "{words:?}");
+        }
+        for (words, wanted) in [
+            (["--host", "debian", "--guest", "debian"].as_slice(), "--host and --guest do not"),
+            (&["--host", "debian", "--json", "x"], "--json is not for --host"),
+            (&["--host", "debian", "--disk", "x"], "--disk is not for --host"),
+            (&["--host", "debian", "--oracle", "--trace", "x"], "--trace is not for --host"),
+            (&["--host", "debian", "--vcpus", "2"], "--vcpus is not for --host"),
+            (&["--host", "debian", "--no-bouncer"], "--no-bouncer is not for --host"),
+            (&["--host", "debian", "--kernel", "k"], "--kernel is for --host linux"),
+            (&["--host", "debian", "--initrd", "k"], "--initrd is for --host linux"),
+            (&["--host", "linux"], "--host linux needs --kernel"),
+            (&["--host", "linux", "--kernel", "k", "--script", "x"], "--script is for --host"),
+            (&["--host", "linux", "--kernel", "k", "--newest"], "--newest is for --host"),
+            (&["--host", "linux", "--kernel", "k", "--host-file", "/x=y"], "--host-file is for"),
+        ] {
+            assert!(complaint(words).starts_with(wanted), "{words:?}: {}", complaint(words));
+        }
+        assert!(run(&["--host", "windows"]).is_err());
+        assert!(run(&["--host-file", "/x=y"]).is_err());
     }
 
     #[test]

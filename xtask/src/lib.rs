@@ -21,6 +21,7 @@ pub mod dma;
 pub mod files;
 pub mod fuzz;
 pub mod guest;
+pub mod host;
 pub mod image;
 pub mod mutants;
 pub mod on_target;

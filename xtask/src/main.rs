@@ -10,8 +10,8 @@ use xtask::cli::{Cli, Task};
 use xtask::term::{BAD, paint};
 use xtask::workspace::Workspace;
 use xtask::{
-    Outcome, Usage, attack, bench, build, check, coverage, dma, files, fuzz, guest, mutants, qemu,
-    run, setup, status, test, trace,
+    Outcome, Usage, attack, bench, build, check, coverage, dma, files, fuzz, guest, host, mutants,
+    qemu, run, setup, status, test, trace,
 };
 
 fn main() -> ExitCode {
@@ -52,6 +52,9 @@ fn act(cli: &Cli) -> Result<Outcome> {
     match &cli.command {
         Task::Setup => setup::run_with_fuzzers()?,
         Task::Guest(task) => return guest::task(&Workspace::find()?, task),
+        Task::Run(options) if options.host.host.is_some() => {
+            return host::run::run(&Workspace::find()?, options);
+        }
         Task::Run(options) if options.linux.guest.is_some() => {
             return guest::run::run(&Workspace::find()?, options);
         }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-/// All held; with `run --guest`, the guest has powered off.
+/// All held; with `run --guest` or `--host`, Linux has powered off.
 pub const PASS: u8 = 0;
 /// A promise or a test failed.
 pub const FAIL: u8 = 1;
@@ -24,7 +24,7 @@ pub const INTERRUPTED: u8 = 130;
 /// A status and when it comes.
 pub struct Row(pub u8, pub &'static str);
 
-/// Of everything but `run --guest`.
+/// Of everything but `run --guest` and `run --host`.
 pub const COMMANDS: [Row; 5] = [
     Row(PASS, "all held"),
     Row(FAIL, "a promise or a test failed"),
@@ -33,7 +33,7 @@ pub const COMMANDS: [Row; 5] = [
     Row(INTERRUPTED, "stopped by Ctrl-C"),
 ];
 
-/// Of `run --guest`. What is not the script's own is 2 or above 122: a script's
+/// Of `run --guest`, and of `run --host`, where the guest is the host. What is not the script's own is 2 or above 122: a script's
 /// own statuses are small numbers.
 pub const GUESTS: [Row; 6] = [
     Row(PASS, "the guest has powered off; of a script or a list of commands: its own status"),

@@ -2,22 +2,22 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::attend::{Finished, Seat, attend};
 use super::disk::Disk;
 use super::lie::Lie;
 use super::options::{Abi, Console, Policy, devices};
-use super::output::{Marks, Sorter};
+use super::output::Marks;
 use super::read;
-use super::screen::{Keyboard, Screen};
-use super::siege::{Marker, Told};
+use super::screen::Keyboard;
+use super::siege::Marker;
 use crate::build::Images;
 use crate::cpio::{newc, newc_around};
 use crate::files;
-use crate::qemu::{Boot, End, Ended, Machine, Module, Qemu, interrupt};
+use crate::qemu::{Boot, End, Machine, Module, Qemu};
 use crate::runs::RunFolder;
 use crate::story::{HOST, RAM, RAMDISK};
 use crate::workspace::Workspace;
@@ -77,23 +77,6 @@ pub struct Ways {
     pub verbose: bool,
 }
 
-/// How a guest ended.
-#[derive(Debug)]
-pub struct Finished {
-    /// How the machine ended.
-    pub end: End,
-    /// The status it told.
-    pub status: Option<u8>,
-    /// Whether it had said that it reboots.
-    pub reboots: bool,
-    /// What the host told of its attempts.
-    pub told: Told,
-    /// The console's last lines.
-    pub tail: Vec<String>,
-    /// Where the console's log is.
-    pub folder: RunFolder,
-}
-
 impl Guest {
     /// The machine's memory in MiB: what the guest and the rest need, or what
     /// was asked for if that is not less.
@@ -151,12 +134,15 @@ impl Guest {
         )
     }
 
-    /// What marks the guest's output, if its init does not.
-    fn marks(&self, otherwise: Marks) -> Marks {
-        match (&self.word, self.keyboard) {
-            (None, _) => otherwise,
-            (Some(word), Keyboard::Keys) => Marks::Person(word.clone()),
-            (Some(word), _) => Marks::Word(word.clone()),
+    /// Where the user sits; `otherwise` marks the guest's output if its init
+    /// does not.
+    fn seat(&self, otherwise: Marks, ways: &Ways) -> Seat {
+        Seat {
+            marks: Marks::of(self.word.as_deref(), self.keyboard, otherwise),
+            keyboard: self.keyboard,
+            // A Debian guest that says nothing resets when its kernel panics.
+            reset_is_end: self.word.is_some(),
+            verbose: ways.verbose,
         }
     }
 
@@ -193,8 +179,11 @@ impl Guest {
             gdb: ways.gdb,
             timeout: self.timeout,
         };
-        let marks = self.marks(Marks::Host);
-        let finished = self.attend(&boot, marks, folder, ways.verbose)?;
+        let seat = self.seat(Marks::Host, ways);
+        let finished = attend(&boot, &seat, folder, |qemu, place, folder| match &self.disk {
+            Some(disk) => save_disk(qemu, disk, place, folder),
+            None => Ok(()),
+        })?;
         finished.folder.forget("ramdisk.cpio");
         Ok(finished)
     }
@@ -243,8 +232,8 @@ impl Guest {
             gdb: None,
             timeout: self.timeout,
         };
-        let marks = self.marks(Marks::None);
-        let finished = self.attend(&boot, marks, folder, ways.verbose)?;
+        let seat = self.seat(Marks::None, ways);
+        let finished = attend(&boot, &seat, folder, |_, _, _| Ok(()))?;
         let ended = finished.end == End::PoweredOff || finished.reboots;
         if let (true, Some(disk)) = (ended, &self.disk) {
             disk.save(&finished.folder.join("disk.img"))?;
@@ -252,54 +241,6 @@ impl Guest {
         ["kernel", "initrd", "disk.img"].iter().for_each(|name| finished.folder.forget(name));
         Ok(finished)
     }
-
-    /// Runs a machine to its end with the user at the guest's console.
-    fn attend(
-        &self,
-        boot: &Boot,
-        marks: Marks,
-        folder: RunFolder,
-        verbose: bool,
-    ) -> Result<Finished> {
-        let log = std::fs::File::create(folder.join("console.log"))?;
-        let (input, keys) = std::io::pipe()?;
-        let behind_bouncer = boot.machine.virtualization;
-        let mut screen = Screen::new(Sorter::new(marks), self.keyboard, keys, log);
-        if verbose {
-            screen.show_lines();
-        }
-        // A Debian guest that says nothing resets when its kernel panics.
-        screen.reset_is_end = self.word.is_some();
-        let place = Rc::clone(&screen.disk);
-        let mut failed = None;
-        let ended = boot.run_attached(
-            input,
-            |bytes| {
-                screen.take(bytes).unwrap_or_else(|error| {
-                    // Nobody can see the guest any more: no use to go on.
-                    failed.get_or_insert(error);
-                    interrupt();
-                    false
-                })
-            },
-            |qemu| match &self.disk {
-                Some(disk) if behind_bouncer => save_disk(qemu, disk, place.get(), &folder),
-                _ => Ok(()),
-            },
-        );
-        screen.finish()?;
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(finished(&ended?, &screen, folder)),
-        }
-    }
-}
-
-fn finished(ended: &Ended, screen: &Screen, folder: RunFolder) -> Finished {
-    let end = if screen.reset && screen.reset_is_end { End::Reset } else { ended.end };
-    let tail = screen.tail().map(str::to_owned).collect();
-    let reboots = screen.reboots;
-    Finished { end, status: screen.status, reboots, told: screen.told.clone(), tail, folder }
 }
 
 /// Takes the guest's disk out of the stopped machine's memory, from where the

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::bounce::{self, Target};
-use super::initramfs::{self, Task};
+use super::initramfs::{self, Extra, Root, Task};
 use super::modules::Module;
 use super::options::Abi;
 use super::pins::{Pins, Role};
@@ -54,19 +54,53 @@ pub fn make(
     let (kernel, modules) = if kind.abi == Abi::Pkvm {
         (pkvm::built(workspace)?, Vec::new())
     } else {
-        let kernel = package(workspace, &pins, Role::Kernel)?;
-        let modules = package(workspace, &pins, Role::Modules)?;
-        let step = Step::new("Unpacking");
-        let kernel = initramfs::kernel(&kernel)?;
-        let modules = initramfs::modules(&modules)?;
-        step.done(&pins.of(Role::Kernel)?.title());
-        (kernel, modules)
+        unpacked(workspace, &pins)?
     };
     // Before the drivers: they shall find their devices usable.
     let own = own.map(|path| Module::new(bounce::NAME, read(&path)?)).transpose()?;
     let modules: Vec<Module> = own.into_iter().chain(modules).collect();
     let busybox = initramfs::busybox(&busybox)?;
-    Ok(Debian { kernel, initrd: initramfs::pack(&busybox, &modules, task, word, marker) })
+    let root = Root {
+        name: "guest",
+        busybox: &busybox,
+        modules: &modules,
+        task,
+        word,
+        marker,
+        files: &[],
+    };
+    Ok(Debian { kernel, initrd: initramfs::pack(&root) })
+}
+
+/// The same kernel as bouncer's host, with further files in its first root
+/// folder; `newest` as in [`Kind`].
+///
+/// # Errors
+/// When a package cannot be fetched or read.
+pub fn host(
+    workspace: &Workspace,
+    newest: bool,
+    task: &Task,
+    word: &str,
+    files: &[Extra],
+) -> Result<Debian> {
+    let pins = chosen(workspace, newest)?;
+    let busybox = initramfs::busybox(&package(workspace, &pins, Role::Busybox)?)?;
+    let (kernel, modules) = unpacked(workspace, &pins)?;
+    let (busybox, modules) = (busybox.as_slice(), modules.as_slice());
+    let root = Root { name: "host", busybox, modules, task, word, marker: None, files };
+    Ok(Debian { kernel, initrd: initramfs::pack(&root) })
+}
+
+/// Debian's kernel and the modules that are wanted.
+fn unpacked(workspace: &Workspace, pins: &Pins) -> Result<(Vec<u8>, Vec<Module>)> {
+    let kernel = package(workspace, pins, Role::Kernel)?;
+    let modules = package(workspace, pins, Role::Modules)?;
+    let step = Step::new("Unpacking");
+    let kernel = initramfs::kernel(&kernel)?;
+    let modules = initramfs::modules(&modules)?;
+    step.done(&pins.of(Role::Kernel)?.title());
+    Ok((kernel, modules))
 }
 
 /// The package of a role; if it cannot be had, what could be instead.

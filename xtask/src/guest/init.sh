@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The first program of a Debian guest: makes the machine usable, says what it
-# is, then runs a script or a shell. Its end is the machine's end.
+# The first program of a Debian guest or host: makes the machine usable, says
+# what it is, then runs a script or a shell. Its end is the machine's end.
 # Where devices bring their own memory even the console waits for this, and the
 # kernel could not open it.
 if [ -e /lib/modules/virtio_bounce.ko ]; then
@@ -17,7 +17,7 @@ mkdir -p /dev/pts
 mount -t devpts pts /dev/pts 2>/dev/null
 mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
-hostname guest
+hostname -F /etc/hostname
 ln -s /bin /usr/bin
 ln -s /proc/mounts /etc/mtab
 
@@ -57,6 +57,9 @@ if [ -n "$neighbour" ]; then
     [ -n "$beside" ] && eval "exec $beside"
     exec nc -ll -p 9000 -e sha256sum
 fi
+
+# What xtask has put in besides, say a driver to load.
+[ -e /etc/bouncer/start ] && . /etc/bouncer/start
 
 # From here on the console belongs to the user: the kernel's lines stay in
 # dmesg. The word in /etc/bouncer/word, made for this run, tells xtask where
@@ -112,7 +115,9 @@ lines) commands sh </dev/console ;;
 esac
 
 kind="an ordinary machine, for all it knows"
-if [ -e $realm ]; then
+if grep -q bouncer, /proc/device-tree/hypervisor/compatible 2>/dev/null; then
+    kind="bouncer's host"
+elif [ -e $realm ]; then
     kind="a realm (RSI): its memory is its own"
 elif dmesg | grep -q 'created restricted DMA pool'; then
     kind="a protected guest (pKVM): its memory is its own"
@@ -127,5 +132,5 @@ disk=
 echo "${disk:-no disk}; ${network:-no network}"
 echo "\`exit\` or \`poweroff\` ends it, Ctrl-] leaves at once"
 cd /root
-PS1='guest:\w# ' setsid cttyhack sh
+PS1="$(hostname):\w# " setsid cttyhack sh
 finish 0

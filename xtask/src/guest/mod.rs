@@ -8,6 +8,7 @@
 //! user's terminal, and [`siege`] tells what came of a host that attacks it.
 
 pub mod archive;
+pub mod attend;
 pub mod bench;
 pub mod boot;
 pub mod bounce;

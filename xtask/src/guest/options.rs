@@ -126,7 +126,8 @@ pub struct GuestOptions {
     /// Otherwise stdin is a list of commands for the guest's shell.
     #[arg(long, value_name = "WHICH", value_enum)]
     pub guest: Option<Which>,
-    /// Run this shell script in the Debian guest, and exit with its status
+    /// Run this shell script in the Debian guest (or --host), and exit with its
+    /// status
     ///
     /// Its output is xtask's output, byte by byte. /dev/stdin or a pipe will
     /// do. The exit statuses are listed below.
@@ -138,7 +139,7 @@ pub struct GuestOptions {
     /// Your initial ramdisk
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// More for the guest kernel's command line
+    /// More for the kernel's command line
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     pub append: Option<String>,
     /// Whose calls the guest speaks with bouncer [default: rsi]
@@ -244,12 +245,38 @@ impl GuestOptions {
         devices(abi, self.policy(), disk, console)
     }
 
+    /// The options that only a guest can have, and whether they were given.
+    fn guests_own(&self) -> [(&'static str, bool); 10] {
+        [
+            ("--abi", self.abi.is_some()),
+            ("--policy", self.policy.is_some()),
+            ("--vcpus", self.vcpus.is_some()),
+            ("--guest-memory", self.guest_memory.is_some()),
+            ("--console", self.console.is_some()),
+            ("--no-bouncer", self.no_bouncer),
+            ("--lives", self.lives.is_some()),
+            ("--kill-in-io", self.kill_in_io),
+            ("--attack", self.attack.is_some()),
+            ("--lie", !self.lie.is_empty()),
+        ]
+    }
+
+    /// An option that was given and that a Linux host has no use for.
+    #[must_use]
+    pub fn only_for_guests(&self) -> Option<(&'static str, bool)> {
+        let more = [
+            ("--without-module", self.without_module),
+            ("--neighbours", self.neighbours.is_some()),
+        ];
+        self.guests_own().into_iter().chain(more).find(|(_, given)| *given)
+    }
+
     /// What does not go together, as clap cannot say it; `disk` says whether
-    /// the guest has one.
+    /// the guest has one, `is_host` whether Linux is the host.
     ///
     /// # Errors
     /// The complaint for the user.
-    pub fn check(&self, disk: bool) -> Result<(), String> {
+    pub fn check(&self, disk: bool, is_host: bool) -> Result<(), String> {
         let there = self.devices(disk);
         if self.guest.is_some() && self.lie.len() > there.len() {
             return Err(match there.len() {
@@ -270,19 +297,7 @@ impl GuestOptions {
             ("--neighbours", self.neighbours.is_some()),
         ];
         let users = [("--kernel", self.kernel.is_some()), ("--initrd", self.initrd.is_some())];
-        let any = [
-            ("--append", self.append.is_some()),
-            ("--abi", self.abi.is_some()),
-            ("--policy", self.policy.is_some()),
-            ("--vcpus", self.vcpus.is_some()),
-            ("--guest-memory", self.guest_memory.is_some()),
-            ("--console", self.console.is_some()),
-            ("--no-bouncer", self.no_bouncer),
-            ("--lives", self.lives.is_some()),
-            ("--kill-in-io", self.kill_in_io),
-            ("--attack", self.attack.is_some()),
-            ("--lie", !self.lie.is_empty()),
-        ];
+        let any = [[("--append", self.append.is_some())].as_slice(), &self.guests_own()].concat();
         let given = |options: &[(&str, bool)]| {
             options.iter().find(|(_, given)| *given).map(|(name, _)| (*name).to_owned())
         };
@@ -312,6 +327,8 @@ impl GuestOptions {
             }
         }
         match self.guest {
+            // Looked at already.
+            None if is_host => Ok(()),
             None => {
                 let all = [debians.as_slice(), &users, &any].concat();
                 given(&all).map_or(Ok(()), |name| Err(format!("{name} needs --guest")))

@@ -16,6 +16,8 @@
 //! A guest of the user's own marks nothing: there the host's lines before and
 //! after it are the frame.
 
+use super::screen::Keyboard;
+
 /// What came on the console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
@@ -47,6 +49,17 @@ pub enum Marks {
 }
 
 impl Marks {
+    /// Those of a Linux whose init has this run's word; `otherwise` for one
+    /// that has none.
+    #[must_use]
+    pub fn of(word: Option<&str>, keyboard: Keyboard, otherwise: Self) -> Self {
+        match (word, keyboard) {
+            (None, _) => otherwise,
+            (Some(word), Keyboard::Keys) => Self::Person(word.to_owned()),
+            (Some(word), _) => Self::Word(word.to_owned()),
+        }
+    }
+
     /// Whether the guest's own output begins behind this line.
     fn begins(&self, line: &[u8]) -> bool {
         let line = String::from_utf8_lossy(line);

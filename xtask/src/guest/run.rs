@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
-use super::boot::{Finished, Guest, Ways};
+use super::attend::Finished;
+use super::boot::{Guest, Ways};
 use super::debian;
 use super::disk::Disk;
 use super::initramfs::Task;
@@ -23,12 +24,16 @@ use crate::term::{BAD, paint};
 use crate::workspace::{Workspace, shown};
 use crate::{Outcome, cpio, files, setup};
 
-/// Most bytes of a kernel, of a ramdisk, and of a script.
+/// Most bytes of a kernel.
 const LARGEST_KERNEL: u64 = 1 << 30;
-const LARGEST_INITRD: u64 = cpio::LARGEST;
+/// Most bytes of a ramdisk.
+pub const LARGEST_INITRD: u64 = cpio::LARGEST;
+/// Most bytes of a script.
 const LARGEST_SCRIPT: u64 = 16 << 20;
 /// How long a script may take if nothing else is said.
-const SCRIPT_LIMIT: Duration = Duration::from_secs(600);
+pub const SCRIPT_LIMIT: Duration = Duration::from_secs(600);
+/// What is said of a guest that reboots on QEMU alone.
+const NO_REBOOT: &str = "the guest wants to reboot; with --no-bouncer that ends the run";
 
 /// `cargo xtask run --guest …`.
 ///
@@ -64,7 +69,7 @@ fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
         guest.boot(workspace, &images, &ways)?
     };
     let log = finished.folder.join("console.log");
-    let outcome = judge(&finished, has_status, &log);
+    let outcome = judge(&finished, has_status, &log, NO_REBOOT);
     let ended = finished.end == End::PoweredOff && (finished.status.is_some() || !has_status);
     let has_host = !options.linux.no_bouncer;
     if ended && has_host && options.linux.attack.is_none() && !finished.told.held() {
@@ -92,12 +97,8 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
     let abi = linux.abi.unwrap_or(Abi::Rsi);
     let console = linux.console.unwrap_or(Console::Pl011);
     let policy = linux.policy();
-    let task = task(linux)?;
-    let keyboard = match &task {
-        Task::Script(_) => Keyboard::None,
-        Task::Shell => Keyboard::Keys,
-        Task::Lines => Keyboard::Stdin,
-    };
+    let task = task(linux.script.as_deref())?;
+    let keyboard = task.keyboard();
     let given = options.timeout.map(Duration::from_secs);
     let timeout = given.or(matches!(task, Task::Script(_)).then_some(SCRIPT_LIMIT));
     // A kernel of the user's makes no marker.
@@ -152,15 +153,23 @@ fn prepare(workspace: &Workspace, options: &RunOptions) -> Result<Guest> {
     })
 }
 
-fn task(linux: &GuestOptions) -> Result<Task> {
-    if let Some(script) = &linux.script {
+/// What the init shall do: run this script, or read commands from where the
+/// user is.
+///
+/// # Errors
+/// When the script cannot be read.
+pub fn task(script: Option<&Path>) -> Result<Task> {
+    if let Some(script) = script {
         return Ok(Task::Script(files::read_stream(script, "script", LARGEST_SCRIPT)?));
     }
     Ok(if terminal::is_interactive() { Task::Shell } else { Task::Lines })
 }
 
 /// Reads a kernel, or says why it is none.
-fn image(path: &Path) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// When it is none, too large, or cannot be read.
+pub fn image(path: &Path) -> Result<Vec<u8>> {
     let kernel = files::read(path, "kernel", LARGEST_KERNEL)?;
     if kernel.get(56..60) == Some(b"ARM\x64") {
         return Ok(kernel);
@@ -175,10 +184,22 @@ fn image(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// The kernel's command line. A kernel that panics resets, which ends the
-/// run; the terminal's kind and size reach the init as its environment.
+/// The guest kernel's command line.
 fn command_line(console: Console, linux: &GuestOptions, task: &Task) -> String {
-    let mut words = vec![format!("console={}", console.device()), "panic=-1".to_owned()];
+    let mut words = vec![base_words(console.device(), task)];
+    if linux.guest == Some(Which::Debian) {
+        words.extend(memory::words(linux.memory()).map(str::to_owned));
+        words.extend(linux.policy_words().map(str::to_owned));
+    }
+    words.extend(linux.append.clone());
+    words.join(" ")
+}
+
+/// What every kernel is told. One that panics resets, which ends the run; the
+/// terminal's kind and size reach the init as its environment.
+#[must_use]
+pub fn base_words(console: &str, task: &Task) -> String {
+    let mut words = vec![format!("console={console}"), "panic=-1".to_owned()];
     if *task == Task::Shell {
         let term = std::env::var("TERM").unwrap_or_default();
         if !term.is_empty() && term.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
@@ -188,11 +209,6 @@ fn command_line(console: Console, linux: &GuestOptions, task: &Task) -> String {
             words.push(format!("LINES={rows} COLUMNS={columns}"));
         }
     }
-    if linux.guest == Some(Which::Debian) {
-        words.extend(memory::words(linux.memory()).map(str::to_owned));
-        words.extend(linux.policy_words().map(str::to_owned));
-    }
-    words.extend(linux.append.clone());
     words.join(" ")
 }
 
@@ -203,15 +219,16 @@ pub fn word() -> String {
     format!("guest-{:x}-{:x}", now.as_nanos(), std::process::id())
 }
 
-/// The run's outcome; tells why if it is not a good one.
-fn judge(finished: &Finished, has_status: bool, log: &Path) -> Outcome {
+/// The run's outcome; tells why if it is not a good one. `reboots` is said of a
+/// reboot that somebody wanted.
+pub fn judge(finished: &Finished, has_status: bool, log: &Path, reboots: &str) -> Outcome {
     match (finished.end, finished.status) {
         (End::Interrupted, _) => return Outcome::Interrupted,
         (End::PoweredOff, Some(status)) if has_status => return Outcome::Status(status),
         (End::PoweredOff, _) if !has_status => return Outcome::Pass,
         // QEMU alone does not start it again.
         (End::Reset, _) if finished.reboots => {
-            anstream::eprintln!("  the guest wants to reboot; with --no-bouncer that ends the run");
+            anstream::eprintln!("  {reboots}");
             return Outcome::Pass;
         }
         _ => {}
@@ -253,7 +270,7 @@ mod tests {
             tail: Vec::new(),
             folder: RunFolder::new(&workspace(), "judged").unwrap(),
         };
-        let code = judge(&finished, has_status, Path::new("x")).code();
+        let code = judge(&finished, has_status, Path::new("x"), NO_REBOOT).code();
         std::fs::remove_dir_all(workspace().target).unwrap();
         code
     }
