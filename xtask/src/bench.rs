@@ -13,7 +13,7 @@ use crate::qemu::{End, Machine};
 use crate::story::{self, Config};
 use crate::term::{BAD, DIM, HEAD, Step, paint};
 use crate::workspace::Workspace;
-use crate::{Outcome, build, setup};
+use crate::{Outcome, build, cpu, setup};
 
 /// What is measured, with what the design asks for: (record, for people, the
 /// loop to subtract, instructions aimed at).
@@ -71,8 +71,10 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Outcome> {
         return crate::guest::bench::run(workspace, options);
     }
     setup::run()?;
+    cpu::check(&options.cpu)?;
     let images = build::images(workspace)?;
-    let machine = Machine { cpus: 1, icount: true, ..Machine::default() };
+    let cpu = options.cpu.clone();
+    let machine = Machine { cpu, cpus: 1, icount: true, ..Machine::default() };
     let config =
         Config { machine, scenario: "bench".into(), reserves: false, ..Config::new("bench") };
     let step = Step::new("Measuring");
@@ -87,7 +89,7 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Outcome> {
             bail!("the measurement did not come to its end; above is the end of the console");
         }
     }
-    step.done("one cortex-a72, one tick per nanosecond, one nanosecond per instruction");
+    step.done(&format!("one {}, one nanosecond per instruction", options.cpu));
     let figures = figures(&run.transcript.lines)?;
     print(&figures);
     if let Some(path) = &options.json {

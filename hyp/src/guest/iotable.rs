@@ -14,9 +14,7 @@ use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Gfn, GfnRange, Pfn, aligned_frame_num
 use crate::error::Error;
 use crate::layout::{APERTURE, APERTURE_SIZE};
 use crate::machine::Machine;
-use crate::memory::{
-    DmaWindow, FEW_PAGES, GuestMemory, HostMemory, PART_PAGES, Refreshed, Stop, View,
-};
+use crate::memory::{DmaWindow, GuestMemory, HostMemory, PART_PAGES, Refreshed, Stop, View, Views};
 use crate::stats::VmCounter;
 
 use super::exposure::HostExit;
@@ -187,22 +185,17 @@ fn refresh<M: Machine>(
         }
         Some((index, last)) => (start.max(index * WORDS), end.min((index + 1) * WORDS), last),
     };
-    let (mut few, mut many);
-    let wanted: &mut [View] = if to - from <= FEW_PAGES as u64 {
-        few = [View::NOTHING; FEW_PAGES];
-        &mut few
-    } else {
-        many = [View::NOTHING; PART_PAGES];
-        &mut many
-    };
-    let wanted = wanted.get_mut(..(to - from) as usize).ok_or(Error::InvalidParameter)?;
-    if let Some(last) = last {
-        let last = tables.enter(last)?;
-        tables.pages(last, from % WORDS, wanted)?;
+    let mut wanted = Views::default();
+    match last {
+        Some(last) => {
+            let last = tables.enter(last)?;
+            tables.pages(last, from % WORDS, to - from, &mut wanted)?;
+        }
+        None => wanted.push(View::NOTHING, to - from),
     }
 
     let device = device_index(device);
-    let changes = memory.refresh_window(m, guest, device, from, wanted)?;
+    let changes = memory.refresh_window(m, guest, device, from, &wanted)?;
     let mapped = guest.window(device).map_or(0, DmaWindow::mapped);
     Ok(Part { done: to - start, changes, mapped })
 }
@@ -266,21 +259,32 @@ impl<M: Machine> Tables<'_, M> {
         found
     }
 
-    /// What the last level wants, from its word `from` on.
-    fn pages(&self, table: Pfn, from: u64, wanted: &mut [View]) -> Result<(), Error> {
-        let from = from as usize;
+    /// What `count` words of the last level want, from its word `from` on. A
+    /// word that is the one before and a page further goes on; only one that
+    /// is not is looked at.
+    fn pages(&self, table: Pfn, from: u64, count: u64, wanted: &mut Views) -> Result<(), Error> {
+        let (from, end) = (from as usize, (from + count) as usize);
+        let (mut first, mut view, mut next, mut step) = (from, View::NOTHING, 0, 0);
         let mut result = Ok(());
-        let words = from..from + wanted.len();
-        let mut wanted = wanted.iter_mut();
-        self.m.read_guest_words(table, words, |_, word| {
-            let Some(view) = wanted.next() else { return false };
-            match leads_to(word, WRITABLE) {
-                Ok(Some(page)) => *view = View::of_guest(page, word & WRITABLE != 0),
-                Ok(None) => {}
-                Err(error) => result = Err(error),
+        self.m.read_guest_words(table, from..end, |index, word| {
+            if word != next {
+                wanted.push(view, (index - first) as u64);
+                first = index;
+                (view, step) = match leads_to(word, WRITABLE) {
+                    Ok(Some(page)) => (View::of_guest(page, word & WRITABLE != 0), FRAME_SIZE),
+                    Ok(None) => (View::NOTHING, 0),
+                    Err(error) => {
+                        result = Err(error);
+                        return false;
+                    }
+                };
             }
-            result.is_ok()
+            // Beyond the last address there is no page: a run that goes there is
+            // not RAM, and refused.
+            next = word.wrapping_add(step);
+            true
         });
+        wanted.push(view, (end - first) as u64);
         result
     }
 }

@@ -35,6 +35,7 @@
 //! | `bounce` | the host lends frames to a guest (bounce BAR) |
 //! | `share` | a guest lends frames to the host, or gives them up |
 //! | `alias` | the same for a guest that has what it lends at an alias |
+//! | `views` | what a device sees of pages side by side, as runs |
 //! | `window` | a guest's devices see pages of it, where its table says |
 //! | `reclaim` | the end of a guest |
 //! | `guest` | the memory of one guest |
@@ -47,6 +48,7 @@ mod frame;
 mod guest;
 mod reclaim;
 mod share;
+mod views;
 mod window;
 
 #[cfg(test)]
@@ -57,8 +59,8 @@ pub use donate::Contents;
 pub use frame::{Counts, FrameEntry, GuestId, Owner, PageState};
 pub use guest::{GuestMemory, SharedPlace};
 pub use share::TakenBack;
-pub(crate) use window::FEW_PAGES;
-pub use window::{DmaWindow, PART_PAGES, Refreshed, Stop, View, WINDOWS};
+pub use views::{View, Views};
+pub use window::{DmaWindow, PART_PAGES, Refreshed, Stop, WINDOWS};
 
 use crate::abi;
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};

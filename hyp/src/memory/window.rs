@@ -17,13 +17,14 @@
 //! memcache, and are counted in the VM ([`Stage2::part`]).
 
 use super::frame::FrameEntry;
+use super::views::{View, Views};
 use super::{GuestId, GuestMemory, HostMemory, Owner, fix_coherency};
 use crate::abi::{MAX_DEVICES, MAX_VMS};
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
 use crate::layout::APERTURE_SIZE;
 use crate::machine::Machine;
-use crate::stage2::{Attributes, Broken, Cursor, Leaves, Mapping, PAGE_LEVEL, Stage2, span};
+use crate::stage2::{Attributes, Broken, Leaves, Mapping, PAGE_LEVEL, Stage2, span};
 
 /// First frame of the host's address space that is for windows: slot × devices
 /// per VM + device, 1 GiB each. RAM and devices are below.
@@ -39,54 +40,11 @@ const _: () = assert!(
 );
 /// Most pages that one step changes: those of one table.
 pub const PART_PAGES: usize = 512;
-/// A step that is no longer does not clear room for so many first.
-pub(crate) const FEW_PAGES: usize = 16;
 
 /// The guest whose window is there, if it is a place for one.
 pub(super) fn owner_at(gfn: Gfn) -> Option<GuestId> {
     let window = gfn.number().checked_sub(WINDOWS.number())? / WINDOW_PAGES;
     GuestId::new(window as usize / MAX_DEVICES)
-}
-
-/// What a device sees of one page: a frame number and a right, or nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct View(u32);
-
-impl View {
-    /// Nothing: an access is refused.
-    pub const NOTHING: Self = Self(0);
-    const PRESENT: u32 = 1 << 31;
-    const WRITABLE: u32 = 1 << 30;
-    /// Its frame was the guest's alone before.
-    const FRESH: u32 = 1 << 29;
-    /// It has its pin.
-    const TAKEN: u32 = 1 << 28;
-    const FRAME: u32 = (crate::addr::FRAME_LIMIT - 1) as u32;
-
-    /// A page of the guest's, to read and perhaps to write.
-    pub const fn of_guest(page: Gfn, writable: bool) -> Self {
-        Self::new(page.number(), writable)
-    }
-
-    const fn new(frame: u64, writable: bool) -> Self {
-        Self(frame as u32 | Self::PRESENT | if writable { Self::WRITABLE } else { 0 })
-    }
-
-    const fn frame(self) -> Option<u64> {
-        if self.0 & Self::PRESENT == 0 { None } else { Some((self.0 & Self::FRAME) as u64) }
-    }
-
-    fn pfn(self) -> Option<Pfn> {
-        Pfn::new(self.frame()?)
-    }
-
-    const fn is(self, flag: u32) -> bool {
-        self.0 & flag != 0
-    }
-
-    const fn attributes(self) -> Attributes {
-        if self.is(Self::WRITABLE) { Attributes::WINDOW } else { Attributes::WINDOW_READ_ONLY }
-    }
 }
 
 /// Why a window is not refreshed. Nothing has changed then.
@@ -160,11 +118,11 @@ impl DmaWindow {
     }
 
     /// Pages `page` to `page + count - 1` of it, in the host's address space.
-    fn range(&self, page: u64, count: usize) -> Result<GfnRange, Error> {
-        let range = GfnRange::new(self.first.number().saturating_add(page), count as u64)?;
+    fn range(&self, page: u64, count: u64) -> Result<GfnRange, Error> {
+        let range = GfnRange::new(self.first.number().saturating_add(page), count)?;
         let part = PART_PAGES as u64;
         let inside = range.end() <= self.first.number() + WINDOW_PAGES;
-        let one_table = page % part + count as u64 <= part;
+        let one_table = page % part + count <= part;
         if inside && one_table { Ok(range) } else { Err(Error::InvalidParameter) }
     }
 }
@@ -233,8 +191,8 @@ impl HostMemory<'_> {
 
     /// Makes the pages of a window from `page` on what `wanted` says, at most
     /// [`PART_PAGES`] and within one table: unmaps first, then maps in order
-    /// as long as the budget lasts. `wanted` is used up. When this returns no
-    /// CPU of the host's has what is unmapped.
+    /// as long as the budget lasts. When this returns no CPU of the host's has
+    /// what is unmapped.
     ///
     /// # Errors
     /// [`Error::BadState`] if the guest is dying; [`Error::NotFound`] if the
@@ -248,46 +206,33 @@ impl HostMemory<'_> {
         guest: &mut GuestMemory,
         device: usize,
         page: u64,
-        wanted: &mut [View],
+        wanted: &Views,
     ) -> Result<Refreshed, Stop> {
         guest.require_alive()?;
         let party = guest.party();
-        let GuestMemory { stage2, memcache, ram, windows, .. } = guest;
+        let mut frames = Views::default();
+        find_frames(m, guest, wanted, &mut frames)?;
+        let GuestMemory { memcache, windows, .. } = guest;
         let window = windows.get_mut(device).and_then(Option::as_mut).ok_or(Error::NotFound)?;
-        let gfns = window.range(page, wanted.len())?;
+        let gfns = window.range(page, wanted.pages())?;
 
-        // What changes: of what stays as it is, nothing is left in either.
-        let (mut few, mut many);
-        let was: &mut [View] = if wanted.len() <= FEW_PAGES {
-            few = [View::NOTHING; FEW_PAGES];
-            &mut few
-        } else {
-            many = [View::NOTHING; PART_PAGES];
-            &mut many
-        };
-        let was = was.get_mut(..wanted.len()).ok_or(Error::InvalidParameter)?;
-        window.stage2.for_each_leaf(m, gfns, |index, leaf| {
-            if let Some(was) = was.get_mut(index) {
-                *was = View::new(leaf.pfn.number(), leaf.attributes.is_writable());
-            }
+        let mut was = Views::default();
+        window.stage2.for_each_leaf_run(m, gfns, |leaf, count| {
+            let view = leaf.map(|leaf| View::new(leaf.pfn.number(), leaf.attributes.is_writable()));
+            was.push(view.unwrap_or(View::NOTHING), count);
         });
-        let mut pages = Cursor::default();
-        let mut done = Refreshed::default();
-        let mut wants = false;
-        for (wanted, was) in wanted.iter_mut().zip(was.iter_mut()) {
-            if let Some(page) = wanted.frame().and_then(Gfn::new) {
-                if !ram.contains(page) {
-                    return Err(Error::InvalidParameter.into());
-                }
-                let leaf = pages.page(m, stage2, page).ok_or(Stop::NoFrame(page))?;
-                *wanted = View::new(leaf.pfn.number(), wanted.is(View::WRITABLE));
-            }
-            if *was == *wanted {
-                (*was, *wanted) = (View::NOTHING, View::NOTHING);
-            }
-            done.unmapped += u64::from(*was != View::NOTHING);
-            wants |= *wanted != View::NOTHING;
-        }
+        // What changes: of what stays as it is, nothing is left in either.
+        let mut gone = Views::default();
+        let mut coming = Views::default();
+        let (mut done, mut wants) = (Refreshed::default(), false);
+        was.for_each_pair(&frames, |was, wanted, count| {
+            let changes = was != wanted;
+            let one_of = |view| if changes { view } else { View::NOTHING };
+            gone.push(one_of(was), count);
+            coming.push(one_of(wanted), count);
+            done.unmapped += if one_of(was) == View::NOTHING { 0 } else { count };
+            wants |= one_of(wanted) != View::NOTHING;
+        });
         let room = window.budget - (window.mapped - done.unmapped);
         if wants && room > 0 {
             let first = GfnRange::one(gfns.start());
@@ -299,24 +244,22 @@ impl HostMemory<'_> {
         if done.unmapped == 0 && !wants {
             return Ok(done);
         }
-        let fresh = self.move_pins(party, was, wanted, room, &mut done)?;
+        self.move_pins(party, &gone, &mut coming, room, &mut done)?;
 
         let mut broken = Broken::new();
-        for_each_stretch(was, |from, count| {
+        gone.for_each_stretch(|from, count| {
             let stretch = part(gfns, from, count);
             window.stage2.break_range(m, memcache, stretch, &mut broken);
         });
         window.stage2.invalidate_broken(m, memcache, broken);
         // Also of what stays mapped elsewhere: the right to write may be what
         // has gone, and what was written past the caches goes with it.
-        for_each_run(was, |_, run, _| fix_coherency(m, run));
-        for_each_run(wanted, |from, run, view| {
-            if fresh || view.is(View::FRESH) {
-                fix_coherency(m, run);
-            }
+        gone.frames().for_each(|(_, run, _)| fix_coherency(m, run));
+        for (from, run, view) in coming.frames() {
+            fix_coherency(m, run);
             let mapping = mapping(part(gfns, from, run.count()), run.start(), view.attributes());
             window.stage2.map(m, memcache, &mapping);
-        });
+        }
         if done.mapped > 0 {
             m.publish();
         }
@@ -326,68 +269,62 @@ impl HostMemory<'_> {
 
     /// The last step of prepare, and the first of commit: pins of what is
     /// unmapped go, then each page to be mapped gets one, until there is no
-    /// more `room`. The rest is left out, and is nothing in `wanted` afterwards.
-    /// True if every frame to be mapped was the guest's alone before; if not,
-    /// the views say it of theirs.
+    /// more `room`. The rest is left out, and is nothing in `coming` afterwards.
     fn move_pins(
         &mut self,
         party: Owner,
-        was: &[View],
-        wanted: &mut [View],
+        gone: &Views,
+        coming: &mut Views,
         room: u64,
         done: &mut Refreshed,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
         let frames = &mut self.frames;
         let own = FrameEntry::owned(party);
         let once = own.into_window(party).ok_or(Error::Denied)?;
         // Nearly always: neighbours that have one mapping, and neighbours that
         // have none.
-        for_each_run(was, |_, run, _| {
+        for (_, run, _) in gone.frames() {
             if frames.require(run, once).is_ok() {
-                return frames.change(run, once, own);
+                frames.change(run, once, own);
+                continue;
             }
             for frame in run.iter() {
                 frames.set(frame, frames.get(frame).out_of_window());
             }
-        });
+        }
         let (mut plain, mut count, mut end) = (true, 0, 0);
-        for_each_run(wanted, |_, run, _| {
+        for (_, run, _) in coming.frames() {
             // In ascending order none is there twice.
             plain &= run.start().number() >= end && frames.require(run, own).is_ok();
             (count, end) = (count + run.count(), run.end());
-        });
-        if plain && count <= room {
-            for_each_run(wanted, |_, run, _| frames.change(run, own, once));
-            done.mapped = count;
-            return Ok(true);
         }
-        let taken: Result<(), Error> = wanted.iter_mut().try_for_each(|view| {
-            let Some(frame) = view.pfn() else { return Ok(()) };
-            let entry = frames.get(frame);
-            let pinned = entry.into_window(party).ok_or(Error::Denied)?;
+        if plain && count <= room {
+            coming.frames().for_each(|(_, run, _)| frames.change(run, own, once));
+            done.mapped = count;
+            return Ok(());
+        }
+        let taken = coming.each_frame().try_for_each(|frame| {
+            let pinned = frames.get(frame).into_window(party).ok_or(Error::Denied)?;
             if done.mapped == room {
                 done.left_out += 1;
-                *view = View::NOTHING;
-                return Ok(());
+            } else {
+                frames.set(frame, pinned);
+                done.mapped += 1;
             }
-            let fresh = if entry.in_window() { 0 } else { View::FRESH };
-            *view = View(view.0 | View::TAKEN | fresh);
-            frames.set(frame, pinned);
-            done.mapped += 1;
             Ok(())
         });
         if taken.is_err() {
             // As if it had not been tried: the same steps back.
-            let back = wanted.iter().filter(|view| view.is(View::TAKEN));
-            for frame in back.filter_map(|view| view.pfn()) {
+            for frame in coming.each_frame().take(done.mapped as usize) {
                 frames.set(frame, frames.get(frame).out_of_window());
             }
-            for frame in was.iter().filter_map(|view| view.pfn()) {
+            for frame in gone.each_frame() {
                 let entry = frames.get(frame);
                 frames.set(frame, entry.into_window(party).unwrap_or(entry));
             }
         }
-        taken.map(|()| false)
+        coming.keep(done.mapped);
+        taken
     }
 
     /// Unmaps what there is in the first 2 MiB of a window that have something.
@@ -405,8 +342,9 @@ impl HostMemory<'_> {
         let all = GfnRange::new(window.first.number(), WINDOW_PAGES)?;
         let Some(first) = window.stage2.first_mapped(m, all) else { return Ok(0) };
         let page = (first.number() - window.first.number()) & !(PART_PAGES as u64 - 1);
-        let mut nothing = [View::NOTHING; PART_PAGES];
-        Ok(self.refresh_window(m, guest, device, page, &mut nothing)?.unmapped)
+        let mut nothing = Views::default();
+        nothing.push(View::NOTHING, PART_PAGES as u64);
+        Ok(self.refresh_window(m, guest, device, page, &nothing)?.unmapped)
     }
 
     /// A guest begins to die: nothing of it is in any window, on any CPU.
@@ -437,32 +375,34 @@ fn part(range: GfnRange, from: u64, count: u64) -> GfnRange {
     }
 }
 
-/// Visits stretches of pages that are something: the first and how many.
-fn for_each_stretch(views: &[View], mut visit: impl FnMut(u64, u64)) {
-    let mut at = 0;
-    for stretch in views.chunk_by(|a, b| (*a == View::NOTHING) == (*b == View::NOTHING)) {
-        let count = stretch.len() as u64;
-        if stretch.first() != Some(&View::NOTHING) {
-            visit(at, count);
-        }
-        at += count;
+/// The frames of pages of the guest's, which all must be its RAM: appended to
+/// `frames`. (A list is large: it is filled where it stays.)
+fn find_frames(
+    m: &impl Machine,
+    guest: &GuestMemory,
+    pages: &Views,
+    frames: &mut Views,
+) -> Result<(), Stop> {
+    let range = |first: View, count| first.number().map(|first| GfnRange::new(first, count));
+    for (_, first, count) in pages.iter() {
+        range(first, count).map_or(Ok(()), |pages| guest.require_ram(pages?))?;
     }
-}
-
-/// Visits runs of pages that are consecutive frames, seen alike: the first
-/// page, the frames, how.
-fn for_each_run(views: &[View], mut visit: impl FnMut(u64, PfnRange, View)) {
-    let mut at = 0;
-    // Flags are above all frame numbers: the sum changes none. What is nothing
-    // is one run, too.
-    let goes_on = |a: &View, b: &View| b.0 == a.0 + u32::from(a.is(View::PRESENT));
-    for run in views.chunk_by(|a, b| goes_on(a, b)) {
-        let count = run.len() as u64;
-        if let Some((view, frame)) = run.first().and_then(|view| Some((*view, view.frame()?)))
-            && let Ok(frames) = PfnRange::new(frame, count)
-        {
-            visit(at, frames, view);
+    for (_, first, count) in pages.iter() {
+        let Some(pages) = range(first, count) else {
+            frames.push(View::NOTHING, count);
+            continue;
+        };
+        let (pages, mut found, mut hole) = (pages?, 0, false);
+        guest.stage2.for_each_leaf_run(m, pages, |leaf, count| match leaf {
+            Some(leaf) if !hole => {
+                frames.push(View::new(leaf.pfn.number(), first.is_writable()), count);
+                found += count;
+            }
+            _ => hole = true,
+        });
+        if hole {
+            return Err(Stop::NoFrame(part(pages, found, 1).start()));
         }
-        at += count;
     }
+    Ok(())
 }

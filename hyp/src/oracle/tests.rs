@@ -3,7 +3,7 @@
 
 use super::{Rule, Violation, check_frames, check_guest};
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
-use crate::memory::{Contents, GuestMemory, Owner, SharedPlace, View};
+use crate::memory::{Contents, GuestMemory, Owner, SharedPlace, View, Views};
 use crate::sim::{Fixture, try_check};
 use std::string::ToString;
 use std::vec::Vec;
@@ -174,7 +174,9 @@ fn a_window_that_shows_something_else_or_more_or_otherwise() {
     let (m, memory) = (&scene.fixture.machine, &mut scene.fixture.memory);
     memory.open_window(&mut scene.guest, 2, 2).unwrap();
     let page = |page| View::of_guest(Gfn::new(RAM + page).unwrap(), false);
-    memory.refresh_window(m, &mut scene.guest, 2, 7, &mut [page(0), page(1)]).unwrap();
+    let mut wanted = Views::default();
+    [0, 1].into_iter().for_each(|at| wanted.push(page(at), 1));
+    memory.refresh_window(m, &mut scene.guest, 2, 7, &wanted).unwrap();
     m.settle();
     assert_eq!(scene.check(), Ok(()));
     let first = scene.guest.window(2).unwrap().first().number();

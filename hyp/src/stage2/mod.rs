@@ -32,7 +32,6 @@ pub(crate) use descriptor::{Descriptor, Entry, PAGE_LEVEL, ROOT_LEVEL, span};
 pub(crate) use map::{Leaves, Mapping};
 pub use pool::TablePool;
 pub(crate) use unmap::Broken;
-pub(crate) use walk::Cursor;
 pub use walk::Leaf;
 
 use crate::addr::{Gfn, GfnRange, Pfn};

@@ -1,10 +1,10 @@
 //! Reading a stage 2.
 
 use super::{
-    Attributes, Entry, PAGE_LEVEL, ROOT_LEVEL, Stage2, numbers, page_entries, pieces, read,
-    read_run, slot_index, span,
+    Attributes, Descriptor, Entry, PAGE_LEVEL, ROOT_LEVEL, Stage2, numbers, page_entries, pieces,
+    read, read_run, slot_index, span,
 };
-use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
+use crate::addr::{FRAME_SIZE, Gfn, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
 use crate::machine::Machine;
 
@@ -15,35 +15,6 @@ pub struct Leaf {
     pub pfn: Pfn,
     /// How it is mapped.
     pub attributes: Attributes,
-}
-
-/// Looks pages of one page-level address space up: one word for each, as long
-/// as they are in one table.
-#[derive(Default)]
-pub(crate) struct Cursor {
-    /// The table that was used last and what it translates, in units of
-    /// tables.
-    last: Option<(u64, Option<Pfn>)>,
-}
-
-impl Cursor {
-    /// Where `gfn` leads; `None` if an access would fault.
-    #[inline]
-    pub(crate) fn page(&mut self, m: &impl Machine, space: &Stage2, gfn: Gfn) -> Option<Leaf> {
-        let which = gfn.number() / span(PAGE_LEVEL - 1);
-        let table = match self.last {
-            Some((last, table)) if last == which => table?,
-            _ => {
-                let table = space.table_at(m, PAGE_LEVEL, gfn);
-                self.last = Some((which, table));
-                table?
-            }
-        };
-        match read(m, table, slot_index(PAGE_LEVEL, gfn)).decode(PAGE_LEVEL) {
-            Entry::Leaf { first, attributes } => Some(Leaf { pfn: first, attributes }),
-            _ => None,
-        }
-    }
 }
 
 impl Stage2 {
@@ -163,23 +134,44 @@ impl Stage2 {
         run.map_or(Ok(()), visit)
     }
 
-    /// Visits what is mapped in a range that is translated by one table of
-    /// pages, with its number in the range.
-    pub(crate) fn for_each_leaf(
+    /// Visits the pages of a range as runs of consecutive frames with the same
+    /// attributes, and of holes: where the first leads, and how many there are.
+    /// A run ends where a table does. One comparison for each page. Only for
+    /// page-level address spaces.
+    pub(crate) fn for_each_leaf_run(
         &self,
         m: &impl Machine,
         range: GfnRange,
-        mut visit: impl FnMut(usize, Leaf),
+        mut visit: impl FnMut(Option<Leaf>, u64),
     ) {
-        let Some(table) = self.table_at(m, PAGE_LEVEL, range.start()) else { return };
         let (start, end) = numbers(range);
-        let entries = page_entries(start, end);
-        let first_entry = entries.start;
-        read_run(m, table, entries, |index, entry| {
-            if let Entry::Leaf { first, attributes } = entry.decode(PAGE_LEVEL) {
-                visit(index - first_entry, Leaf { pfn: first, attributes });
-            }
-        });
+        for piece in pieces(PAGE_LEVEL - 1, start, end) {
+            let pages = piece.end - piece.start;
+            let table = Gfn::new(piece.start).and_then(|gfn| self.table_at(m, PAGE_LEVEL, gfn));
+            let Some(table) = table else {
+                visit(None, pages);
+                continue;
+            };
+            let entries = page_entries(piece.start, piece.end);
+            let (mut first, end) = (entries.start, entries.end);
+            let (mut leaf, mut next, mut step) = (None, Descriptor::EMPTY.0, 0);
+            read_run(m, table, entries, |index, entry| {
+                if entry.0 != next {
+                    if index > first {
+                        visit(leaf, (index - first) as u64);
+                    }
+                    first = index;
+                    (leaf, step) = match entry.decode(PAGE_LEVEL) {
+                        Entry::Leaf { first, attributes } => {
+                            (Some(Leaf { pfn: first, attributes }), FRAME_SIZE)
+                        }
+                        _ => (None, 0),
+                    };
+                }
+                next = entry.0.wrapping_add(step);
+            });
+            visit(leaf, (end - first) as u64);
+        }
     }
 
     /// Visits every mapped page of the range; used where holes are normal.

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::machine::Vmid;
-use crate::memory::{PART_PAGES, Refreshed, Stop, View, WINDOWS};
+use crate::memory::{PART_PAGES, Refreshed, Stop, View, Views, WINDOWS};
 
 /// The device with the window.
 const DEVICE: usize = 1;
@@ -31,6 +31,19 @@ fn read(page: u64) -> View {
 
 const NOT: View = View::NOTHING;
 
+/// The call itself.
+fn refresh_device(
+    fixture: &mut Fixture,
+    guest: &mut GuestMemory,
+    device: usize,
+    page: u64,
+    wanted: &[View],
+) -> Result<Refreshed, Stop> {
+    let mut views = Views::default();
+    wanted.iter().for_each(|view| views.push(*view, 1));
+    fixture.memory.refresh_window(&fixture.machine, guest, device, page, &views)
+}
+
 /// Refreshes the pages from `page` on. A refusal has changed nothing at all,
 /// and otherwise every rule holds.
 #[track_caller]
@@ -46,9 +59,7 @@ fn refresh(
         (entries, *fixture.memory.counts(), guest.memcache_len(), window)
     };
     let before = (look(fixture, guest), fixture.machine.effects());
-    let mut wanted = wanted.to_vec();
-    let (machine, memory) = (&fixture.machine, &mut fixture.memory);
-    let result = memory.refresh_window(machine, guest, DEVICE, page, &mut wanted);
+    let result = refresh_device(fixture, guest, DEVICE, page, wanted);
     fixture.machine.settle();
     if result.is_err() {
         assert_eq!(before, (look(fixture, guest), fixture.machine.effects()));
@@ -168,10 +179,8 @@ fn one_page_that_may_not_be_mapped_refuses_all() {
         let stop = refresh(&mut fixture, &mut guest, page, wanted);
         assert_eq!(stop, Err(Stop::Refused(Error::InvalidParameter)), "{page:#x}, {count}");
     }
-    let mut wanted = [NOT];
     for device in [0, 2, 100, usize::MAX] {
-        let (machine, memory) = (&fixture.machine, &mut fixture.memory);
-        let result = memory.refresh_window(machine, &mut guest, device, 0, &mut wanted);
+        let result = refresh_device(&mut fixture, &mut guest, device, 0, &[NOT]);
         assert_eq!(result, Err(Stop::Refused(Error::NotFound)), "device {device}");
     }
 }
@@ -375,9 +384,8 @@ fn both_windows_of_a_dying_guest_are_forgotten() {
     fixture.machine.set_hostile(true);
     fixture.memory.open_window(&mut guest, 3, 8).unwrap();
     assert_eq!(refresh(&mut fixture, &mut guest, 0, &[write(0)]), changes(1, 0, 0));
-    let (machine, memory) = (&fixture.machine, &mut fixture.memory);
-    memory.refresh_window(machine, &mut guest, 3, 0, &mut [write(0), write(1)]).unwrap();
-    machine.settle();
+    refresh_device(&mut fixture, &mut guest, 3, 0, &[write(0), write(1)]).unwrap();
+    fixture.machine.settle();
     let other = guest.window(3).unwrap().first();
     guest.begin_dying(&fixture.machine, &mut fixture.memory);
     fixture.machine.settle();
@@ -395,10 +403,9 @@ fn windows_of_two_guests_are_apart_and_tell_whose_they_are() {
     fixture.memory.open_window(&mut other, DEVICE, 8).unwrap();
     assert_eq!(fixture.memory.open_window(&mut other, DEVICE, 8), Err(Error::NotFound), "twice");
     assert_eq!(fixture.memory.open_window(&mut other, 1000, 8), Err(Error::NotFound));
-    let (machine, memory) = (&fixture.machine, &mut fixture.memory);
     for (guest, wanted) in [(&mut guest, write(0)), (&mut other, read(0))] {
-        memory.refresh_window(machine, guest, DEVICE, 5, &mut [wanted]).unwrap();
-        machine.settle();
+        refresh_device(&mut fixture, guest, DEVICE, 5, &[wanted]).unwrap();
+        fixture.machine.settle();
     }
     check(&fixture.machine, &fixture.memory, &[&guest, &other]);
     let first = other.window(DEVICE).unwrap().first();

@@ -177,10 +177,15 @@ impl<'a> Walk<'a> {
         Ok(Some((word & 0x7f_ffff_f000, word & 2 != 0)))
     }
 
-    /// The page of RAM at an address.
-    fn ram_page(&self, address: u64) -> Result<u64, No> {
+    /// The number of an address in RAM.
+    fn ram_number(address: u64) -> Result<u64, No> {
         let page = (address >> 12).checked_sub(layout::RAM >> 12).filter(|page| *page < RAM);
-        let page = page.ok_or(No::Error(MALFORMED))?;
+        page.ok_or(No::Error(MALFORMED))
+    }
+
+    /// The page of RAM at an address, which must be there.
+    fn ram_page(&self, address: u64) -> Result<u64, No> {
+        let page = Self::ram_number(address)?;
         if self.pages.contains_key(&page) { Ok(page) } else { Err(No::Asks(page)) }
     }
 
@@ -219,8 +224,13 @@ impl<'a> Walk<'a> {
                 let word = last.map_or(0, |last| self.word(last, (page % 512) as usize));
                 Self::decode(word, true)
             };
-            // All words first, then where they lead, then whose that is.
+            // All words first, then where they lead: in RAM at all, and is the
+            // page there; then whose that is.
             part.clone().try_for_each(|page| wanted(page).map(|_| ()))?;
+            part.clone().try_for_each(|page| match wanted(page)? {
+                Some((address, _)) => Self::ram_number(address).map(|_| ()),
+                None => Ok(()),
+            })?;
             let mut want = BTreeMap::new();
             for page in part.clone() {
                 if let Some((address, right)) = wanted(page)? {
