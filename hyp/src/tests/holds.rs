@@ -3,7 +3,7 @@
 //! tried where its table is ([`super::iotable`]).
 
 use super::rig::{RAM_GFN, Rig};
-use crate::abi::{self, host as id};
+use crate::abi::{self, guest, host as id};
 use crate::layout;
 
 /// What is done to one frame at most: unmapped, wiped, mapped, and its
@@ -55,4 +55,34 @@ fn no_call_holds_the_memory_for_longer_than_a_range_of_frames() {
     let rest = [handle, ram + abi::MAX_RANGE, much - abi::MAX_RANGE];
     check("FRAME_RECLAIM", id::FRAME_RECLAIM, &rest);
     while check("VM_DESTROY", id::VM_DESTROY, &[handle]) > 0 {}
+}
+
+/// A guest's calls hold it as well: sharing, taking back, taking back whatever
+/// there is, and giving up, of pages that are wiped on the way.
+#[test]
+fn no_call_of_a_guests_holds_the_memory_for_longer_either() {
+    let mut rig = Rig::new();
+    let much = abi::MAX_RANGE + 64;
+    let (memcache, ram) = (rig.frames(64), rig.frames(much));
+    let create = [memcache, 64, 1024, 1, abi::CREATE_SHARE_ZEROES];
+    let [handle, ..] = rig.hvc(id::VM_CREATE, &create).unwrap();
+    for done in [0, abi::MAX_RANGE] {
+        rig.hvc(id::FRAME_DONATE, &[handle, ram + done, RAM_GFN + done, much - done, 0]).unwrap();
+    }
+    rig.hvc(id::VM_FINALISE, &[handle, layout::RAM, 0]).unwrap();
+    let check = |function: u32, pages: u64| {
+        let arguments = [layout::RAM, pages, 0];
+        let (cost, answer) = effects(&rig, || rig.guest_hvc(handle, function.into(), &arguments));
+        assert!(cost <= MOST, "{function:#x}: {cost} effects, more than {MOST}");
+        (cost, answer)
+    };
+    let all = (0, abi::MAX_RANGE);
+    for back in [guest::MEM_UNSHARE, guest::MEM_UNSHARE_ALL] {
+        for call in [guest::MEM_SHARE, back] {
+            let (cost, answer) = check(call, much);
+            assert_eq!(answer, all, "{call:#x}");
+            assert!(cost > abi::MAX_RANGE, "{call:#x}: {cost} effects cannot be all");
+        }
+    }
+    assert_eq!(check(guest::MEM_RELINQUISH, 1).1.0, 0);
 }
