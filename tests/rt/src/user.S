@@ -1,11 +1,14 @@
 // Into a process at EL0 and back. The offsets are those of `Context` in user.rs.
 
 // In: x0 = the process's context. Returns when it has trapped, with its
-// registers and the syndrome in the context. Interrupts are masked meanwhile.
+// registers and the syndrome in the context. Interrupts are masked meanwhile:
+// one that came before the eret would leave its own return address in ELR_EL1.
 .text
 .global rt_user_enter
 rt_user_enter:
-    stp     x19, x20, [sp, #-112]!
+    mrs     x2, daif
+    msr     daifset, #15
+    stp     x19, x20, [sp, #-128]!
     stp     x21, x22, [sp, #16]
     stp     x23, x24, [sp, #32]
     stp     x25, x26, [sp, #48]
@@ -13,6 +16,7 @@ rt_user_enter:
     stp     x29, x30, [sp, #80]
     mrs     x1, ttbr0_el1
     stp     x0, x1, [sp, #96]
+    str     x2, [sp, #112]
     ldp     x1, x2, [x0, #248]              // stack pointer, program counter
     msr     sp_el0, x1
     msr     elr_el1, x2
@@ -70,10 +74,12 @@ rt_user_trap:
     ldr     x2, [sp, #104]
     msr     ttbr0_el1, x2
     isb
+    ldr     x3, [sp, #112]
     ldp     x21, x22, [sp, #16]
     ldp     x23, x24, [sp, #32]
     ldp     x25, x26, [sp, #48]
     ldp     x27, x28, [sp, #64]
     ldp     x29, x30, [sp, #80]
-    ldp     x19, x20, [sp], #112
+    ldp     x19, x20, [sp], #128
+    msr     daif, x3
     ret
