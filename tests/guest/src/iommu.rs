@@ -229,6 +229,7 @@ pub(crate) mod tests {
     use crate::iotable::tests::Shared;
     use alloc::collections::BTreeMap;
     use alloc::rc::Rc;
+    use alloc::vec::Vec;
     use core::cell::RefCell;
 
     /// The hypervisor as docs/iotable.md describes it: what a device sees, by
@@ -238,15 +239,15 @@ pub(crate) mod tests {
         pub(crate) root: u64,
         pub(crate) view: Rc<RefCell<BTreeMap<u64, (u64, bool)>>>,
         pub(crate) budget: usize,
-        /// The next call is refused with this.
-        pub(crate) refuses: Option<i64>,
+        /// The next calls are refused with these, the last first.
+        pub(crate) refuses: Vec<i64>,
     }
 
     impl Hypervisor {
         pub(crate) fn new(tables: &Shared, budget: usize) -> Self {
             // The first page a table takes is its root.
             let root = 0x4100_1000;
-            Self { tables: tables.clone(), root, view: Rc::default(), budget, refuses: None }
+            Self { tables: tables.clone(), root, view: Rc::default(), budget, refuses: Vec::new() }
         }
 
         fn wanted(&self, iova: u64) -> Option<(u64, bool)> {
@@ -265,7 +266,7 @@ pub(crate) mod tests {
 
     impl Refresh for Hypervisor {
         fn refresh(&mut self, iova: u64, pages: u64) -> Result<Refreshed, i64> {
-            if let Some(code) = self.refuses.take() {
+            if let Some(code) = self.refuses.pop() {
                 return Err(code);
             }
             let end = iova + pages * BYTES;
@@ -362,7 +363,7 @@ pub(crate) mod tests {
     #[test]
     fn a_refused_map_shows_nothing_and_gives_its_addresses_back() {
         let mut domain = domain(100, 3, 4);
-        domain.calls.refuses = Some(-4);
+        domain.calls.refuses = alloc::vec![-4];
         assert_eq!(domain.map(RAM, 4, true), Err(Error::Refused(-4)));
         assert_eq!((seen(&domain), domain.counters.mapped_pages), (0, 0));
         assert_eq!(domain.counters.unmapped_pages, 0);
@@ -374,7 +375,7 @@ pub(crate) mod tests {
     fn a_refused_unmap_loses_addresses_and_pages_and_says_so() {
         let mut domain = domain(100, 3, 4);
         let iova = domain.map(RAM, 4, true).unwrap();
-        domain.calls.refuses = Some(-6);
+        domain.calls.refuses = alloc::vec![-6];
         assert_eq!(domain.unmap(iova, 4), Err(Error::Refused(-6)));
         assert_eq!(domain.counters.lost_pages, 4);
         assert_eq!(domain.map(RAM, 1, true), Err(Error::NoAddresses));

@@ -258,11 +258,12 @@ impl<P: TablePages, C: Refresh> Mappings<P, C> {
             self.free.take(count)
         })?;
         let lost = self.domain.counters.lost_pages;
-        let mapped = self.domain.map(page * BYTES, count, writable);
-        let Ok(iova) = mapped.or_else(|_| {
+        let mut mapped = self.domain.map(page * BYTES, count, writable);
+        if mapped.is_err() && self.domain.counters.lost_pages == lost {
             self.flush();
-            self.domain.map(page * BYTES, count, writable)
-        }) else {
+            mapped = self.domain.map(page * BYTES, count, writable);
+        }
+        let Ok(iova) = mapped else {
             // Pages that may be the device's for ever are nobody's.
             if self.domain.counters.lost_pages == lost {
                 _ = self.free.give(page, count);
@@ -545,7 +546,7 @@ mod tests {
         let buffer = guest.buffer(PAGE, PAGE, 0);
         let iova = guest.share(buffer, Direction::FromDevice).unwrap();
         assert!(guest.unshare(iova, buffer, Direction::FromDevice));
-        guest.mappings.domain.calls.refuses = Some(-4);
+        guest.mappings.domain.calls.refuses = alloc::vec![-4];
         assert!(!guest.mappings.flush());
         assert_eq!(guest.mappings.quarantine.len(), 1);
         assert!(guest.mappings.flush() && guest.mappings.quarantine.is_empty());
@@ -573,12 +574,27 @@ mod tests {
         let mut guest = Guest::new(Mode::Strict, 100);
         let (lost, _) = guest.mappings.allocate(1).unwrap();
         let there = guest.seen(lost).unwrap().0;
-        guest.mappings.domain.calls.refuses = Some(-4);
+        guest.mappings.domain.calls.refuses = alloc::vec![-4];
         assert!(!guest.mappings.release(lost, 1));
         assert_eq!(guest.mappings.domain.counters.lost_pages, 1);
         while let Some((iova, _)) = guest.mappings.allocate(1) {
             assert_ne!(guest.seen(iova).unwrap().0, there);
         }
+    }
+
+    #[test]
+    fn a_page_that_a_refused_map_has_lost_is_not_tried_again() {
+        let mut guest = Guest::new(Mode::Strict, 100);
+        // The map is refused, and then that nothing of it stays.
+        guest.mappings.domain.calls.refuses = alloc::vec![-4, -4];
+        assert!(guest.mappings.allocate(1).is_none());
+        assert_eq!(guest.mappings.domain.counters.lost_pages, 1);
+        let mut left = 0;
+        while guest.mappings.allocate(1).is_some() {
+            left += 1;
+        }
+        // All but the pool and what was lost.
+        assert_eq!(left, PAGES - 4 - 1);
     }
 
     #[test]
