@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+
+/// How long another process may have the turn before the user hears of it.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// The checkout and its target folder.
 #[derive(Debug, Clone)]
@@ -71,7 +74,13 @@ impl Workspace {
         let path = self.folder(name)?.join(".turn");
         let file = File::create(&path);
         let file = file.with_context(|| format!("cannot make {}", path.display()))?;
+        let start = Instant::now();
+        let mut told = false;
         loop {
+            if !told && start.elapsed() > QUIET {
+                told = true;
+                anstream::eprintln!("waiting for another xtask, which works in {}", shown(&path));
+            }
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) if crate::qemu::interrupted() => {
                     bail!("stopped while another xtask works in {}", shown(&path));

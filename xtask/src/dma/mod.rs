@@ -16,7 +16,7 @@ mod modes;
 mod report;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -98,6 +98,7 @@ pub fn run(workspace: &Workspace, options: &DmaOptions) -> Result<Outcome> {
         modes.iter().for_each(|mode| list(mode));
         return Ok(Outcome::Pass);
     }
+    reject(options, &modes)?;
     if options.compare {
         return compare::run(workspace, options, &modes);
     }
@@ -156,6 +157,28 @@ fn select(names: &[String]) -> Result<Vec<&'static Mode>> {
     Ok(MODES.iter().filter(wanted).collect())
 }
 
+/// Refuses what would do nothing and pass, and a report that would be a file
+/// of a system's name.
+fn reject(options: &DmaOptions, modes: &[&Mode]) -> Result<()> {
+    if let Some(file) = options.report.as_deref().and_then(Path::to_str)
+        && MODES.iter().any(|mode| mode.name == file)
+    {
+        let error = format!("--report takes {file} for a file: name systems before --report");
+        return Err(Usage(error).into());
+    }
+    let does =
+        |mode: &&Mode| if options.compare { mode.words.is_some() } else { !mode.rows.is_empty() };
+    if modes.iter().any(does) {
+        return Ok(());
+    }
+    let names: Vec<&str> = modes.iter().map(|mode| mode.name).collect();
+    let error = match options.compare {
+        true => format!("there are no figures of {}: leave --compare out", names.join(", ")),
+        false => format!("{} has no demonstrations: add --compare", names.join(", ")),
+    };
+    Err(Usage(error).into())
+}
+
 fn list(mode: &Mode) {
     anstream::println!("  {}", paint(HEAD, mode.name));
     for row in mode.rows {
@@ -206,6 +229,39 @@ mod tests {
         assert_eq!(one.iter().map(|mode| mode.name).collect::<Vec<_>>(), ["device-memory"]);
         let error = select(&["iommu".into()]).unwrap_err();
         assert!(error.is::<Usage>() && error.to_string().contains("bounce-bar"), "{error}");
+    }
+
+    #[test]
+    fn a_command_that_would_do_nothing_is_wrong_usage() {
+        let refusal = |options: DmaOptions| {
+            let modes = select(&options.modes).unwrap();
+            reject(&options, &modes).err().map(|error| {
+                assert!(error.is::<Usage>());
+                error.to_string()
+            })
+        };
+        let of = |names: &[&str], compare| DmaOptions {
+            modes: names.iter().map(|&name| name.to_owned()).collect(),
+            compare,
+            ..DmaOptions::default()
+        };
+        for (names, compare) in [
+            (&[][..], false),
+            (&[], true),
+            (&["unprotected"], true),
+            (&["shared-pages"], false),
+            (&["unprotected", "shared-pages"], false),
+            (&["unprotected", "shared-pages"], true),
+        ] {
+            assert_eq!(refusal(of(names, compare)), None, "{names:?}");
+        }
+        let nothing = refusal(of(&["unprotected"], false));
+        assert!(nothing.is_some_and(|why| why.contains("unprotected") && why.contains("add")));
+        let nothing = refusal(of(&["shared-pages", "host-choice"], true));
+        assert!(nothing.is_some_and(|why| why.contains("shared-pages, host-choice")));
+        let report = |file: &str| DmaOptions { report: Some(file.into()), ..of(&[], true) };
+        assert_eq!(refusal(report("page.html")), None);
+        assert!(refusal(report("bounce-bar")).is_some_and(|why| why.contains("before --report")));
     }
 
     #[test]
