@@ -5,6 +5,7 @@
 //! hostile device may let them. This wrapper adds what they lack. What it
 //! refuses it notes; the device then gets no queue and no DRIVER_OK.
 
+use super::virtio::{NO_VECTOR, register};
 use alloc::rc::Rc;
 use core::cell::Cell;
 use core::mem::ManuallyDrop;
@@ -19,11 +20,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const RESET_PATIENCE: u32 = 100_000;
 /// Config generations that may pass before a read gives up.
 const GENERATIONS: u32 = 64;
-/// Registers of the common configuration (virtio 1.4, 4.1.4.3).
-const CONFIG_MSIX_VECTOR: usize = 0x10;
-const QUEUE_SELECT: usize = 0x16;
-const QUEUE_MSIX_VECTOR: usize = 0x1a;
-const NO_VECTOR: u16 = 0xffff;
 
 /// Why the device was refused, shared with whoever opened it.
 pub(crate) type Verdict = Rc<Cell<Option<Refusal>>>;
@@ -116,10 +112,10 @@ impl CheckedTransport {
         // SAFETY: registers of the common configuration, whose 64 bytes were
         // checked to lie in its BAR.
         let taken = unsafe {
-            mmio::write16(self.common + CONFIG_MSIX_VECTOR, self.vector);
-            mmio::write16(self.common + QUEUE_SELECT, queue);
-            mmio::write16(self.common + QUEUE_MSIX_VECTOR, self.vector);
-            mmio::read16(self.common + QUEUE_MSIX_VECTOR)
+            mmio::write16(self.common + register::CONFIG_MSIX_VECTOR, self.vector);
+            mmio::write16(self.common + register::QUEUE_SELECT, queue);
+            mmio::write16(self.common + register::QUEUE_MSIX_VECTOR, self.vector);
+            mmio::read16(self.common + register::QUEUE_MSIX_VECTOR)
         };
         if taken != self.vector {
             self.refuse(Refusal::NoVector);

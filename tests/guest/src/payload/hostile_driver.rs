@@ -5,6 +5,7 @@
 use super::hostile::Attacks;
 use super::pci::{Bus, Function};
 use super::raw_device::*;
+use super::virtio::{NO_VECTOR, register};
 use super::{Machine, pci, secrets, yes};
 use guest::contract::{ACCESS_PLATFORM, DMB, SWIOTLB};
 use rt::println;
@@ -123,15 +124,20 @@ fn queues(device: &RawDevice, private: u64, attacks: &mut Attacks) {
         let negotiated = device.negotiate(device.decent().into());
         let enabled = device.set_queue(size, descriptors, avail, used);
         // A size the device does not take is as good as no queue.
-        let taken = enabled && device.read16(0x18) == size;
+        let taken = enabled && device.read16(register::QUEUE_SIZE) == size;
         note(attacks, id, what, negotiated && !taken);
     }
     device.bring_up();
-    device.write16(0x16, 0);
-    device.write16(0x18, SIZE / 2);
-    note(attacks, "D5", "resize-enabled-queue", device.read16(0x18) == SIZE);
-    device.write16(0x1a, 0x700);
-    note(attacks, "D9", "vector-out-of-range", device.read16(0x1a) == 0xffff);
+    device.write16(register::QUEUE_SELECT, 0);
+    device.write16(register::QUEUE_SIZE, SIZE / 2);
+    note(attacks, "D5", "resize-enabled-queue", device.read16(register::QUEUE_SIZE) == SIZE);
+    device.write16(register::QUEUE_MSIX_VECTOR, 0x700);
+    note(
+        attacks,
+        "D9",
+        "vector-out-of-range",
+        device.read16(register::QUEUE_MSIX_VECTOR) == NO_VECTOR,
+    );
 }
 
 /// D8: kicks at the wrong time.

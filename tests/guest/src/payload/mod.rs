@@ -26,6 +26,7 @@ mod smp;
 mod story;
 mod tables;
 mod timers;
+mod virtio;
 
 use rt::fdt::Fdt;
 use rt::{cpu, dt, gic, heap, irq, println, psci};

@@ -5,6 +5,8 @@
 
 use super::interrupts;
 use super::pci::{Bus, Ecam, Function};
+use super::virtio::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, register};
+pub(crate) use super::virtio::{INDIRECT, INDIRECT_DESC, NEEDS_RESET, NEXT, WRITE};
 use guest::contract;
 use rt::mmio;
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
@@ -21,19 +23,6 @@ pub(crate) const TABLE: u64 = 0x4200;
 pub(crate) const DATA: u64 = 0x5000;
 /// Bytes of it that are used.
 const USED_BYTES: usize = 0x6000;
-
-/// Descriptor flags (virtio 1.4, 2.7.5).
-pub(crate) const NEXT: u16 = 1;
-pub(crate) const WRITE: u16 = 2;
-pub(crate) const INDIRECT: u16 = 4;
-
-/// VIRTIO_F_INDIRECT_DESC.
-pub(crate) const INDIRECT_DESC: u64 = 1 << 28;
-const ACKNOWLEDGE: u8 = 1;
-const DRIVER: u8 = 2;
-const DRIVER_OK: u8 = 4;
-const FEATURES_OK: u8 = 8;
-pub(crate) const NEEDS_RESET: u8 = 0x40;
 
 /// The PCI command register, and its bus-master bit (PCI Local Bus 3.0, 6.2.2).
 const COMMAND: u8 = 4;
@@ -84,12 +73,12 @@ impl RawDevice {
         Self::over(bus, function, (window, first), region.length)
     }
 
-    /// The same, over memory of the guest's own: `length` bytes that the CPU
-    /// finds at the first address and the device at the second.
+    /// The same, in pages of the guest's own, shared or behind a table: `length`
+    /// bytes that the CPU finds at the first address and the device at the second.
     ///
     /// # Safety
     /// They must be mapped, used by nothing else, and six pages at least.
-    pub(crate) unsafe fn behind_table(
+    pub(crate) unsafe fn in_pages(
         bus: &Bus,
         function: &Function,
         places: (u64, u64),
@@ -122,32 +111,32 @@ impl RawDevice {
     // the notification register lie in their BARs, as `new` checked; the
     // window is the device's and no driver is open on it.
 
-    pub(crate) fn write8(&self, register: usize, value: u8) {
+    pub(crate) fn write8(&self, offset: usize, value: u8) {
         // SAFETY: see above.
-        unsafe { mmio::write8(self.common + register, value) }
+        unsafe { mmio::write8(self.common + offset, value) }
     }
 
-    pub(crate) fn write16(&self, register: usize, value: u16) {
+    pub(crate) fn write16(&self, offset: usize, value: u16) {
         // SAFETY: see above.
-        unsafe { mmio::write16(self.common + register, value) }
+        unsafe { mmio::write16(self.common + offset, value) }
     }
 
-    pub(crate) fn read16(&self, register: usize) -> u16 {
+    pub(crate) fn read16(&self, offset: usize) -> u16 {
         // SAFETY: see above.
-        unsafe { mmio::read16(self.common + register) }
+        unsafe { mmio::read16(self.common + offset) }
     }
 
-    fn write64(&self, register: usize, value: u64) {
+    fn write64(&self, offset: usize, value: u64) {
         // SAFETY: see above.
         unsafe {
-            mmio::write32(self.common + register, value as u32);
-            mmio::write32(self.common + register + 4, (value >> 32) as u32);
+            mmio::write32(self.common + offset, value as u32);
+            mmio::write32(self.common + offset + 4, (value >> 32) as u32);
         }
     }
 
     pub(crate) fn status(&self) -> u8 {
         // SAFETY: see above.
-        unsafe { mmio::read8(self.common + 0x14) }
+        unsafe { mmio::read8(self.common + register::STATUS) }
     }
 
     /// The device's address of a place in the window.
@@ -183,7 +172,7 @@ impl RawDevice {
 
     /// Resets the device and clears its window.
     pub(crate) fn reset(&self) -> bool {
-        self.write8(0x14, 0);
+        self.write8(register::STATUS, 0);
         let done = interrupts::wait(1000, || self.status() == 0);
         // SAFETY: see above.
         unsafe { core::ptr::write_bytes(self.window as *mut u8, 0, USED_BYTES) };
@@ -195,8 +184,8 @@ impl RawDevice {
         let half = |select| {
             // SAFETY: see above.
             unsafe {
-                mmio::write32(self.common, select);
-                u64::from(mmio::read32(self.common + 4))
+                mmio::write32(self.common + register::DEVICE_FEATURE_SELECT, select);
+                u64::from(mmio::read32(self.common + register::DEVICE_FEATURE))
             }
         };
         half(0) | half(1) << 32
@@ -205,15 +194,18 @@ impl RawDevice {
     /// Accepts exactly `features`, in 32-bit halves from half 0 on; did
     /// FEATURES_OK stay?
     pub(crate) fn negotiate(&self, features: u128) -> bool {
-        self.write8(0x14, ACKNOWLEDGE | DRIVER);
+        self.write8(register::STATUS, ACKNOWLEDGE | DRIVER);
         for select in 0..4 {
             // SAFETY: see above.
             unsafe {
-                mmio::write32(self.common + 8, select);
-                mmio::write32(self.common + 12, (features >> (32 * select)) as u32);
+                mmio::write32(self.common + register::DRIVER_FEATURE_SELECT, select);
+                mmio::write32(
+                    self.common + register::DRIVER_FEATURE,
+                    (features >> (32 * select)) as u32,
+                );
             }
         }
-        self.write8(0x14, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        self.write8(register::STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
         self.status() & FEATURES_OK != 0
     }
 
@@ -226,13 +218,13 @@ impl RawDevice {
 
     /// Sets queue 0 up; is it enabled then?
     pub(crate) fn set_queue(&self, size: u16, descriptors: u64, avail: u64, used: u64) -> bool {
-        self.write16(0x16, 0);
-        self.write16(0x18, size);
-        self.write64(0x20, descriptors);
-        self.write64(0x28, avail);
-        self.write64(0x30, used);
-        self.write16(0x1c, 1);
-        self.read16(0x1c) == 1 && self.status() & NEEDS_RESET == 0
+        self.write16(register::QUEUE_SELECT, 0);
+        self.write16(register::QUEUE_SIZE, size);
+        self.write64(register::QUEUE_DESC, descriptors);
+        self.write64(register::QUEUE_DRIVER, avail);
+        self.write64(register::QUEUE_DEVICE, used);
+        self.write16(register::QUEUE_ENABLE, 1);
+        self.read16(register::QUEUE_ENABLE) == 1 && self.status() & NEEDS_RESET == 0
     }
 
     /// Queue 0 where it belongs.
@@ -241,7 +233,7 @@ impl RawDevice {
     }
 
     pub(crate) fn driver_ok(&self) {
-        self.write8(0x14, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+        self.write8(register::STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }
 
     /// From reset to a working device.
@@ -296,8 +288,8 @@ impl RawDevice {
 
     /// Kicks queue 0.
     pub(crate) fn ring(&self) {
-        self.write16(0x16, 0);
-        let offset = usize::from(self.read16(0x1e)) * self.multiplier;
+        self.write16(register::QUEUE_SELECT, 0);
+        let offset = usize::from(self.read16(register::QUEUE_NOTIFY_OFF)) * self.multiplier;
         // SAFETY: see above.
         unsafe { mmio::write16(self.kick + offset, 0) };
     }
@@ -339,8 +331,8 @@ pub(crate) fn kick_register(bus: &Bus, function: &Function) -> Option<usize> {
     // SAFETY: registers of the common configuration: queue 0, and where it is
     // kicked.
     let offset = unsafe {
-        mmio::write16(common + 0x16, 0);
-        mmio::read16(common + 0x1e)
+        mmio::write16(common + register::QUEUE_SELECT, 0);
+        mmio::read16(common + register::QUEUE_NOTIFY_OFF)
     };
     Some(function.address(capabilities.notify?)? as usize + usize::from(offset) * multiplier)
 }

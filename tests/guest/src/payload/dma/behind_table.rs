@@ -167,7 +167,7 @@ fn seen_or_not(
     let page = spare.take(1)? as u64;
     let at = domain.map(rings, RINGS, true).ok()?;
     // SAFETY: pages of `Spare`, mapped for this device.
-    let raw = unsafe { RawDevice::behind_table(bus, disk, (rings, at), RINGS * BYTES) }?;
+    let raw = unsafe { RawDevice::in_pages(bus, disk, (rings, at), RINGS * BYTES) }?;
     let error = raw_device::Outcome::Served(1);
 
     fill(page, 1, SHOWN);

@@ -28,6 +28,7 @@ use crate::payload::disk::BlockDisk;
 use crate::payload::pci::{self, Bus, Function};
 use crate::payload::raw_device::{NEEDS_RESET, RawDevice};
 use crate::payload::share_hal::{self, ShareHal};
+use crate::payload::virtio::register;
 use crate::payload::{Machine, interrupts, pkvm, realm, secrets};
 
 /// Number of the disk among the devices.
@@ -60,7 +61,7 @@ pub(super) fn show(machine: &Machine, show: &mut Show) -> Option<()> {
 fn offered(machine: &Machine, bus: &Bus, disk: &Function, show: &mut Show) -> Option<()> {
     let window = Pages::new(machine).take(8, 0)?;
     // SAFETY: pages set aside for it.
-    let raw = unsafe { RawDevice::behind_table(bus, disk, (window, window), 8 * PAGE as u64) }?;
+    let raw = unsafe { RawDevice::in_pages(bus, disk, (window, window), 8 * PAGE as u64) }?;
     raw.reset();
     let offered = raw.offered();
     let lacks = offered & ACCESS_PLATFORM == 0;
@@ -159,7 +160,7 @@ fn naive(machine: &Machine, bus: &mut Bus, disk: &Function, show: &mut Show) -> 
     // to them, is gone.
     let submitted = unsafe { driver.write_blocks_nb(0, &mut request, secret, &mut response) };
     // SAFETY: the status register, which the capability says is there.
-    let status = || unsafe { rt::mmio::read8(common as usize + 0x14) };
+    let status = || unsafe { rt::mmio::read8(common as usize + register::STATUS) };
     let stopped = interrupts::wait(PATIENCE, || status() & NEEDS_RESET != 0);
     let used = driver.peek_used();
     drop(driver);

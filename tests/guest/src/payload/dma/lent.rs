@@ -54,8 +54,7 @@ fn a_page(page: u64, show: &mut Show) {
 /// A driver that declines ACCESS_PLATFORM; its rings would be in these pages.
 fn declined(bus: &Bus, disk: &Function, window: u64, show: &mut Show) -> Option<()> {
     // SAFETY: pages set aside for it just now.
-    let raw =
-        unsafe { RawDevice::behind_table(bus, disk, (window, window), (WINDOW * PAGE) as u64) }?;
+    let raw = unsafe { RawDevice::in_pages(bus, disk, (window, window), (WINDOW * PAGE) as u64) }?;
     let kept = raw.reset() && raw.negotiate((raw.decent() & !ACCESS_PLATFORM).into());
     let seen = format!("without ACCESS_PLATFORM FEATURES_OK reads {}", u8::from(kept));
     show.tell("0.19", Outcome::refused(!kept), &seen);

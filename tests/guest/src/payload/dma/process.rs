@@ -12,6 +12,9 @@ use rt::mmio;
 use rt::user::{self, Process, Trap};
 
 use crate::payload::interrupts;
+use crate::payload::virtio::{
+    self, ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, NEXT, register,
+};
 use guest::contract::VERSION_1;
 
 /// What the process wants of its kernel: x0 of its SVC.
@@ -33,9 +36,6 @@ pub(super) const DATA: u64 = 0x400;
 /// Request types (virtio 1.4, 5.2.6).
 const READ: u32 = 0;
 const WRITE: u32 = 1;
-/// Descriptor flags (2.7.5).
-const NEXT: u16 = 1;
-const DEVICE_WRITES: u16 = 2;
 /// Milliseconds for a request.
 const PATIENCE: u64 = 5000;
 
@@ -157,7 +157,7 @@ extern "C" fn drive() -> ! {
         for _ in 0..50 {
             user::call([WAIT, 0, 0, 0]);
         }
-        if other.status() & 0x40 != 0 {
+        if other.status() & NEEDS_RESET != 0 {
             done(STOPPED, 0);
         }
     }
@@ -190,24 +190,24 @@ struct Driver {
 // SAFETY (of all accesses below): the kernel has given these registers and
 // this page, and mapped nothing else: a mistake faults.
 impl Driver {
-    fn write8(&self, register: usize, value: u8) {
+    fn write8(&self, offset: usize, value: u8) {
         // SAFETY: see above.
-        unsafe { mmio::write8(self.common + register, value) }
+        unsafe { mmio::write8(self.common + offset, value) }
     }
 
-    fn write16(&self, register: usize, value: u16) {
+    fn write16(&self, offset: usize, value: u16) {
         // SAFETY: see above.
-        unsafe { mmio::write16(self.common + register, value) }
+        unsafe { mmio::write16(self.common + offset, value) }
     }
 
-    fn write32(&self, register: usize, value: u32) {
+    fn write32(&self, offset: usize, value: u32) {
         // SAFETY: see above.
-        unsafe { mmio::write32(self.common + register, value) }
+        unsafe { mmio::write32(self.common + offset, value) }
     }
 
     fn status(&self) -> u8 {
         // SAFETY: see above.
-        unsafe { mmio::read8(self.common + 0x14) }
+        unsafe { mmio::read8(self.common + register::STATUS) }
     }
 
     fn store<T>(&self, offset: u64, value: T) {
@@ -222,7 +222,7 @@ impl Driver {
 
     /// From reset to DRIVER_OK with one queue of 8.
     fn bring_up(&self, features: u64) {
-        self.write8(0x14, 0);
+        self.write8(register::STATUS, 0);
         while self.status() != 0 {
             user::call([WAIT, 0, 0, 0]);
         }
@@ -230,28 +230,33 @@ impl Driver {
         for word in 0..HEADER / 8 {
             self.store(8 * word, 0_u64);
         }
-        self.write8(0x14, 1 | 2);
+        self.write8(register::STATUS, ACKNOWLEDGE | DRIVER);
         for half in 0..2 {
-            self.write32(8, half);
-            self.write32(12, (features >> (32 * half)) as u32);
+            self.write32(register::DRIVER_FEATURE_SELECT, half);
+            self.write32(register::DRIVER_FEATURE, (features >> (32 * half)) as u32);
         }
-        self.write8(0x14, 1 | 2 | 8);
-        if self.status() & 8 == 0 {
+        self.write8(register::STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        if self.status() & FEATURES_OK == 0 {
             done(DECLINED, 0);
         }
-        self.write16(0x16, 0);
-        self.write16(0x18, 8);
-        for (register, offset) in [(0x20, DESCRIPTORS), (0x28, AVAIL), (0x30, USED)] {
-            self.write32(register, (self.at + offset) as u32);
-            self.write32(register + 4, ((self.at + offset) >> 32) as u32);
+        self.write16(register::QUEUE_SELECT, 0);
+        self.write16(register::QUEUE_SIZE, 8);
+        let rings = [
+            (register::QUEUE_DESC, DESCRIPTORS),
+            (register::QUEUE_DRIVER, AVAIL),
+            (register::QUEUE_DEVICE, USED),
+        ];
+        for (at, offset) in rings {
+            self.write32(at, (self.at + offset) as u32);
+            self.write32(at + 4, ((self.at + offset) >> 32) as u32);
         }
-        self.write16(0x1c, 1);
+        self.write16(register::QUEUE_ENABLE, 1);
         // SAFETY: see above.
-        let enabled = unsafe { mmio::read16(self.common + 0x1c) } == 1;
-        if !enabled || self.status() & 0x40 != 0 {
+        let enabled = unsafe { mmio::read16(self.common + register::QUEUE_ENABLE) } == 1;
+        if !enabled || self.status() & NEEDS_RESET != 0 {
             done(NO_QUEUE, 0);
         }
-        self.write8(0x14, 1 | 2 | 8 | 4);
+        self.write8(register::STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }
 
     /// Writes request number `count` down, but for the kick.
@@ -259,10 +264,10 @@ impl Driver {
         self.store(HEADER, u64::from(kind));
         self.store(HEADER + 8, sector);
         self.store(STATUS, 0xee_u8);
-        let direction = if kind == READ { DEVICE_WRITES } else { 0 };
+        let direction = if kind == READ { virtio::WRITE } else { 0 };
         self.describe(0, self.at + HEADER, 16, NEXT, 1);
         self.describe(1, data, 512, NEXT | direction, 2);
-        self.describe(2, self.at + STATUS, 1, DEVICE_WRITES, 0);
+        self.describe(2, self.at + STATUS, 1, virtio::WRITE, 0);
         self.store(AVAIL + 4 + 2 * u64::from((count - 1) & 7), 0_u16);
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
         self.store(AVAIL + 2, count);
@@ -287,7 +292,7 @@ impl Driver {
                 }
                 return;
             }
-            if self.status() & 0x40 != 0 {
+            if self.status() & NEEDS_RESET != 0 {
                 done(STOPPED, 0);
             }
             user::call([WAIT, 0, 0, 0]);

@@ -31,7 +31,7 @@ pub(super) fn show(machine: &Machine, show: &mut Show) -> Option<()> {
     let window = pages.take_shared(WINDOW, 0)?;
     // SAFETY: pages set aside for it just now.
     let device =
-        unsafe { RawDevice::behind_table(&bus, disk, (window, window), (WINDOW * PAGE) as u64) }?;
+        unsafe { RawDevice::in_pages(&bus, disk, (window, window), (WINDOW * PAGE) as u64) }?;
     rings(&device, show);
     buffers(&device, show);
     again(&device, show);

@@ -79,7 +79,7 @@ fn unmapped_meanwhile(
     let rings_iova = domain.map(rings, RINGS, true).ok()?;
     let places = (rings, rings_iova);
     // SAFETY: pages of `Spare`, mapped for this device.
-    let raw = unsafe { RawDevice::behind_table(bus, disk, places, RINGS * BYTES) }?;
+    let raw = unsafe { RawDevice::in_pages(bus, disk, places, RINGS * BYTES) }?;
     let device = number(disk);
     let (mut rounds, mut middle, mut stable) = (0, false, true);
     while rounds < ROUNDS && !middle && stable {
