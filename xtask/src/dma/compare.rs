@@ -63,13 +63,13 @@ pub(super) fn run(
         report::write(path, &figures.systems, modes)?;
         anstream::println!("\n  report: {}", path.display());
     }
+    let over: Vec<String> = figures.systems.iter().flat_map(over_goal).collect();
+    over.iter().for_each(|line| anstream::println!("    {}", paint(BAD, line)));
     if options.write {
         write(&file, &merged(committed, &figures))?;
         anstream::println!("\n  written to {FIGURES}");
-        return Ok(Outcome::Pass);
+        return Ok(if over.is_empty() { Outcome::Pass } else { Outcome::Fail });
     }
-    let over: Vec<String> = figures.systems.iter().flat_map(over_goal).collect();
-    over.iter().for_each(|line| anstream::println!("    {}", paint(BAD, line)));
     let outcome = committed.map(|committed| judge(&differences(&committed, &figures)));
     Ok(if over.is_empty() { outcome.unwrap_or(Outcome::Pass) } else { Outcome::Fail })
 }

@@ -59,7 +59,7 @@ pub struct DmaOptions {
     #[arg(long, requires = "compare", conflicts_with = "check")]
     pub write: bool,
     /// Write the result as JSON to FILE
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "list")]
     pub json: Option<PathBuf>,
 }
 
