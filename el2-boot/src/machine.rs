@@ -9,7 +9,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 use hyp::addr::{FRAME_SIZE, GfnRange, Pfn, PfnRange};
 use hyp::error::Error;
-use hyp::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime, Work};
+use hyp::machine::{Cause, CpuId, El1Register, IdRegister, Machine, PowerAction, Regime, Work};
 use hyp::trace::Event;
 use hyp::trap::Trap;
 use hyp::vcpu::debug::DebugState;
@@ -160,8 +160,8 @@ impl Machine for Cpus {
         trace::record(Event::InvalidateAll(regime));
     }
 
-    fn quiet(&self) {
-        trace::quiet();
+    fn quiet(&self, cause: Cause) {
+        trace::quiet(cause);
     }
 
     fn load_vcpu(&self, vcpu: &mut VcpuState, regime: Regime) {

@@ -11,7 +11,7 @@ pub(crate) fn record(_: hyp::trace::Event) {}
 
 #[cfg(not(feature = "trace"))]
 #[inline(always)]
-pub(crate) fn quiet() {}
+pub(crate) fn quiet(_: hyp::machine::Cause) {}
 
 #[cfg(not(feature = "trace"))]
 pub(crate) fn announce() {}
@@ -23,6 +23,7 @@ pub(crate) use kept::{announce, quiet, record};
 mod kept {
     use crate::percpu;
     use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use hyp::machine::Cause;
     use hyp::trace::{Event, Record, WORDS};
 
     /// Records there is room for: 32 MiB.
@@ -48,10 +49,11 @@ mod kept {
         push(event);
     }
 
-    /// Keeps that nothing is under way, if anything has been.
-    pub(crate) fn quiet() {
+    /// Keeps that nothing is under way, and why the last was, if anything has
+    /// been.
+    pub(crate) fn quiet(cause: Cause) {
         if CHANGED.swap(false, Ordering::Relaxed) {
-            push(Event::Quiet);
+            push(Event::Quiet(cause));
         }
     }
 

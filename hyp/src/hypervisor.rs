@@ -14,7 +14,7 @@ use crate::entropy::{self, Entropy};
 use crate::error::Error;
 use crate::event::{Event, EventKind, EventLog};
 use crate::host::power::HostPower;
-use crate::machine::{Machine, Regime};
+use crate::machine::{Cause, Machine, Regime, Vmid};
 use crate::memory::{BootMemory, Counts, FrameEntry, GuestId, GuestMemory, HostMemory, Owner};
 use crate::stats::{MachineCounter, MachineStats};
 use crate::sync::Mutex;
@@ -125,17 +125,20 @@ impl<M: Machine> Hypervisor<M> {
     pub fn handle_host_trap(&self, frame: &mut Frame, trap: Trap) {
         #[cfg(feature = "oracle")]
         let scope = crate::oracle::watch::Scope::of(frame, &trap);
+        let cause = Cause::of(Vmid::HOST, &trap, frame.get(0));
         crate::host::handle(self, frame, trap);
-        self.note_quiet();
+        self.note_quiet(cause);
         #[cfg(feature = "oracle")]
         self.check_rules(scope.after(frame));
     }
 
     /// The end of a trap, of the host or of a guest, for those who keep a
     /// trace.
-    pub(crate) fn note_quiet(&self) {
+    pub(crate) fn note_quiet(&self, cause: Cause) {
         #[cfg(feature = "trace")]
-        self.with_memory(|_| self.machine.quiet());
+        self.with_memory(|_| self.machine.quiet(cause));
+        #[cfg(not(feature = "trace"))]
+        let _ = cause;
     }
 
     /// Calls `act` with the host memory locked.

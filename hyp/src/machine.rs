@@ -10,7 +10,7 @@
 
 use crate::addr::{FRAME_SIZE, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
-use crate::trap::Trap;
+use crate::trap::{Trap, TrapKind};
 use crate::vcpu::debug::DebugState;
 use crate::vcpu::state::{VcpuState, VirtualCpuInterface};
 use core::ops::Range;
@@ -70,6 +70,25 @@ pub enum PowerAction {
     Off,
     /// PSCI SYSTEM_RESET.
     Reset,
+}
+
+/// Why EL2 ran: a trap of a world's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cause {
+    /// The world.
+    pub vmid: Vmid,
+    /// ESR_EL2; 0 if it was no synchronous exception.
+    pub esr: u64,
+    /// Its x0 then: the function, if it was a call.
+    pub x0: u64,
+}
+
+impl Cause {
+    /// A trap of the world `vmid`, whose x0 was this.
+    pub(crate) fn of(vmid: Vmid, trap: &Trap, x0: u64) -> Self {
+        let esr = if trap.kind == TrapKind::Sync { trap.esr } else { 0 };
+        Self { vmid, esr, x0 }
+    }
 }
 
 /// What EL2 has done since boot.
@@ -230,9 +249,10 @@ pub trait Machine: Sync {
     fn invalidate_all(&self, regime: Regime);
 
     /// No change of memory or tables is under way on any CPU: host memory is
-    /// locked, and every call that has changed something is done with it. Told
-    /// with the feature `trace` only; a machine that keeps one notes it.
-    fn quiet(&self) {}
+    /// locked, and every call that has changed something is done with it, the
+    /// last for this cause. Told with the feature `trace` only; a machine that
+    /// keeps one notes it.
+    fn quiet(&self, _cause: Cause) {}
 
     // ---- world switch -----------------------------------------------------
 

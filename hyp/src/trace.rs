@@ -6,7 +6,7 @@
 //! have forgotten by luck (`tests/trace`).
 
 use crate::addr::{GfnRange, Pfn, PfnRange};
-use crate::machine::{CpuId, Regime, Vmid};
+use crate::machine::{Cause, CpuId, Regime, Vmid};
 
 /// Words of a record.
 pub const WORDS: usize = 4;
@@ -46,8 +46,8 @@ pub enum Event {
     Invalidate(Regime, GfnRange),
     /// TLBs forget a whole regime.
     InvalidateAll(Regime),
-    /// No change of tables is under way on any CPU.
-    Quiet,
+    /// No change of tables is under way on any CPU; the last was for this.
+    Quiet(Cause),
 }
 
 /// An event, when and where.
@@ -95,7 +95,7 @@ impl Record {
                 (11, regime_word(regime), range.start().number(), range.count())
             }
             Event::InvalidateAll(regime) => (12, regime_word(regime), 0, 0),
-            Event::Quiet => (13, 0, 0, 0),
+            Event::Quiet(Cause { vmid, esr, x0 }) => (13, vmid.0.into(), esr, x0),
         };
         [self.number << NUMBER_SHIFT | (self.cpu as u64 & 0xff) << CPU_SHIFT | kind, a, b, c]
     }
@@ -119,7 +119,7 @@ impl Record {
             10 => Event::Publish,
             11 => Event::Invalidate(regime(a)?, GfnRange::new(b, c).ok()?),
             12 => Event::InvalidateAll(regime(a)?),
-            13 => Event::Quiet,
+            13 => Event::Quiet(Cause { vmid: Vmid(u8::try_from(a).ok()?), esr: b, x0: c }),
             _ => return None,
         };
         let cpu = (head >> CPU_SHIFT & 0xff) as CpuId;
@@ -155,7 +155,10 @@ impl core::fmt::Display for Event {
             Event::InvalidateAll(regime) => {
                 write!(f, "invalidates all of VMID {}", regime.vmid.0)
             }
-            Event::Quiet => write!(f, "nothing is under way"),
+            Event::Quiet(cause) => {
+                let Cause { vmid, esr, x0 } = cause;
+                write!(f, "done for VMID {}: ESR {esr:#x}, x0 {x0:#x}", vmid.0)
+            }
         }
     }
 }
@@ -183,7 +186,7 @@ mod tests {
             Event::Publish,
             Event::Invalidate(regime, GfnRange::new(9, 2).unwrap()),
             Event::InvalidateAll(regime),
-            Event::Quiet,
+            Event::Quiet(Cause { vmid: Vmid(2), esr: 0x5600_0000, x0: u64::MAX }),
         ];
         for (number, event) in (0..).zip(all) {
             let record = Record { number, cpu: 5, event };

@@ -87,7 +87,7 @@ impl Config {
             name: name.to_owned(),
             machine: Machine::default(),
             disk: None,
-            timeout: Some(Duration::from_secs(300)),
+            timeout: Some(Duration::from_secs(600)),
             gdb: None,
             scenario: "story".into(),
             words: String::new(),

@@ -19,7 +19,7 @@ mod sysreg;
 use crate::error::Error;
 use crate::event::EventKind;
 use crate::hypervisor::Hypervisor;
-use crate::machine::Machine;
+use crate::machine::{Cause, Machine, Vmid};
 use crate::stats::{VmCounter, VmStats};
 use crate::syndrome::{Exception, decode};
 use crate::trap::{Trap, TrapKind};
@@ -56,6 +56,7 @@ impl Outcome {
 struct Running<'a, M> {
     hyp: &'a Hypervisor<M>,
     handle: Handle,
+    vmid: Vmid,
     abi: GuestAbi,
     vcpu: &'a mut Vcpu,
     /// The list registers are filled: with what the VM was after so many
@@ -95,6 +96,7 @@ pub(crate) fn run<M: Machine>(
     let mut running = Running {
         hyp,
         handle,
+        vmid: regime.vmid,
         abi,
         vcpu: current,
         listed_at: None,
@@ -135,8 +137,9 @@ impl<M: Machine> Running<'_, M> {
             }
             self.count(VmCounter::Entries);
             let trap = self.hyp.machine.run_vcpu(&mut self.vcpu.state);
+            let cause = Cause::of(self.vmid, &trap, self.vcpu.state.frame.get(0));
             let outcome = self.handle(&trap);
-            self.hyp.note_quiet();
+            self.hyp.note_quiet(cause);
             let (exit, kick) = match outcome {
                 Outcome::Resume if self.kick.is_empty() => continue,
                 Outcome::Resume => (HostExit::Kick, VcpuSet::EMPTY),

@@ -8,7 +8,9 @@
 //! in the unit tests. Nothing of the policy runs here.
 
 mod file;
+mod owners;
 mod replay;
 
 pub use file::{Trace, read};
+pub use owners::{Range, Step, steps};
 pub use replay::{Finding, replay};

@@ -30,7 +30,7 @@ pub fn replay(records: &[Record]) -> Vec<Finding> {
         act(&machine, record.event);
         // What a call may not leave behind is asked at its end only.
         let problems = match record.event {
-            Event::Quiet => machine.take_violations(),
+            Event::Quiet(_) => machine.take_violations(),
             _ => machine.take_violations_so_far(),
         };
         findings.extend(problems.into_iter().map(|problem| Finding { record: *record, problem }));
@@ -41,7 +41,7 @@ pub fn replay(records: &[Record]) -> Vec<Finding> {
 fn act(machine: &SimMachine, event: Event) {
     match event {
         // Before the first record, and at the end of one.
-        Event::Boot(_) | Event::Quiet => {}
+        Event::Boot(_) | Event::Quiet(_) => {}
         Event::Attach(regime) => machine.attach(regime),
         Event::MapHyp(frame) => machine.map_hyp(frame),
         Event::UnmapHyp(frame) => machine.unmap_hyp(frame),
@@ -63,7 +63,7 @@ fn act(machine: &SimMachine, event: Event) {
 mod tests {
     use super::*;
     use hyp::addr::{GfnRange, Pfn};
-    use hyp::machine::{Regime, Vmid};
+    use hyp::machine::{Cause, Regime, Vmid};
 
     const ROOT: u64 = 0x4_1000;
 
@@ -73,6 +73,10 @@ mod tests {
 
     fn host() -> Regime {
         Regime { vmid: Vmid::HOST, root: pfn(ROOT) }
+    }
+
+    fn quiet() -> Event {
+        Event::Quiet(Cause { vmid: Vmid::HOST, esr: 0, x0: 0 })
     }
 
     fn store(table: u64, index: u16, value: u64) -> Event {
@@ -89,11 +93,11 @@ mod tests {
             store(ROOT, 0, middle << 12 | 0b11),
             Event::Publish,
             Event::Attach(host()),
-            Event::Quiet,
+            quiet(),
             store(last, 5, 0),
         ];
         events.extend(invalidation);
-        events.push(Event::Quiet);
+        events.push(quiet());
         (0..).zip(events).map(|(number, event)| Record { number, cpu: 0, event }).collect()
     }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::DmaOptions;
 use super::cost::Measured;
 use super::modes::Mode;
-use super::{report, table};
+use super::{owners, report, table};
 use crate::build::{self, Images, Variant};
 use crate::qemu::{self, End, Machine};
 use crate::story::{self, Config};
@@ -49,10 +49,20 @@ pub(super) fn run(
     let images = build::images_of(workspace, Variant::Profiled)?;
     let mut systems = Vec::new();
     for mode in modes.iter().filter(|mode| mode.words.is_some()) {
-        let Some(measured) = measure(workspace, &images, mode, options.report.is_some())? else {
+        let Some(measured) = measure(workspace, &images, mode)? else {
             return Ok(Outcome::Interrupted);
         };
         systems.push(measured);
+    }
+    if options.report.is_some() {
+        let traced = build::images_of(workspace, Variant::Traced)?;
+        for system in &mut systems {
+            let Some(mode) = modes.iter().find(|mode| mode.name == system.mode) else { continue };
+            let Some(owners) = owners::watch(workspace, &traced, mode)? else {
+                return Ok(Outcome::Interrupted);
+            };
+            system.owners = owners;
+        }
     }
     let figures = Figures { systems };
     table::print(&figures.systems, modes);
@@ -108,19 +118,13 @@ fn over_goal(system: &Measured) -> Vec<String> {
     over
 }
 
-/// Boots one system, with the map of what the host can see if that is wanted;
-/// `None` after Ctrl-C.
-fn measure(
-    workspace: &Workspace,
-    images: &Images,
-    mode: &Mode,
-    map: bool,
-) -> Result<Option<Measured>> {
+/// Boots one system; `None` after Ctrl-C.
+fn measure(workspace: &Workspace, images: &Images, mode: &Mode) -> Result<Option<Measured>> {
     let cpu = "cortex-a72,cntfrq=1000000000".to_owned();
     let config = Config {
         machine: Machine { cpu, cpus: 1, icount: true, ..Machine::default() },
         scenario: "dma".into(),
-        words: format!("mode={} part=measure{}", mode.name, if map { " map=yes" } else { "" }),
+        words: format!("mode={} part=measure", mode.name),
         reserves: false,
         ..Config::new(&format!("dma-{}", mode.name))
     };

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::owners::Owners;
 use crate::console::Record;
 
 /// Bytes of a request, and requests at a time: the order of the guest's cases
@@ -19,52 +20,14 @@ pub(super) struct Measured {
     pub(super) mode: String,
     pub(super) requests: Vec<Cost>,
     pub(super) exposure: Vec<Exposure>,
-    /// Which pages the host can see, step by step, if that was asked for.
+    /// Whose each page is, trap by trap, if that was asked for.
     #[serde(skip)]
-    pub(super) looks: Vec<Look>,
+    pub(super) owners: Owners,
 }
 
 /// Pages from the first number on, up to the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range(pub(super) u64, pub(super) u64);
-
-/// What the host can see at a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Look {
-    pub(super) step: u64,
-    /// Pages of the guest's RAM.
-    pub(super) pages: u64,
-    /// Pages that the device brings.
-    pub(super) brought: u64,
-    /// Of the guest's RAM.
-    pub(super) ram: Vec<Range>,
-    /// Of the device's window.
-    pub(super) window: Vec<Range>,
-}
-
-impl Look {
-    fn read(record: &Record) -> Result<Self> {
-        let read = |name| number(record, name).with_context(|| format!("no {name}"));
-        let ranges = |name: &str| -> Result<Vec<Range>> {
-            let text = record.get(name).with_context(|| format!("no {name}"))?;
-            let pieces = text.split(',').filter(|piece| !piece.is_empty());
-            pieces.map(|piece| range(piece).with_context(|| format!("no range: {piece}"))).collect()
-        };
-        Ok(Self {
-            step: read("step")?,
-            pages: read("pages")?,
-            brought: read("brought")?,
-            ram: ranges("ram")?,
-            window: ranges("window")?,
-        })
-    }
-}
-
-/// `3-5`, the end not included.
-fn range(text: &str) -> Option<Range> {
-    let (start, end) = text.split_once('-')?;
-    Some(Range(start.parse().ok()?, end.parse().ok()?)).filter(|range| range.0 < range.1)
-}
 
 /// What one request costs, on average over 64.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -165,9 +128,7 @@ impl Measured {
             .collect::<Result<_>>()?;
         let exposure =
             EXPOSED.into_iter().map(|bytes| exposure(&records, bytes)).collect::<Result<_>>()?;
-        let looks = records.iter().filter(|record| record.says("map")).map(Look::read);
-        let looks = looks.collect::<Result<_>>()?;
-        Ok(Self { mode: mode.to_owned(), requests, exposure, looks })
+        Ok(Self { mode: mode.to_owned(), requests, exposure, owners: Owners::default() })
     }
 
     /// The cost of such requests.
@@ -329,20 +290,6 @@ pub(super) mod tests {
         let exposed = Measured::read("x", &console()).unwrap().exposed(512).unwrap().clone();
         assert_eq!(exposed.pages, [4, 20, 4, 20, 4, 20, 4, 20, 4]);
         assert_eq!((exposed.peak, exposed.after, exposed.stale), (20, 4, 24));
-    }
-
-    #[test]
-    fn a_look_is_read_in_ranges_and_nonsense_is_none() {
-        let mut lines = console();
-        lines.push("@host dma map step=3 pages=64 brought=0 ram=1-3,9-10 window=".into());
-        let looks = Measured::read("x", &lines).unwrap().looks;
-        assert_eq!((looks[0].step, looks[0].ram.as_slice()), (3, &[Range(1, 3), Range(9, 10)][..]));
-        assert!(looks[0].window.is_empty());
-        for ranges in ["3", "3-", "5-3", "a-b"] {
-            let mut lines = console();
-            lines.push(format!("@host dma map step=3 pages=64 brought=0 ram={ranges} window="));
-            assert!(Measured::read("x", &lines).is_err(), "{ranges}");
-        }
     }
 
     #[test]

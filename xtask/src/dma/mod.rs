@@ -6,6 +6,7 @@
 //! | `judge` | from console lines to one verdict for each demonstration |
 //! | `cost` | from console lines to the figures of a request |
 //! | `compare` | measuring all, and comparing with the committed figures |
+//! | `owners` | whose each page of the guest's is, from a trace of page tables |
 //! | `table` | the figures on a terminal |
 //! | `report` | the figures as a page, with charts and the ownership map |
 
@@ -13,6 +14,7 @@ mod compare;
 mod cost;
 mod judge;
 mod modes;
+mod owners;
 mod report;
 mod table;
 

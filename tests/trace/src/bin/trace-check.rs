@@ -41,7 +41,7 @@ fn check(file: &Path) -> Result<bool> {
         trace.records.len(),
         count(|event| matches!(event, Event::Store { .. })),
         count(|event| matches!(event, Event::Invalidate(..) | Event::InvalidateAll(_))),
-        count(|event| matches!(event, Event::Quiet)),
+        count(|event| matches!(event, Event::Quiet(_))),
     );
     if let Some(first) = findings.first() {
         let number = first.record.number as usize;

@@ -1,115 +1,138 @@
-//! The ownership map: whose each page is, and since when.
+//! The ownership map: whose each page is, and since which call.
 //!
-//! Without script it shows the moment at which sixteen requests are with the
-//! device; the script moves it through the steps before and after.
+//! Without script it shows the moment at which the host sees most; the script
+//! moves each map through the traps before and after, and tells of the page
+//! under the pointer.
 
 use std::fmt::Write;
 
-use super::super::cost::{Look, Measured, Range};
+use super::super::cost::{Measured, Range};
+use super::super::owners::{Look, Owners};
 use super::chart::open;
 use super::{escape, table};
 
 /// Pages in a row of the grid, and how large one is.
 const COLUMNS: u64 = 128;
 const CELL: u64 = 5;
-/// The step at which all requests are with the device.
-const IN_FLIGHT: u64 = 17;
 
-/// What a step is, for people.
-fn step_name(step: u64) -> String {
-    match step {
-        0 => "before the first request".into(),
-        step if step < IN_FLIGHT => format!("request {step} is mapped"),
-        IN_FLIGHT => "all are with the device".into(),
-        step => format!("request {} is back and unmapped", step - IN_FLIGHT),
-    }
-}
-
-/// The section; nothing if no system was looked at.
+/// The section; nothing if no system was watched.
 pub(super) fn section(systems: &[Measured]) -> String {
-    let looked: Vec<&Measured> = systems.iter().filter(|system| !system.looks.is_empty()).collect();
-    let last = looked.iter().map(|system| system.looks.len()).max().unwrap_or(0);
-    if last == 0 {
+    let watched: Vec<&Measured> =
+        systems.iter().filter(|system| !system.owners.looks.is_empty()).collect();
+    if watched.is_empty() {
         return String::new();
     }
-    let mut html = format!(
-        "<section id=\"ownership\"><h2>Whose each page is: the ownership map</h2>\
+    let mut html = "<section id=\"ownership\"><h2>Whose each page is: the ownership map</h2>\
          <p>The guest's RAM, a cell for each page of 4 KiB; below it the memory that the device \
-         brings, or the addresses that its table maps. Shown is the moment at which sixteen \
-         requests of 4 KiB are with the device; with script, any other.</p>\
-         <p class=\"key\"><i style=\"background:var(--private)\"></i>the guest's alone\
-         <i style=\"background:var(--lent)\"></i>the guest's, shared with the host\
+         brings, or the addresses that its table maps. It is what the page tables say, read from \
+         a trace of every word that EL2 wrote to them, while a guest is made, has its pool warmed \
+         up, and makes sixteen requests of 4 KiB. Shown is the moment at which the host sees most; \
+         with script, after any trap that changed something, and of a page under the pointer \
+         since which.</p>\
+         <p class=\"key\"><i style=\"background:var(--absent)\"></i>no frame\
+         <i style=\"background:var(--private)\"></i>the guest's alone\
+         <i style=\"background:var(--lent)\"></i>the guest's, the host reaches it too\
          <i style=\"background:var(--brought)\"></i>the host's, lent to the guest\
-         <i style=\"background:var(--window)\"></i>the guest's, in the device's view only</p>\
-         <p id=\"when\">{}</p>",
-        escape(&step_name(IN_FLIGHT))
-    );
-    for (index, system) in looked.iter().enumerate() {
-        let look = at(system, IN_FLIGHT);
+         <i style=\"background:var(--window)\"></i>the guest's, in the device's view only</p>"
+        .to_owned();
+    for (index, system) in watched.iter().enumerate() {
+        let owners = &system.owners;
+        let step = owners.peak();
         let _ = write!(
             html,
-            "<h3>{}</h3><div class=\"pair\"><figure>{}</figure>{}</div>",
+            "<h3>{}</h3><div class=\"pair\"><figure>{}<p data-when=\"{index}\">{}</p>\
+             <p data-page=\"{index}\"></p></figure>{}</div>",
             escape(&system.mode),
-            picture(system, index, look),
-            since(system)
+            picture(&system.mode, owners, index),
+            escape(&step_name(owners, step)),
+            since(owners, step)
         );
     }
-    html + &script(&looked, last) + "</section>\n"
+    html + &script(&watched) + "</section>\n"
 }
 
-fn at(system: &Measured, step: u64) -> Option<&Look> {
-    system.looks.iter().find(|look| look.step == step)
+/// What a step is, for people.
+fn step_name(owners: &Owners, step: usize) -> String {
+    let cause = owners.looks.get(step).map_or("", |look| &look.cause);
+    format!("trap {} of {}: {cause}", step + 1, owners.looks.len())
 }
 
-/// The grids of a system: its name and pages, how they are coloured.
-fn grids(system: &Measured) -> Vec<(&'static str, u64, &'static str)> {
-    let Some(first) = system.looks.first() else { return Vec::new() };
-    let mut grids = vec![("ram", first.pages, "lent")];
-    if first.brought > 0 {
-        grids.push(("brought", first.brought, "brought"));
+/// The grids of a system: its name, what it is, its pages, and what is drawn
+/// there in which colour.
+struct Grid {
+    name: &'static str,
+    title: String,
+    pages: u64,
+    under: &'static str,
+    layers: &'static [(&'static str, &'static str)],
+}
+
+fn grids(owners: &Owners) -> Vec<Grid> {
+    let mut grids = vec![Grid {
+        name: "ram",
+        title: format!("the guest's RAM, {} pages", owners.pages),
+        pages: owners.pages,
+        under: "private",
+        layers: &[("absent", "absent"), ("ram", "lent")],
+    }];
+    if let Some(pages) = owners.looks.iter().map(|look| look.brought).max().filter(|most| *most > 0)
+    {
+        grids.push(Grid {
+            name: "brought",
+            title: format!("memory of the device, {pages} pages"),
+            pages,
+            under: "absent",
+            layers: &[("brought", "brought")],
+        });
     }
-    let ends = system.looks.iter().flat_map(|look| &look.window).map(|range| range.1);
+    let ends = owners.looks.iter().flat_map(|look| &look.window).map(|range| range.1);
     if let Some(end) = ends.max() {
-        grids.push(("window", end.next_multiple_of(COLUMNS), "window"));
+        let pages = end.next_multiple_of(COLUMNS);
+        grids.push(Grid {
+            name: "window",
+            title: format!("addresses of the device's table, the first {pages} pages"),
+            pages,
+            under: "absent",
+            layers: &[("window", "window")],
+        });
     }
     grids
 }
 
-fn ranges<'a>(look: &'a Look, grid: &str, all: &'a [Range; 1]) -> &'a [Range] {
-    match grid {
-        "ram" => &look.ram,
-        "window" => &look.window,
-        _ => all,
+fn ranges(look: &Look, layer: &str) -> Vec<Range> {
+    match layer {
+        "absent" => look.absent.clone(),
+        "ram" => look.ram.clone(),
+        "window" => look.window.clone(),
+        _ => vec![Range(0, look.brought)],
     }
 }
 
-fn picture(system: &Measured, index: usize, look: Option<&Look>) -> String {
-    let grids = grids(system);
-    let rows: u64 = grids.iter().map(|(_, pages, _)| pages.div_ceil(COLUMNS)).sum();
+fn picture(mode: &str, owners: &Owners, index: usize) -> String {
+    let grids = grids(owners);
+    let rows: u64 = grids.iter().map(|grid| grid.pages.div_ceil(COLUMNS)).sum();
     let height = rows * CELL + grids.len() as u64 * 24;
-    let mut svg = open(&format!("ownership of pages: {}", system.mode), height as f64);
+    let mut svg = open(&format!("ownership of pages: {mode}"), height as f64);
+    let look = owners.looks.get(owners.peak());
     let mut top = 0;
-    for (name, pages, colour) in grids {
-        let title = match name {
-            "ram" => format!("the guest's RAM, {pages} pages"),
-            "brought" => format!("memory of the device, {pages} pages"),
-            _ => format!("addresses of the device's table, the first {pages} pages"),
-        };
+    for Grid { name, title, pages, under, layers } in grids {
         let tall = pages.div_ceil(COLUMNS) * CELL;
         let _ = write!(
             svg,
             "<text class=\"dim\" x=\"0\" y=\"{}\">{title}</text>\
-             <rect x=\"0\" y=\"{}\" width=\"{}\" height=\"{tall}\" \
-             style=\"fill:var(--private)\"/><g transform=\"translate(0 {})\" \
-             style=\"fill:var(--{colour})\" data-map=\"{index} {name}\">",
+             <g transform=\"translate(0 {})\" data-grid=\"{index} {name}\">\
+             <rect x=\"0\" y=\"0\" width=\"{}\" height=\"{tall}\" \
+             style=\"fill:var(--{under})\"/>",
             top + 15,
             top + 20,
-            COLUMNS * CELL,
-            top + 20
+            COLUMNS * CELL
         );
-        let all = [Range(0, pages)];
-        for range in look.map_or(&[][..], |look| ranges(look, name, &all)) {
-            svg += &cells(*range);
+        for (layer, colour) in layers {
+            let _ =
+                write!(svg, "<g style=\"fill:var(--{colour})\" data-layer=\"{index} {layer}\">");
+            let drawn = look.map_or_else(Vec::new, |look| ranges(look, layer));
+            drawn.into_iter().for_each(|range| svg += &cells(range));
+            svg += "</g>";
         }
         svg += "</g>";
         top += tall + 24;
@@ -138,99 +161,119 @@ fn cells(Range(start, end): Range) -> String {
 /// Most rows of a table of ranges.
 const MOST: usize = 12;
 
-/// Who has what the host can see at that moment, and since when.
-fn since(system: &Measured) -> String {
+/// Who has what at a step, and since which trap: what the host sees first.
+fn since(owners: &Owners, step: usize) -> String {
     let head = ["pages", "owner", "borrower", "since"].map(str::to_owned);
+    let row = |name: String, pages: u64, who: [&str; 2], since: usize| {
+        let mut cells = vec![pages.to_string()];
+        cells.extend(who.map(str::to_owned));
+        cells.push(step_name(owners, since));
+        (name, cells)
+    };
+    let Some(look) = owners.looks.get(step) else { return String::new() };
     let mut rows = Vec::new();
-    let Some(look) = at(system, IN_FLIGHT) else { return String::new() };
     if look.brought > 0 {
-        let cells = ["the host", "the guest", "its creation"].map(str::to_owned);
-        let mut all = vec![look.brought.to_string()];
-        all.extend(cells);
-        rows.push(("memory of the device".to_owned(), all));
+        let since = begun(owners, step, |look| look.brought == owners.looks[step].brought);
+        let name = "memory of the device".to_owned();
+        rows.push(row(name, look.brought, ["the host", "the guest"], since));
     }
-    for (name, which) in [("RAM", "ram"), ("table", "window")] {
-        let borrower = if which == "ram" { "the host" } else { "the host, in the window" };
-        for (Range(start, end), step) in dated(system, which) {
-            let cells = vec![
-                (end - start).to_string(),
-                "the guest".into(),
-                borrower.into(),
-                step_name(step),
-            ];
-            rows.push((format!("{name} page {start}"), cells));
+    for (name, layer, who) in [
+        ("RAM", "ram", ["the guest", "the host"]),
+        ("table", "window", ["the guest", "the host, in the window"]),
+    ] {
+        for (Range(start, end), since) in dated(owners, step, layer, &ranges(look, layer)) {
+            rows.push(row(format!("{name} page {start}"), end - start, who, since));
         }
+    }
+    let others = others(owners.pages, &[&look.absent[..], &look.ram].concat());
+    for (Range(start, end), since) in dated(owners, step, "private", &others) {
+        rows.push(row(format!("RAM page {start}"), end - start, ["the guest", "nobody"], since));
     }
     let more = rows.len().saturating_sub(MOST);
     rows.truncate(MOST);
     if more > 0 {
         rows.push((format!("and {more} more"), vec![String::new(); head.len()]));
     }
-    table("seen by the host when all are with the device", &head, rows)
+    table("who has what then, and since when", &head, rows)
 }
 
-/// The ranges of that moment, cut where the host sees them since different
-/// steps.
-fn dated(system: &Measured, which: &str) -> Vec<(Range, u64)> {
-    let none = [Range(0, 0)];
-    let has = |step: u64, page: u64| {
-        at(system, step).is_some_and(|look| {
-            ranges(look, which, &none).iter().any(|range| (range.0..range.1).contains(&page))
-        })
+/// The pages below `pages` that are in none of these.
+fn others(pages: u64, taken: &[Range]) -> Vec<Range> {
+    let mut taken = taken.to_vec();
+    taken.sort_by_key(|range| range.0);
+    let (mut next, mut others) = (0, Vec::new());
+    for Range(start, end) in taken {
+        if start > next {
+            others.push(Range(next, start));
+        }
+        next = next.max(end);
+    }
+    if next < pages {
+        others.push(Range(next, pages));
+    }
+    others
+}
+
+/// The first of the steps up to `step` from which on this holds.
+fn begun(owners: &Owners, step: usize, holds: impl Fn(&Look) -> bool) -> usize {
+    let before = (0..step).rev().take_while(|step| holds(&owners.looks[*step]));
+    before.last().unwrap_or(step)
+}
+
+/// Ranges of a step, cut where they are in that layer since different steps.
+fn dated(owners: &Owners, step: usize, layer: &str, at: &[Range]) -> Vec<(Range, usize)> {
+    let has = |look: &Look, page: u64| {
+        let within =
+            |ranges: &[Range]| ranges.iter().any(|range| (range.0..range.1).contains(&page));
+        match layer {
+            "private" => !within(&look.absent) && !within(&look.ram),
+            layer => within(&ranges(look, layer)),
+        }
     };
-    let begun = |page: u64| {
-        let before = (0..IN_FLIGHT).rev().take_while(|step| has(*step, page));
-        before.last().unwrap_or(IN_FLIGHT)
-    };
-    let mut dated: Vec<(Range, u64)> = Vec::new();
-    let Some(look) = at(system, IN_FLIGHT) else { return dated };
-    for range in ranges(look, which, &none) {
+    let mut dated: Vec<(Range, usize)> = Vec::new();
+    for range in at {
         for page in range.0..range.1 {
-            let step = begun(page);
+            let since = begun(owners, step, |look| has(look, page));
             match dated.last_mut() {
-                Some((last, since)) if last.1 == page && *since == step => last.1 += 1,
-                _ => dated.push((Range(page, page + 1), step)),
+                Some((last, before)) if last.1 == page && *before == since => last.1 += 1,
+                _ => dated.push((Range(page, page + 1), since)),
             }
         }
     }
     dated
 }
 
-/// The slider and what it does.
-fn script(looked: &[&Measured], steps: usize) -> String {
+/// The sliders and what they do.
+fn script(watched: &[&Measured]) -> String {
     let list = |ranges: &[Range]| {
         let pairs: Vec<String> =
             ranges.iter().map(|range| format!("[{},{}]", range.0, range.1)).collect();
         format!("[{}]", pairs.join(","))
     };
-    let systems: Vec<String> = looked
-        .iter()
-        .map(|system| {
-            let looks: Vec<String> = system
-                .looks
-                .iter()
-                .map(|look| {
-                    format!(
-                        "{{\"ram\":{},\"window\":{},\"brought\":{}}}",
-                        list(&look.ram),
-                        list(&look.window),
-                        list(&[Range(0, look.brought)])
-                    )
-                })
-                .collect();
-            format!("[{}]", looks.join(","))
-        })
-        .collect();
-    let names: Vec<String> =
-        (0..steps as u64).map(|step| format!("\"{}\"", step_name(step))).collect();
+    let one = |system: &&Measured| {
+        let owners = &system.owners;
+        let looks: Vec<String> = owners
+            .looks
+            .iter()
+            .enumerate()
+            .map(|(step, look)| {
+                format!(
+                    "{{name:\"{}\",absent:{},ram:{},window:{},brought:[[0,{}]]}}",
+                    step_name(owners, step),
+                    list(&look.absent),
+                    list(&look.ram),
+                    list(&look.window),
+                    look.brought
+                )
+            })
+            .collect();
+        format!("{{start:{},looks:[{}]}}", owners.peak(), looks.join(","))
+    };
+    let systems: Vec<String> = watched.iter().map(one).collect();
     format!(
-        "<script>const maps=[{}],names=[{}];{}</script>",
+        "<script>const maps=[{}];{}</script>",
         systems.join(","),
-        names.join(","),
-        SCRIPT
-            .replace("COLUMNS", &COLUMNS.to_string())
-            .replace("CELL", &CELL.to_string())
-            .replace("START", &IN_FLIGHT.to_string())
+        SCRIPT.replace("COLUMNS", &COLUMNS.to_string()).replace("CELL", &CELL.to_string())
     )
 }
 
@@ -239,28 +282,18 @@ const SCRIPT: &str = include_str!("map.js");
 #[cfg(test)]
 mod tests {
     use super::super::super::cost::tests::console;
+    use super::super::super::owners::tests::owners;
     use super::*;
-
-    fn system() -> Measured {
-        let look = |step: u64, ram: &[Range]| Look {
-            step,
-            pages: 256,
-            brought: 0,
-            ram: ram.to_vec(),
-            window: Vec::new(),
-        };
-        let mut system = Measured::read("x", &console()).unwrap();
-        system.looks = (0..IN_FLIGHT).map(|step| look(step, &[Range(8, 10)])).collect();
-        system.looks[16].ram = vec![Range(8, 12)];
-        system.looks.push(look(IN_FLIGHT, &[Range(8, 12), Range(127, 130)]));
-        system
-    }
 
     #[test]
     fn a_page_is_seen_since_the_step_from_which_on_it_always_is() {
-        let dated = dated(&system(), "ram");
-        let expected = [(Range(8, 10), 0), (Range(10, 12), 16), (Range(127, 130), IN_FLIGHT)];
-        assert_eq!(dated, expected);
+        let owners = owners();
+        let lent = dated(&owners, 3, "ram", &owners.looks[3].ram);
+        assert_eq!(lent, [(Range(8, 10), 2), (Range(127, 130), 3)]);
+        let alone = others(256, &owners.looks[4].ram);
+        assert_eq!(alone, [Range(0, 8), Range(9, 127), Range(130, 256)]);
+        let alone = dated(&owners, 4, "private", &alone[1..2]);
+        assert_eq!(alone, [(Range(9, 10), 4), (Range(10, 127), 0)]);
     }
 
     #[test]
@@ -271,10 +304,12 @@ mod tests {
 
     #[test]
     fn the_moment_is_there_without_script() {
-        let html = section(&[system()]);
+        let mut system = Measured::read("x", &console()).unwrap();
+        assert_eq!(section(&[system.clone()]), "");
+        system.owners = owners();
+        let html = section(&[system]);
         let (before, after) = html.split_once("<script").unwrap();
-        assert!(before.contains("RAM page 127") && before.contains("all are with the device"));
-        assert!(after.contains("[127,130]"));
-        assert_eq!(section(&[]), "");
+        assert!(before.contains("RAM page 127") && before.contains("the guest calls MEM_SHARE"));
+        assert!(after.contains("[127,130]") && after.contains("MEM_UNSHARE"));
     }
 }

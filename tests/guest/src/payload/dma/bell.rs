@@ -28,8 +28,6 @@ pub(crate) enum Deed {
     Scan = 7,
     /// Write [`WRITTEN`] to the memory that the device brings, at this offset.
     WriteBrought = 8,
-    /// Print which pages the host can see, at this step.
-    Map = 9,
     /// Tell the word at this guest address: all ones if that was an abort.
     Word = 16,
     /// Write [`WRITTEN`] there: 1 if that was an abort.

@@ -86,8 +86,8 @@ pub(super) fn all(machine: &Machine, mode: &str) -> bool {
     }
 }
 
-/// Drives the disk through `H`, whose counters are `copied`; in the end draws
-/// the map if that is wanted.
+/// Drives the disk through `H`, whose counters are `copied`; or only makes what
+/// the map shows, if that is wanted.
 pub(super) fn run<H: Hal>(
     opened: Opened,
     kick: usize,
@@ -106,24 +106,12 @@ pub(super) fn run<H: Hal>(
     if !(0..WARM).all(|_| load.batch(DEPTH, MOST, |number| number % 2 == 1, &mut |_| ())) {
         return false;
     }
+    if mapped {
+        return load.batch(DEPTH, 4 << 10, |_| false, &mut |_| ());
+    }
     case(&mut load, 0, None, &copied)
         && (1..).zip(cases()).all(|(number, case_)| case(&mut load, number, Some(case_), &copied))
         && SIZES.into_iter().take(2).all(|bytes| exposure(&mut load, bytes))
-        && (!mapped || map(&mut load))
-}
-
-/// Which pages the host can see at each step of sixteen reads of 4 KiB: before,
-/// with each that is mapped, with all, and with each that is back.
-fn map<H: Hal>(load: &mut Load<'_, H>) -> bool {
-    let mut step = 0;
-    let mut look = |when| {
-        if when != When::Back {
-            ask(Deed::Map, step);
-            step += 1;
-        }
-    };
-    look(When::Changed);
-    load.batch(DEPTH, 4 << 10, |_| false, &mut look)
 }
 
 fn cases() -> impl Iterator<Item = (usize, usize)> {

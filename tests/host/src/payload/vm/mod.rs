@@ -99,17 +99,6 @@ pub(super) enum Input {
     Console,
 }
 
-/// A page that the host can see and a guest as well.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Visible {
-    /// Of the memory that a device brings.
-    Brought,
-    /// This page of the guest's RAM.
-    Ram(u64),
-    /// This page of a device's window.
-    Window(u64),
-}
-
 /// A guest.
 pub(super) struct Vm {
     pub(super) handle: Handle,
@@ -198,24 +187,23 @@ impl Vm {
         self.words.lock().iter().filter(|line| line.starts_with(start)).count()
     }
 
-    /// Hands each page to `visit` that the host can see and that is this
-    /// guest's too, with its address: bounce memory, RAM that it shared (2 is
+    /// Hands the address of each page to `visit` that the host can see and that
+    /// is this guest's too: bounce memory, RAM that it shared (2 is
     /// *borrowed*, of FRAME_STATE), and the first pages of a device's window.
-    pub(super) fn for_each_visible_page(&self, mut visit: impl FnMut(Visible, u64)) {
+    pub(super) fn for_each_visible_page(&self, mut visit: impl FnMut(u64)) {
         let lent = self.bounce.iter().flat_map(|run| run.pfn..run.pfn + run.count);
-        lent.for_each(|pfn| visit(Visible::Brought, pfn << 12));
+        lent.for_each(|pfn| visit(pfn << 12));
         for page in 0..self.ram.count {
             let pfn = self.ram.pfn + page;
             if matches!(super::calls::BOUNCER.frame_state(pfn), Ok(2)) {
-                visit(Visible::Ram(page), pfn << 12);
+                visit(pfn << 12);
             }
         }
         for device in &self.devices {
             let window = device.lock().window(self.handle);
-            let pages = window.into_iter().flatten().step_by(4096);
-            for (page, address) in (0..).zip(pages) {
+            for address in window.into_iter().flatten().step_by(4096) {
                 if rt::attempt::try_read_u64(address).is_ok() {
-                    visit(Visible::Window(page), address);
+                    visit(address);
                 }
             }
         }

@@ -1,6 +1,5 @@
 //! What a piece of a guest's life cost, and what of it the host can see.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use hyp::stats::{MachineCounter, VmCounter};
@@ -8,7 +7,7 @@ use rt::{attempt, timer};
 use spin::Mutex;
 
 use crate::payload::calls::BOUNCER;
-use crate::payload::vm::{Visible, Vm};
+use crate::payload::vm::Vm;
 
 /// Of EL2's counters of the VM, what is told.
 const OF_VM: [VmCounter; 4] = [
@@ -75,7 +74,7 @@ const NEIGHBOUR: u64 = 0xb3b3_b3b3_b3b3_b3b3;
 /// look, and prints how much of it is what.
 pub(super) fn scan(vm: &Vm, case: u64) -> u64 {
     let (mut seen, mut stale, mut beside) = (0u64, 0u64, 0u64);
-    vm.for_each_visible_page(|_, page| {
+    vm.for_each_visible_page(|page| {
         seen += 1;
         for word in (page..page + 4096).step_by(8) {
             match attempt::try_read_u64(word) {
@@ -90,52 +89,6 @@ pub(super) fn scan(vm: &Vm, case: u64) -> u64 {
         "@host dma scan bytes={} when={} pages={seen} stale={stale} beyond={beside}",
         case >> 8,
         case & 0xff
-    );
-    0
-}
-
-/// Page numbers in a row as ranges: `3-5,9-10`, the ends not included.
-#[derive(Default)]
-struct Ranges {
-    told: String,
-    open: Option<(u64, u64)>,
-}
-
-impl Ranges {
-    fn add(&mut self, page: u64) {
-        match &mut self.open {
-            Some((_, end)) if *end == page => *end += 1,
-            _ => {
-                self.close();
-                self.open = Some((page, page + 1));
-            }
-        }
-    }
-
-    fn close(&mut self) {
-        if let Some((start, end)) = self.open.take() {
-            let comma = if self.told.is_empty() { "" } else { "," };
-            self.told += &alloc::format!("{comma}{start}-{end}");
-        }
-    }
-}
-
-/// Prints which pages the host can see at a step: of the guest's RAM and of a
-/// device's window by their numbers, of what a device brings how many.
-pub(super) fn map(vm: &Vm, step: u64) -> u64 {
-    let (mut brought, mut ram, mut window) = (0u64, Ranges::default(), Ranges::default());
-    vm.for_each_visible_page(|page, _| match page {
-        Visible::Brought => brought += 1,
-        Visible::Ram(page) => ram.add(page),
-        Visible::Window(page) => window.add(page),
-    });
-    ram.close();
-    window.close();
-    rt::println!(
-        "@host dma map step={step} pages={} brought={brought} ram={} window={}",
-        vm.ram.count,
-        ram.told,
-        window.told
     );
     0
 }

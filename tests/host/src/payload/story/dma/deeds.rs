@@ -68,7 +68,6 @@ fn act(vm: &Vm, deed: u64, about: u64) -> u64 {
         6 => counts::pages(about),
         7 => counts::scan(vm, about),
         8 => vm.lent_frame().map_or(NOTHING, |pfn| write((pfn << 12) + about)),
-        9 => counts::map(vm, about),
         16 => place(vm, about).and_then(|at| attempt::try_read_u64(at).ok()).unwrap_or(NOTHING),
         17 => place(vm, about).map_or(NOTHING, write),
         18 => vm.frame_of(about).map_or(0, |pfn| watch::follow(pfn, RING)),

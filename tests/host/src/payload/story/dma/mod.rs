@@ -125,7 +125,12 @@ impl Stage<'_> {
             ..payload(self.image)
         };
         match Vm::build(&FREE, plan) {
-            Ok(vm) => self.act(name, vm),
+            Ok(vm) => {
+                if measured {
+                    rt::println!("@host dma ram pages={}", vm.ram.count);
+                }
+                self.act(name, vm);
+            }
             Err(problem) => self.fail(&format!("cannot build the guest: {problem}")),
         }
     }
