@@ -84,3 +84,27 @@ pub(crate) fn set_verbosity(verbosity: Verbosity) {
 pub(crate) fn hand_over() {
     HOST_OWNS_UART.store(true, Ordering::Relaxed);
 }
+
+/// Most events that are told at the end.
+const TOLD: usize = 8;
+
+/// Tells what the host has not read of its events. The machine is about to
+/// stop, and a stock kernel has read nothing.
+pub(crate) fn tell_unread() {
+    let Some(hypervisor) = crate::cpu::HYPERVISOR.get() else { return };
+    if log::max_level() < LevelFilter::Info {
+        return;
+    }
+    for _ in 0..TOLD {
+        let Some(event) = hypervisor.next_event() else { return };
+        // The UART's `write_str` cannot fail.
+        let _ = writeln!(uart(), "bouncer: {event}");
+    }
+    let mut more = 0;
+    while hypervisor.next_event().is_some() {
+        more += 1;
+    }
+    if more > 0 {
+        let _ = writeln!(uart(), "bouncer: and {more} events more");
+    }
+}

@@ -64,6 +64,7 @@ pub(crate) fn run_host(entry: u64, context: u64) -> ! {
     trace::record(Event::Attach(hypervisor.host_regime()));
     let mut frame = Frame { pc: entry, pstate: BOOT_PSTATE, ..Frame::default() };
     frame.set(0, context);
+    hypervisor.host_cpu_arrives();
     loop {
         let trap = world::run(&mut frame);
         hypervisor.handle_host_trap(&mut frame, trap);

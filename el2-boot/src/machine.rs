@@ -301,6 +301,7 @@ impl Machine for Cpus {
     fn power(&self, action: PowerAction) {
         #[cfg(feature = "profile")]
         crate::profile::report();
+        crate::console::tell_unread();
         stop::finish(match action {
             PowerAction::Off => firmware::SYSTEM_OFF,
             PowerAction::Reset => firmware::SYSTEM_RESET,

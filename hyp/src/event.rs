@@ -2,9 +2,13 @@
 //!
 //! EL2 does not print while the host runs. It keeps the last refusals here;
 //! the host takes them out one by one with EVENT_NEXT. A full log drops the
-//! newest and counts, so a flood cannot hide what came first.
+//! newest and counts, so a flood cannot hide what came first. What nobody has
+//! read when the machine stops is printed then: a stock kernel reads nothing.
+
+use core::fmt;
 
 use crate::machine::CpuId;
+use crate::memory::Owner;
 
 /// What was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,19 +33,43 @@ pub enum EventKind {
 
 /// One refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Event {
+pub struct Event {
     /// What.
-    pub(crate) kind: EventKind,
+    pub kind: EventKind,
     /// On which CPU.
-    pub(crate) cpu: CpuId,
+    pub cpu: CpuId,
     /// Owner of what was touched (`memory::Owner::code`), 0 if nobody's.
-    pub(crate) owner: u8,
+    pub owner: u8,
     /// ESR_EL2, lower half.
-    pub(crate) syndrome: u32,
+    pub syndrome: u32,
     /// Physical address, function id or register offset.
-    pub(crate) address: u64,
+    pub address: u64,
     /// Where the host or guest was.
-    pub(crate) pc: u64,
+    pub pc: u64,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cpu, address, pc, .. } = self;
+        match self.kind {
+            EventKind::HostAbort => {
+                let whose = match self.owner {
+                    0 => "nobody's",
+                    1 => "bouncer's",
+                    2 => "its own",
+                    firmware if firmware == Owner::Firmware.code() => "firmware's",
+                    _ => "a guest's",
+                };
+                write!(f, "the host touched {address:#x}, which is {whose}")
+            }
+            EventKind::HostSmc => write!(f, "the host called the firmware: {address:#x}"),
+            EventKind::HostRedistributor => write!(f, "the host wrote a register at {address:#x}"),
+            EventKind::HostUndefined => write!(f, "the host used what is withheld: {address:#x}"),
+            EventKind::GuestDied => write!(f, "a guest ended"),
+            EventKind::GuestUndescribed => write!(f, "a guest touched {address:#x} undescribed"),
+        }?;
+        write!(f, " (cpu {cpu}, pc {pc:#x})")
+    }
 }
 
 /// Events kept.
@@ -94,6 +122,20 @@ mod tests {
 
     fn event(address: u64) -> Event {
         Event { kind: EventKind::HostAbort, cpu: 0, owner: 1, syndrome: 0, address, pc: 0 }
+    }
+
+    #[test]
+    fn an_event_is_told_in_a_line() {
+        let told = |event: Event| std::format!("{event}");
+        assert_eq!(
+            told(event(0x4020_0000)),
+            "the host touched 0x40200000, which is bouncer's (cpu 0, pc 0x0)"
+        );
+        let whose = |owner| told(Event { owner, ..event(0) });
+        assert!(whose(0).contains("nobody's") && whose(3).contains("a guest's"));
+        assert!(whose(Owner::Firmware.code()).contains("firmware's"));
+        let smc = Event { kind: EventKind::HostSmc, cpu: 2, pc: 8, ..event(0x8400_0053) };
+        assert_eq!(told(smc), "the host called the firmware: 0x84000053 (cpu 2, pc 0x8)");
     }
 
     #[test]

@@ -120,6 +120,12 @@ impl<M: Machine> Hypervisor<M> {
         self.memory.lock().regime()
     }
 
+    /// This CPU enters the host for the first time since it was switched on:
+    /// from now on it is on, for all who ask.
+    pub fn host_cpu_arrives(&self) {
+        self.power.arrives(self.machine.cpu());
+    }
+
     /// Handles one trap of the host on this CPU; afterwards `frame` is where
     /// the host goes on.
     pub fn handle_host_trap(&self, frame: &mut Frame, trap: Trap) {
@@ -340,7 +346,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// The oldest event the host has not read.
-    pub(crate) fn next_event(&self) -> Option<Event> {
+    pub fn next_event(&self) -> Option<Event> {
         self.events.lock().pop()
     }
 

@@ -28,6 +28,7 @@ pub mod code {
     pub const INVALID_PARAMETERS: i64 = -2;
     pub const DENIED: i64 = -3;
     pub const ALREADY_ON: i64 = -4;
+    pub const ON_PENDING: i64 = -5;
     pub const INVALID_ADDRESS: i64 = -9;
 }
 
@@ -45,6 +46,8 @@ pub(crate) const NO_TRUSTED_OS: i64 = 2;
 pub(crate) const AFFINITY_ON: i64 = 0;
 /// AFFINITY_INFO: the CPU is off.
 pub(crate) const AFFINITY_OFF: i64 = 1;
+/// AFFINITY_INFO: CPU_ON was called for it, and it has not arrived.
+pub(crate) const AFFINITY_ON_PENDING: i64 = 2;
 
 /// SMCCC_ARCH_FEATURES, which SMCCC 1.1 must have (DEN0028G.b 7.3): of the calls
 /// that can be asked about there are the two that ask. Its argument is 32 bits
@@ -62,6 +65,49 @@ pub(crate) fn arch_features(id: u64) -> i64 {
 pub(crate) const fn is_power_down(state: u64) -> bool {
     state & (1 << 16 | 1 << 30) != 0
 }
+
+/// Does a call only ask whether something is there? A kernel makes them at boot
+/// for what it could use; −1 is the whole answer. They are version and features
+/// of interfaces with a specification of their own, and DEN0028's general queries:
+/// count, UID and revision of each owner's fast calls.
+pub(crate) fn is_discovery(id: u32) -> bool {
+    const FAST: u32 = 1 << 31;
+    const FUNCTION: u32 = 0xffff;
+    let is_general = id & FAST != 0
+        && id & 0x00ff_0000 == 0
+        && matches!(id & FUNCTION, 0xff00 | 0xff01 | 0xff03);
+    is_general || DISCOVERY.contains(&id)
+}
+
+/// Those of [`is_discovery`] with numbers of their own.
+const DISCOVERY: [u32; 18] = [
+    // SMCCC_ARCH_SOC_ID, by either width (DEN0028G.b 7.4).
+    0x8000_0002,
+    0xC000_0002,
+    // SDEI_VERSION, SDEI_FEATURES (DEN0054).
+    0xC400_0020,
+    0xC400_0030,
+    // MM_VERSION (DEN0060).
+    0x8400_0040,
+    // TRNG_VERSION, TRNG_FEATURES, TRNG_GET_UUID (DEN0098).
+    0x8400_0050,
+    0x8400_0051,
+    0x8400_0052,
+    // FFA_VERSION, FFA_FEATURES (DEN0077).
+    0x8400_0063,
+    0x8400_0064,
+    // DRTM_VERSION, DRTM_FEATURES (DEN0113).
+    0xC400_0110,
+    0xC400_0111,
+    // PCI_VERSION, PCI_FEATURES (DEN0115).
+    0x8400_0130,
+    0x8400_0131,
+    // RMI_VERSION, RMI_FEATURES, RSI_VERSION, RSI_FEATURES (DEN0137).
+    0xC400_0150,
+    0xC400_0165,
+    0xC400_0190,
+    0xC400_0191,
+];
 
 /// PSCI_FEATURES, for host and guests alike: both front ends serve the same
 /// functions. Its argument is 32 bits wide, whatever is above them.

@@ -49,6 +49,8 @@ pub struct BootInfo {
     pub redistributor_stride: Option<u64>,
     /// PL011.
     pub uart: ByteRange,
+    /// PL031, a real-time clock, if there is one on pages of its own.
+    pub rtc: Option<ByteRange>,
     /// The host's kernel.
     pub kernel: Module,
     /// The host's initial ramdisk, if there is one.

@@ -24,6 +24,8 @@ use vm_fdt::FdtWriter;
 const MAX_PIECES: usize = MAX_BANKS + MAX_FIRMWARE + 2;
 /// Deepest nesting that is copied; the boards' trees have four levels.
 const MAX_DEPTH: usize = 16;
+/// What a driver of the host's looks for; its calls are those of docs/abi.md.
+const COMPATIBLE: &str = "bouncer,hypervisor-1.0";
 /// A page, as stage 2 maps.
 const PAGE: u64 = 4096;
 
@@ -62,8 +64,20 @@ pub fn write<P: Platform>(
             _ => {}
         }
     }
+    write_hypervisor(&mut writer)?;
     write_memory(&mut writer, cells, &host_memory(info, kept)?)?;
     writer.end_node(root).and_then(|()| writer.finish()).map_err(BootError::HostTree)
+}
+
+/// Tells a host that knows bouncer that it is there: a driver binds to this
+/// node. (A firmware's own is of the hypervisor below bouncer, whose calls do
+/// not reach it, and left out as every node that is not asked for.)
+fn write_hypervisor(writer: &mut FdtWriter) -> Result<(), BootError> {
+    let node = writer.begin_node("hypervisor").map_err(BootError::HostTree)?;
+    writer
+        .property_string("compatible", COMPATIBLE)
+        .and_then(|()| writer.end_node(node))
+        .map_err(BootError::HostTree)
 }
 
 /// The banks of RAM without what is `kept`.

@@ -41,7 +41,7 @@ pub const MAX_CPUS: usize = 8;
 pub const MAX_GIC_REGIONS: usize = 8;
 /// Most banks of RAM.
 pub const MAX_BANKS: usize = 8;
-/// Most runs of MMIO the host may be given: UART, distributor and one
+/// Most runs of MMIO the host may be given: UART, clock, distributor and one
 /// redistributor frame per CPU.
 pub const MAX_HOST_WINDOWS: usize = 4 + MAX_CPUS;
 

@@ -83,6 +83,7 @@ pub fn parse(tree: Tree<'_>) -> Result<BootInfo, BootError> {
         redistributors: gic.redistributors,
         redistributor_stride: gic.stride,
         uart: uart(root)?,
+        rtc: rtc(root)?,
         kernel: modules.kernel.ok_or(BootError::NoKernel)?,
         ramdisk: modules.ramdisk,
         command_line: command_line(chosen)?,
@@ -304,6 +305,15 @@ fn uart(root: FdtNode<'_>) -> Result<ByteRange, BootError> {
     let uart = named.or_else(|| find(root, "arm,pl011")).ok_or(BootError::Missing("PL011"))?;
     let reg = uart.property("reg").ok_or(BootError::Missing("PL011 reg"))?;
     ranges(reg.value(), cells(root)?).next().unwrap_or(Err(BootError::BadProperty("PL011 reg")))
+}
+
+/// The board's PL031. One that shares a page with something else is left to
+/// nobody: stage 2 could not tell them apart.
+fn rtc(root: FdtNode<'_>) -> Result<Option<ByteRange>, BootError> {
+    let reg = find(root, "arm,pl031").and_then(|rtc| rtc.property("reg"));
+    let Some(reg) = reg else { return Ok(None) };
+    let range = ranges(reg.value(), cells(root)?).next().and_then(Result::ok);
+    Ok(range.filter(|range| !range.is_empty() && range.grown_to(PAGE) == Some(*range)))
 }
 
 #[cfg(test)]

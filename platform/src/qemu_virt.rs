@@ -1,11 +1,12 @@
 //! QEMU's `virt` machine.
 //!
 //! What the host may touch of it is a list of what is safe, not of what is
-//! dangerous: the UART, the interrupt distributor, and of each redistributor
-//! the frame that has no base registers in it. Everything else could move
-//! memory around stage 2: fw_cfg's DMA register, the virtio-mmio transports,
-//! PCIe functions, the ITS and the LPI tables of the RD frames. The flash,
-//! the RTC and the GPIO block are left out because nobody needs them.
+//! dangerous: the UART, the real-time clock (a PL031 counts seconds and has no
+//! DMA), the interrupt distributor, and of each redistributor the frame that has
+//! no base registers in it. Everything else could move memory around stage 2:
+//! fw_cfg's DMA register, the virtio-mmio transports, PCIe functions, the ITS
+//! and the LPI tables of the RD frames. The flash and the GPIO block are left
+//! out because nobody needs them.
 
 use crate::boot_info::BootInfo;
 use crate::gicv3;
@@ -21,12 +22,13 @@ impl Platform for QemuVirt {
     const EARLY_UART: u64 = 0x0900_0000;
 
     fn host_may_see(node: &str) -> bool {
-        matches!(node, "psci" | "timer" | "pmu" | "pl011" | "apb-pclk" | "aliases")
+        matches!(node, "psci" | "timer" | "pmu" | "pl011" | "pl031" | "apb-pclk" | "aliases")
     }
 
     fn host_windows(info: &BootInfo, redistributors: &[u64]) -> Windows {
         let mut windows = Windows::new();
         windows.extend([info.uart, info.distributor]);
+        windows.extend(info.rtc);
         for frame in redistributors {
             windows.extend(
                 frame
@@ -56,7 +58,7 @@ mod tests {
             (0x080c_0000, 0x1_0000, "RD frame of CPU 1"),
             (0x080e_0000, 0x2_0000, "redistributor without a CPU"),
             (0x0000_0000, 0x0800_0000, "flash"),
-            (0x0901_0000, 0x1000, "RTC"),
+            (0x0901_1000, 0x1000, "behind the RTC"),
             (0x0903_0000, 0x1000, "GPIO"),
             (0x1000_0000, 0x3000_0000, "PCIe windows"),
         ];
@@ -64,6 +66,9 @@ mod tests {
             let range = ByteRange::new(start, size).unwrap();
             assert!(!windows.iter().any(|window| window.overlaps(range)), "{what}");
         }
-        assert!(windows.contains(&info.uart) && windows.contains(&info.distributor));
+        let rtc = ByteRange::new(0x0901_0000, 0x1000).unwrap();
+        for allowed in [info.uart, info.distributor, rtc] {
+            assert!(windows.contains(&allowed), "{allowed:?}");
+        }
     }
 }

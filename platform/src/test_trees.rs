@@ -18,6 +18,10 @@ pub(crate) struct TestTree {
     pub(crate) bridge: (&'static str, Option<&'static str>),
     /// Address and status of each PL011, in the order of the tree.
     pub(crate) uarts: Vec<(u64, Option<&'static str>)>,
+    /// What a hypervisor below says it is.
+    pub(crate) hypervisor: Option<&'static str>,
+    /// Address and size of the PL031.
+    pub(crate) rtc: Option<(u64, u64)>,
     pub(crate) stdout: &'static str,
     /// The root's address and size cells.
     pub(crate) cells: (u32, u32),
@@ -49,6 +53,8 @@ pub(crate) fn virt() -> TestTree {
         disabled_cpus: Vec::new(),
         bridge: ("pci-host-ecam-generic", None),
         uarts: std::vec![(0x900_0000, None)],
+        hypervisor: None,
+        rtc: Some((0x901_0000, 0x1000)),
         stdout: "/pl011@9000000",
         cells: (2, 2),
         gic: "arm,gic-v3",
@@ -158,6 +164,17 @@ impl TestTree {
             if let Some(status) = status {
                 fdt.property_string("status", status)?;
             }
+            fdt.end_node(node)?;
+        }
+        if let Some(compatible) = self.hypervisor {
+            let node = fdt.begin_node("hypervisor")?;
+            fdt.property_string("compatible", compatible)?;
+            fdt.end_node(node)?;
+        }
+        if let Some((address, size)) = self.rtc {
+            let node = fdt.begin_node(&std::format!("pl031@{address:x}"))?;
+            fdt.property_string("compatible", "arm,pl031")?;
+            self.reg(fdt, &[address, size])?;
             fdt.end_node(node)?;
         }
         let aliases = fdt.begin_node("aliases")?;

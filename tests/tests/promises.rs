@@ -273,7 +273,7 @@ fn m5_the_gics_tables_cannot_be_aimed_at_protected_frames() -> Result<()> {
 
 #[test]
 fn m7_mmio_that_is_not_the_hosts_does_not_answer() -> Result<()> {
-    refused(&["M7.flash", "M7.rtc", "M7.gpio"])
+    refused(&["M7.flash", "M7.hole", "M7.gpio"])
 }
 
 #[test]

@@ -52,6 +52,9 @@ impl<M: Machine> Running<'_, M> {
         let power = self.hyp.with_vm(self.handle, |vm| Ok(vm.vcpus.power(mpidr)));
         match power {
             Ok(Some(Power::On)) => psci::AFFINITY_ON,
+            // A realm's vCPU is on as soon as it may run (DEN0137 B6.3.1).
+            Ok(Some(Power::Pending)) if self.abi == GuestAbi::Rsi => psci::AFFINITY_ON,
+            Ok(Some(Power::Pending)) => psci::AFFINITY_ON_PENDING,
             Ok(Some(Power::Off)) => psci::AFFINITY_OFF,
             _ => code::INVALID_PARAMETERS,
         }
@@ -62,6 +65,7 @@ impl<M: Machine> Running<'_, M> {
     /// endianness (DEN0022F.b 6.4.3.2).
     fn cpu_on(&mut self, mpidr: u64, entry: u64, context: u64) -> Outcome {
         let endianness = self.hyp.machine.read_el1(El1Register::Sctlr) & SCTLR_EE;
+        let realm = self.abi == GuestAbi::Rsi;
         let started = self.hyp.with_vm(self.handle, |vm| {
             if !vm.is_ram(entry) || !entry.is_multiple_of(4) {
                 return Ok(code::INVALID_ADDRESS);
@@ -70,6 +74,9 @@ impl<M: Machine> Running<'_, M> {
             Ok(match vm.vcpus.start(mpidr, entry, context, offset, endianness) {
                 Ok(()) => code::SUCCESS,
                 Err(StartError::AlreadyOn) => code::ALREADY_ON,
+                // As above (DEN0137 B6.3.3): there is no ON_PENDING.
+                Err(StartError::Pending) if realm => code::ALREADY_ON,
+                Err(StartError::Pending) => code::ON_PENDING,
                 Err(StartError::Unknown) => code::INVALID_PARAMETERS,
             })
         });

@@ -1,7 +1,7 @@
 //! The host's firmware calls: PSCI, relayed so that every CPU comes up
 //! behind stage 2, and an allow-list for the rest (DEN0022, DEN0028).
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::addr::{Pfn, aligned_frame_number};
 use crate::event::EventKind;
@@ -13,29 +13,65 @@ use crate::stats::MachineCounter;
 use crate::trap::Trap;
 use crate::vcpu::state::Frame;
 
+/// A CPU of the host's, as PSCI sees it (DEN0022F.b 6.6).
+pub(crate) mod state {
+    pub(crate) const OFF: u8 = 0;
+    /// CPU_ON was called for it; it has not entered the host yet.
+    pub(crate) const PENDING: u8 = 1;
+    pub(crate) const ON: u8 = 2;
+}
+
 /// Which CPUs the host has running.
 #[derive(Debug)]
 pub(crate) struct HostPower {
-    on: [AtomicBool; MAX_CPUS],
+    cpus: [AtomicU8; MAX_CPUS],
 }
 
 impl HostPower {
     /// Only the boot CPU is on.
     pub(crate) const fn new() -> Self {
-        let mut on = [const { AtomicBool::new(false) }; MAX_CPUS];
-        on[0] = AtomicBool::new(true);
-        Self { on }
+        let mut cpus = [const { AtomicU8::new(state::OFF) }; MAX_CPUS];
+        cpus[0] = AtomicU8::new(state::ON);
+        Self { cpus }
     }
 
-    /// Claims an off CPU for starting; false if it is on already.
-    fn claim(&self, cpu: CpuId) -> bool {
-        self.on.get(cpu).is_some_and(|on| !on.swap(true, Ordering::AcqRel))
-    }
-
-    fn release(&self, cpu: CpuId) {
-        if let Some(on) = self.on.get(cpu) {
-            on.store(false, Ordering::Release);
+    /// Claims an off CPU for starting.
+    ///
+    /// # Errors
+    /// CPU_ON's answer if it is not off.
+    pub(crate) fn claim(&self, cpu: CpuId) -> Result<(), i64> {
+        match self.change(cpu, state::OFF, state::PENDING) {
+            Ok(()) => Ok(()),
+            Err(state::PENDING) => Err(code::ON_PENDING),
+            Err(_) => Err(code::ALREADY_ON),
         }
+    }
+
+    /// One that was claimed did not start.
+    pub(crate) fn give_up(&self, cpu: CpuId) {
+        // Or it has refused to go off meanwhile, and is on.
+        let _ = self.change(cpu, state::PENDING, state::OFF);
+    }
+
+    /// One that was claimed enters the host.
+    pub(crate) fn arrives(&self, cpu: CpuId) {
+        // The boot CPU has been on.
+        let _ = self.change(cpu, state::PENDING, state::ON);
+    }
+
+    fn is_pending(&self, cpu: CpuId) -> bool {
+        self.cpus.get(cpu).is_some_and(|at| at.load(Ordering::Acquire) == state::PENDING)
+    }
+
+    pub(crate) fn set(&self, cpu: CpuId, to: u8) {
+        if let Some(at) = self.cpus.get(cpu) {
+            at.store(to, Ordering::Release);
+        }
+    }
+
+    fn change(&self, cpu: CpuId, from: u8, to: u8) -> Result<(), u8> {
+        let at = self.cpus.get(cpu).ok_or(state::ON)?;
+        at.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).map(drop)
     }
 }
 
@@ -54,7 +90,8 @@ pub(super) fn handle_smc<M: Machine>(
         Ok(id) if immediate == 0 => call(hyp, id, [a1, a2, a3]),
         _ => None,
     };
-    let value = result.unwrap_or_else(|| {
+    let asks = immediate == 0 && u32::try_from(id).is_ok_and(psci::is_discovery);
+    let value = result.or(asks.then_some(code::NOT_SUPPORTED)).unwrap_or_else(|| {
         hyp.record(EventKind::HostSmc, 0, trap, id, pc);
         code::NOT_SUPPORTED
     });
@@ -69,15 +106,19 @@ fn call<M: Machine>(hyp: &Hypervisor<M>, id: u32, [a1, a2, a3]: [u64; 3]) -> Opt
     let relay = |arguments: [u64; 4]| hyp.machine.firmware_call(arguments) as i64;
     let low = |value: u64| value & 0xffff_ffff;
     Some(match id {
-        function::PSCI_VERSION | function::MIGRATE_INFO_TYPE => relay([u64::from(id), 0, 0, 0]),
+        function::PSCI_VERSION => relay([u64::from(id), 0, 0, 0]),
+        // A firmware whose trusted OS sits on one CPU would answer that it does,
+        // and a caller ask which (DEN0022F.b 5.9.1): MIGRATE_INFO_UP_CPU and
+        // MIGRATE are not on this list.
+        function::MIGRATE_INFO_TYPE => psci::NO_TRUSTED_OS,
         // What the host calls is EL2. The firmware may have none, after
         // PSCI_FEATURES said there is one, or one with hints in identifiers,
         // which are not on this list.
         function::SMCCC_VERSION => psci::SMCCC_1_1,
         function::PSCI_FEATURES => psci::features(a1),
         function::SMCCC_ARCH_FEATURES => psci::arch_features(a1),
-        function::AFFINITY_INFO_32 => relay([u64::from(id), low(a1), low(a2), 0]),
-        function::AFFINITY_INFO_64 => relay([u64::from(id), a1, low(a2), 0]),
+        function::AFFINITY_INFO_32 => affinity_info(hyp, id, low(a1), low(a2)),
+        function::AFFINITY_INFO_64 => affinity_info(hyp, id, a1, low(a2)),
         function::CPU_ON_32 => cpu_on(hyp, low(a1), low(a2), low(a3)),
         function::CPU_ON_64 => cpu_on(hyp, a1, a2, a3),
         function::CPU_OFF => cpu_off(hyp),
@@ -103,15 +144,25 @@ fn cpu_on<M: Machine>(hyp: &Hypervisor<M>, mpidr: u64, entry: u64, context: u64)
     if !host_may_run(hyp, entry) {
         return code::INVALID_ADDRESS;
     }
-    if !hyp.power.claim(cpu) {
-        return code::ALREADY_ON;
+    if let Err(refused) = hyp.power.claim(cpu) {
+        return refused;
     }
     let result = hyp.machine.start_cpu(cpu, entry, context);
     if result != code::SUCCESS {
         // Also for ALREADY_ON: the CPU is on its way off; the host tries again.
-        hyp.power.release(cpu);
+        hyp.power.give_up(cpu);
     }
     result
+}
+
+/// AFFINITY_INFO: what the firmware knows, but for a CPU that it has started and
+/// that bouncer is still setting up (DEN0022F.b 6.6).
+fn affinity_info<M: Machine>(hyp: &Hypervisor<M>, id: u32, mpidr: u64, level: u64) -> i64 {
+    let cpu = hyp.machine.cpu_by_mpidr(mpidr).filter(|_| level == 0);
+    if cpu.is_some_and(|cpu| hyp.power.is_pending(cpu)) {
+        return psci::AFFINITY_ON_PENDING;
+    }
+    hyp.machine.firmware_call([u64::from(id), mpidr, level, 0]) as i64
 }
 
 /// Is `entry` an instruction in RAM that the host may read? Stage 2 would
@@ -126,9 +177,9 @@ fn host_may_run<M: Machine>(hyp: &Hypervisor<M>, entry: u64) -> bool {
 /// CPU_OFF. No vCPU can be loaded here: VCPU_RUN has returned.
 fn cpu_off<M: Machine>(hyp: &Hypervisor<M>) -> i64 {
     let cpu = hyp.machine.cpu();
-    hyp.power.release(cpu);
+    hyp.power.set(cpu, state::OFF);
     let refused = hyp.machine.stop_cpu();
-    hyp.power.claim(cpu);
+    hyp.power.set(cpu, state::ON);
     refused
 }
 

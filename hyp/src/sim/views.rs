@@ -76,7 +76,7 @@ impl Hypervisor<SimMachine> {
     pub fn view_vm(&self, handle: u64) -> Option<VmView> {
         let view = self.with_vm(Handle::from_raw(handle), |vm| {
             let vcpus = 0..vm.vcpus.count() as u64;
-            let is_on = |index: &u64| vm.vcpus.power(*index) == Some(Power::On);
+            let is_on = |index: &u64| vm.vcpus.power(*index) != Some(Power::Off);
             let on = vcpus.filter(is_on).fold(0, |on, index| on | 1 << index);
             Ok(VmView {
                 on,

@@ -188,13 +188,14 @@ fn a_guest_starts_its_other_vcpus_and_the_host_is_told_to_run_them() {
     assert_eq!(rig.run(handle)[..2], [exit::CPU_ON, 1]);
     rig.script_check(|vcpu| assert_eq!(vcpu.frame.x[0], 0, "success"));
     rig.run(handle);
-    assert_eq!(rig.guest_hvc(handle, info, &[1, 0]).0, 0, "on");
+    assert_eq!(rig.guest_hvc(handle, info, &[1, 0]).0, 2, "on its way");
     rig.script_check(|vcpu| {
         assert_eq!(vcpu.frame.pc, layout::RAM);
         assert_eq!(vcpu.frame.x[0], 7);
         assert!(vcpu.frame.x[1..].iter().all(|x| *x == 0));
     });
     rig.hvc(host::VCPU_RUN, &[handle, 1, 0]).unwrap();
+    assert_eq!(rig.guest_hvc(handle, info, &[1, 0]).0, 0, "on");
 
     rig.script_hvc(u64::from(function::CPU_OFF), &[]);
     let [reason, ..] = rig.hvc(host::VCPU_RUN, &[handle, 1, 0]).unwrap();

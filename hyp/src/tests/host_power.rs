@@ -19,7 +19,13 @@ fn c8_a_cpu_comes_up_in_bouncer_with_the_hosts_entry_and_only_once() {
     let entry = rig.frames(1) << 12;
     assert_eq!(cpu_on(&rig, 1, entry), code::SUCCESS);
     assert_eq!(rig.hyp.machine().world().started, [(1, entry, 0xc0)]);
+    assert_eq!(cpu_on(&rig, 1, entry), code::ON_PENDING);
+    rig.hyp.machine().be_cpu(1);
+    rig.hyp.host_cpu_arrives();
     assert_eq!(cpu_on(&rig, 1, entry), code::ALREADY_ON);
+    rig.hyp.machine().be_cpu(0);
+    assert_eq!(cpu_on(&rig, 1, entry), code::ALREADY_ON);
+    rig.hyp.host_cpu_arrives();
     assert_eq!(cpu_on(&rig, 0, entry), code::ALREADY_ON, "the boot CPU");
     assert_eq!(rig.hyp.machine().world().started.len(), 1);
     let relayed = rig.hyp.machine().world().firmware_log.clone();
@@ -63,14 +69,23 @@ fn c8_no_power_down_state_and_no_unlisted_function_reaches_the_firmware() {
         assert_eq!(suspend, code::INVALID_PARAMETERS);
     }
     // SYSTEM_SUSPEND, CPU_DEFAULT_SUSPEND, MEM_PROTECT, SYSTEM_RESET2,
-    // trusted OS and SiP calls, TRNG.
-    for unlisted in
-        [0xC400_000E, 0xC400_000C, 0x8400_0013, 0xC400_0012, 0xB200_0000, 0xC200_0001, 0x8400_0050]
-    {
+    // trusted OS and SiP calls, TRNG_RND, MIGRATE, MIGRATE_INFO_UP_CPU.
+    for unlisted in [
+        0xC400_000E,
+        0xC400_000C,
+        0x8400_0013,
+        0xC400_0012,
+        0xB200_0000,
+        0xC200_0001,
+        0x8400_0053,
+        0x8400_0005,
+        0x8400_0007,
+    ] {
         assert_eq!(rig.smc(unlisted, &[resume, 0, 0]), code::NOT_SUPPORTED, "{unlisted:#x}");
+        let [_, told, _] = rig.hvc(id::EVENT_NEXT, &[]).unwrap();
+        assert_eq!(told, unlisted, "and it is logged");
     }
     assert!(rig.hyp.machine().world().firmware_log.is_empty());
-    assert!(rig.hvc(id::EVENT_NEXT, &[]).is_ok(), "and it is logged");
 }
 
 #[test]
@@ -88,11 +103,9 @@ fn c8_standby_is_allowed_and_does_nothing() {
 fn c8_what_is_relayed_carries_its_own_arguments_and_no_others() {
     let rig = Rig::new();
     rig.hyp.machine().world().firmware_answer = 0x5;
-    for asked in [function::PSCI_VERSION, function::MIGRATE_INFO_TYPE] {
-        assert_eq!(rig.smc(u64::from(asked), &[7, 8, 9]), 5);
-        let relayed = rig.hyp.machine().world().firmware_log.pop();
-        assert_eq!(relayed, Some([u64::from(asked), 0, 0, 0]));
-    }
+    let version = u64::from(function::PSCI_VERSION);
+    assert_eq!(rig.smc(version, &[7, 8, 9]), 5);
+    assert_eq!(rig.hyp.machine().world().firmware_log.pop(), Some([version, 0, 0, 0]));
     let dirty = 0xdead << 32;
     for (asked, affinity) in
         [(function::AFFINITY_INFO_32, 7), (function::AFFINITY_INFO_64, dirty | 7)]
@@ -101,6 +114,53 @@ fn c8_what_is_relayed_carries_its_own_arguments_and_no_others() {
         let relayed = rig.hyp.machine().world().firmware_log.pop();
         assert_eq!(relayed, Some([u64::from(asked), affinity, 8, 0]));
     }
+}
+
+/// A stock kernel asks for a dozen things at boot that are not here. Its log of
+/// refusals is for what was tried.
+#[test]
+fn what_only_asks_whether_something_is_there_is_no_event() {
+    let rig = Rig::new();
+    let trng = [0x8400_0050, 0x8400_0051, 0x8400_0052];
+    let others = [0xC400_0190, 0xC400_0150, 0x8400_0063, 0x8400_0064, 0xC400_0020, 0x8000_0002];
+    // Count, UID and revision of Arm's architecture calls, CPU, SiP, OEM,
+    // standard secure and hypervisor, vendor's hypervisor, trusted application
+    // and OS.
+    let owners = [0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0xb0, 0xbf];
+    let general = owners.map(|owner| [0xff00, 0xff01, 0xff03].map(|what| owner << 24 | what));
+    for asks in trng.into_iter().chain(others).chain(general.into_iter().flatten()) {
+        assert_eq!(rig.smc(asks, &[0, 0, 0]), code::NOT_SUPPORTED, "{asks:#x}");
+        assert!(rig.hvc(id::EVENT_NEXT, &[]).is_err(), "{asks:#x}");
+    }
+    assert!(rig.hyp.machine().world().firmware_log.is_empty());
+    // By an instruction that is no call, a yielding call, what is beside them.
+    for (tried, immediate) in [
+        (0x8400_0050, 1),
+        (0x1_8400_0050, 0),
+        (0x0400_ff01, 0),
+        (0x8401_ff01, 0),
+        (0x8400_ff02, 0),
+        (0x8400_0053, 0),
+    ] {
+        assert_eq!(rig.smc_raw(tried, immediate, &[]), code::NOT_SUPPORTED, "{tried:#x}");
+        assert!(rig.hvc(id::EVENT_NEXT, &[]).is_ok(), "{tried:#x}");
+    }
+}
+
+/// A CPU that refuses to go off has been on all the time, also for one that
+/// tried to start it meanwhile.
+#[test]
+fn a_cpu_that_stays_on_is_not_made_off_by_who_would_have_started_it() {
+    let mut rig = Rig::new();
+    let entry = rig.frames(1) << 12;
+    let power = &rig.hyp.power;
+    power.set(1, super::super::host::power::state::OFF);
+    rig.hyp.machine().world().start_answer = code::ALREADY_ON;
+    assert_eq!(cpu_on(&rig, 1, entry), code::ALREADY_ON, "on its way off");
+    assert_eq!(power.claim(1), Ok(()), "and off in the end");
+    power.set(1, super::super::host::power::state::ON);
+    power.give_up(1);
+    assert_eq!(power.claim(1), Err(code::ALREADY_ON));
 }
 
 /// Whatever the firmware's is: what the host calls is EL2.

@@ -16,7 +16,9 @@ use super::boxed::{Boxed, try_box};
 pub(crate) enum Power {
     /// Off; only CPU_ON starts it.
     Off,
-    /// On: the host may run it.
+    /// CPU_ON was called for it: the host may run it, and has not yet.
+    Pending,
+    /// On: it has run.
     On,
 }
 
@@ -45,6 +47,8 @@ pub(crate) enum StartError {
     Unknown,
     /// It is on.
     AlreadyOn,
+    /// It was started, and has not run yet.
+    Pending,
 }
 
 impl Vcpus {
@@ -101,6 +105,7 @@ impl Vcpus {
             return Err(Error::BadState);
         }
         let vcpu = place.vcpu.take().ok_or(Error::Busy)?;
+        place.power = Power::On;
         place.running_on = Some(cpu);
         place.waiting = false;
         Ok(vcpu)
@@ -156,13 +161,15 @@ impl Vcpus {
         sctlr: u64,
     ) -> Result<(), StartError> {
         let place = self.place(index).ok_or(StartError::Unknown)?;
-        if place.power == Power::On {
-            return Err(StartError::AlreadyOn);
+        match place.power {
+            Power::Off => {}
+            Power::Pending => return Err(StartError::Pending),
+            Power::On => return Err(StartError::AlreadyOn),
         }
         let vcpu = place.vcpu.as_mut().ok_or(StartError::AlreadyOn)?;
         vcpu[0].reset(entry, argument, offset);
         vcpu[0].state.el1.sctlr_el1 |= sctlr;
-        place.power = Power::On;
+        place.power = Power::Pending;
         Ok(())
     }
 

@@ -94,6 +94,51 @@ fn devices_the_host_may_not_use_are_not_in_its_tree() {
     assert_eq!(tree.find_node("/intc@8000000").unwrap().children().count(), 0, "no ITS");
 }
 
+/// A host's driver finds bouncer by its node. A firmware that is a hypervisor
+/// itself has one, too: of what the host cannot call.
+#[test]
+fn the_host_is_told_that_bouncer_is_there() {
+    let mut board = test_trees::virt();
+    for theirs in [None, Some("xen,xen-4.17")] {
+        board.hypervisor = theirs;
+        let tree = written(&board.build());
+        let tree = Fdt::new(&tree).unwrap();
+        let found: Vec<_> = tree
+            .root()
+            .children()
+            .filter(|node| node.name() == "hypervisor")
+            .map(|node| {
+                node.compatible().unwrap().map(std::string::String::from).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(found, [std::vec!["bouncer,hypervisor-1.0"]]);
+    }
+}
+
+/// The clock is the host's, if nothing else is on its page.
+#[test]
+fn a_real_time_clock_on_pages_of_its_own_is_the_hosts() {
+    let mut board = test_trees::virt();
+    for (rtc, is_the_hosts) in [
+        (Some((0x901_0000, 0x1000)), true),
+        (Some((0x901_0800, 0x800)), false),
+        (Some((0x901_0000, 0x20)), false),
+        (None, false),
+    ] {
+        board.rtc = rtc;
+        let firmware = board.build();
+        let info = test_trees::read(&firmware).unwrap();
+        assert_eq!(info.rtc.is_some(), is_the_hosts, "{rtc:x?}");
+        let windows = QemuVirt::host_windows(&info, &FRAMES);
+        let page = ByteRange::between(0x901_0000, 0x901_1000);
+        assert_eq!(windows.iter().any(|window| window.overlaps(page)), is_the_hosts);
+        let tree = written(&firmware);
+        let tree = Fdt::new(&tree).unwrap();
+        let mut nodes = tree.root().children().map(|node| node.name_without_address());
+        assert_eq!(nodes.any(|name| name == "pl031"), is_the_hosts, "{rtc:x?}");
+    }
+}
+
 /// The values of the GIC's `reg`, and how many regions of redistributors.
 fn gic(tree: &[u8]) -> (Vec<ByteRange>, Option<u32>) {
     let tree = Fdt::new(tree).unwrap();

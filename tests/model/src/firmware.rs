@@ -1,6 +1,6 @@
 //! The host's SMCs (DEN0022, DEN0028).
 
-use crate::state::State;
+use crate::state::{CpuPower, State};
 use hyp::addr::FRAME_SHIFT;
 use hyp::machine::CpuId;
 
@@ -16,8 +16,10 @@ pub fn firmware(
     let id = u32::try_from(id).ok().filter(|_| immediate == 0)?;
     Some(match id {
         // Relayed; the simulated firmware says 0.
-        f::PSCI_VERSION | f::MIGRATE_INFO_TYPE => 0,
-        f::AFFINITY_INFO_32 | f::AFFINITY_INFO_64 => 0,
+        f::PSCI_VERSION => 0,
+        f::MIGRATE_INFO_TYPE => 2,
+        f::AFFINITY_INFO_32 => affinity(state, a1 & 0xffff_ffff, a2),
+        f::AFFINITY_INFO_64 => affinity(state, a1, a2),
         f::SMCCC_VERSION => 0x1_0001,
         f::PSCI_FEATURES => features(a1),
         f::SMCCC_ARCH_FEATURES => arch_features(a1),
@@ -25,8 +27,8 @@ pub fn firmware(
         f::CPU_ON_64 => cpu_on(state, a1, a2),
         // The simulated firmware returns, and so the CPU is still on.
         f::CPU_OFF => {
-            if let Some(on) = state.cpus_on.get_mut(cpu) {
-                *on = true;
+            if let Some(power) = state.cpus.get_mut(cpu) {
+                *power = CpuPower::On;
             }
             0
         }
@@ -38,8 +40,33 @@ pub fn firmware(
             state.off = true;
             0
         }
+        // It only asks.
+        _ if asks(id) => -1,
         _ => return None,
     })
+}
+
+/// Count, UID and revision of an owner's fast calls, and the interfaces that a
+/// kernel looks for at boot: TRNG, FF-A, SDEI, MM, PCI, DRTM, RMI, RSI, SOC_ID.
+fn asks(id: u32) -> bool {
+    let general =
+        id >> 31 == 1 && id >> 16 & 0xff == 0 && [0xff00, 0xff01, 0xff03].contains(&(id & 0xffff));
+    let low = [2, 0x40, 0x50, 0x51, 0x52, 0x63, 0x64, 0x130, 0x131];
+    let wide = [0x20, 0x30, 0x110, 0x111, 0x150, 0x165, 0x190, 0x191];
+    let standard = match id >> 24 {
+        0x80 | 0xc0 => id & 0xff_ffff == 2,
+        0x84 => id & 0xff_ffff != 2 && low.contains(&(id & 0xff_ffff)),
+        0xc4 => wide.contains(&(id & 0xff_ffff)),
+        _ => false,
+    };
+    general || standard
+}
+
+/// What the firmware says (0) but for a CPU that is on its way.
+fn affinity(state: &State, mpidr: u64, level: u64) -> i64 {
+    let cpu = usize::try_from(mpidr).ok().and_then(|cpu| state.cpus.get(cpu));
+    let asked = level as u32 == 0;
+    if asked && cpu == Some(&CpuPower::Pending) { 2 } else { 0 }
 }
 
 /// PSCI_FEATURES: 0 for what is there, of the host's and the guest's.
@@ -71,14 +98,15 @@ pub fn arch_features(id: u64) -> i64 {
 fn cpu_on(state: &mut State, mpidr: u64, entry: u64) -> i64 {
     use hyp::psci::code;
     let may = entry.is_multiple_of(4) && state.host_may(entry >> FRAME_SHIFT);
-    let Some(on) = usize::try_from(mpidr).ok().and_then(|cpu| state.cpus_on.get_mut(cpu)) else {
+    let Some(power) = usize::try_from(mpidr).ok().and_then(|cpu| state.cpus.get_mut(cpu)) else {
         return code::INVALID_PARAMETERS;
     };
-    match (may, *on) {
+    match (may, *power) {
         (false, _) => code::INVALID_ADDRESS,
-        (true, true) => code::ALREADY_ON,
-        (true, false) => {
-            *on = true;
+        (true, CpuPower::On) => code::ALREADY_ON,
+        (true, CpuPower::Pending) => code::ON_PENDING,
+        (true, CpuPower::Off) => {
+            *power = CpuPower::Pending;
             code::SUCCESS
         }
     }

@@ -124,9 +124,21 @@ pub fn power(
 fn affinity(vm: &Vm, mpidr: u64, level: u64) -> i64 {
     let vcpu = usize::try_from(mpidr).ok().and_then(|index| vm.vcpus.get(index));
     match vcpu {
-        Some(vcpu) if level == 0 => i64::from(!vcpu.on),
+        Some(vcpu) if level == 0 && vcpu.on => {
+            if is_pending(vm, vcpu) {
+                2
+            } else {
+                0
+            }
+        }
+        Some(_) if level == 0 => 1,
         _ => code::INVALID_PARAMETERS,
     }
+}
+
+/// Started and not run yet: a state that realms do not have.
+fn is_pending(vm: &Vm, vcpu: &Vcpu) -> bool {
+    !vm.realm && !vcpu.ran
 }
 
 fn cpu_on(state: &mut State, vm: &Vm, vcpu: &Vcpu, [mpidr, entry, context]: [u64; 3]) -> Expected {
@@ -135,6 +147,7 @@ fn cpu_on(state: &mut State, vm: &Vm, vcpu: &Vcpu, [mpidr, entry, context]: [u64
     let answer = match target {
         _ if !vm.is_entry(entry) => code::INVALID_ADDRESS,
         None => code::INVALID_PARAMETERS,
+        Some(target) if target.on && is_pending(vm, target) => code::ON_PENDING,
         Some(target) if target.on => code::ALREADY_ON,
         Some(target) => {
             start(target, entry, context);

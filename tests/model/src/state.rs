@@ -41,11 +41,24 @@ pub enum Stage {
     Dying,
 }
 
+/// A CPU of the host's, for PSCI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CpuPower {
+    /// Off.
+    Off,
+    /// Started.
+    Pending,
+    /// On.
+    On,
+}
+
 /// A virtual CPU.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Vcpu {
     /// Turned on and not off.
     pub on: bool,
+    /// It has run since then.
+    pub ran: bool,
     /// The CPU that runs it.
     pub running: Option<u8>,
     /// x0 to x30 as the guest must find them when it goes on.
@@ -174,8 +187,8 @@ pub struct State {
     pub vms: [Option<Vm>; abi::MAX_VMS],
     /// Generation of each slot's last VM.
     pub generations: [u64; abi::MAX_VMS],
-    /// CPUs that the host has started.
-    pub cpus_on: Vec<bool>,
+    /// The host's CPUs. What it starts here never arrives.
+    pub cpus: Vec<CpuPower>,
     /// The event log.
     pub log: VecDeque<Refusal>,
     /// EL2's own tables are exhausted.
@@ -202,7 +215,9 @@ impl State {
             changed: none(),
             vms: Default::default(),
             generations: [0; abi::MAX_VMS],
-            cpus_on: (0..cpus).map(|cpu| cpu == 0).collect(),
+            cpus: (0..cpus)
+                .map(|cpu| if cpu == 0 { CpuPower::On } else { CpuPower::Off })
+                .collect(),
             log: VecDeque::new(),
             allocations_fail: false,
             timer: false,

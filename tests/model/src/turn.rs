@@ -38,6 +38,7 @@ impl Checker {
         let slot = vm.slot;
         let vcpu = vm.vcpus.get_mut(index).ok_or("no vCPU")?;
         vcpu.running = Some(cpu);
+        vcpu.ran = true;
         vcpu.explained = false;
         let after = vcpu.after.take();
         let mut expected = after.unwrap_or_else(|| Expected::resume(vcpu, 0));

@@ -143,19 +143,6 @@ const GUESTS: &[Rule] = &[
         },
     },
     Rule {
-        paragraph: "5.6.2, 5.7.1, 6.6; B6.3.3.3",
-        says: "CPU_ON puts the CPU on at once (ON_PENDING is nobody's state here)",
-        check: |rig| {
-            each(rig, 2, |guest| {
-                guest.exit(f::CPU_ON_64, &[1, ipa(1), 7]);
-                guest.rig.script_check(|vcpu| assert_eq!(vcpu.frame.x[0], 0));
-                guest.rig.run(guest.handle);
-                assert_eq!(guest.value(f::AFFINITY_INFO_64, &[1, 0]), 0);
-                assert_eq!(guest.value(f::CPU_ON_64, &[1, ipa(1), 7]), code::ALREADY_ON);
-            });
-        },
-    },
-    Rule {
         paragraph: "6.4.1, 6.4.3.3, 6.4.3.4, 6.4.3.7; B6.3.3.3",
         says: "CPU_ON: EL1h at the entry, D A I F masked, MMU and caches off, x0 the context",
         check: |rig| {
@@ -257,6 +244,27 @@ fn psci_of_guests_does_what_its_specifications_say() {
 
 const PKVM: &[Rule] = &[
     Rule {
+        paragraph: "5.6.2, 5.7.1, 6.6",
+        says: "CPU_ON of a CPU that was started and has not run is ON_PENDING, then ALREADY_ON",
+        check: |rig| {
+            let guest = Guest::pkvm(rig, 2);
+            let info = || guest.value(f::AFFINITY_INFO_64, &[1, 0]);
+            assert_eq!(info(), 1);
+            guest.exit(f::CPU_ON_64, &[1, ipa(1), 7]);
+            guest.rig.script_check(|vcpu| assert_eq!(vcpu.frame.x[0], 0));
+            guest.rig.run(guest.handle);
+            assert_eq!(info(), 2);
+            for on in [f::CPU_ON_32, f::CPU_ON_64] {
+                assert_eq!(guest.value(on, &[1, ipa(2), 8]), code::ON_PENDING);
+            }
+            // It runs where the first call said.
+            guest.rig.script_check(|vcpu| assert_eq!(vcpu.frame.pc, ipa(1)));
+            guest.rig.hvc(host::VCPU_RUN, &[guest.handle, 1, 0]).unwrap();
+            assert_eq!(info(), 0);
+            assert_eq!(guest.value(f::CPU_ON_64, &[1, ipa(1), 7]), code::ALREADY_ON);
+        },
+    },
+    Rule {
         paragraph: "5.4.5",
         says: "CPU_SUSPEND: a state that is not there is INVALID_PARAMETERS",
         check: |rig| {
@@ -282,6 +290,18 @@ fn psci_of_a_pkvm_guest_does_what_its_specification_says() {
 }
 
 const REALM: &[Rule] = &[
+    Rule {
+        paragraph: "B6.3.1, B6.3.3",
+        says: "CPU_ON puts the CPU on at once (there is no ON_PENDING)",
+        check: |rig| {
+            let realm = Guest::realm(rig, 2);
+            realm.exit(f::CPU_ON_64, &[1, ipa(1), 7]);
+            realm.rig.script_check(|vcpu| assert_eq!(vcpu.frame.x[0], 0));
+            realm.rig.run(realm.handle);
+            assert_eq!(realm.value(f::AFFINITY_INFO_64, &[1, 0]), 0);
+            assert_eq!(realm.value(f::CPU_ON_64, &[1, ipa(1), 7]), code::ALREADY_ON);
+        },
+    },
     Rule {
         paragraph: "B6.1 IXHDQF",
         says: "there is no HVC conduit",
@@ -334,6 +354,38 @@ const HOST: &[Rule] = &[
             assert_eq!(on(9, entry), code::INVALID_PARAMETERS);
             assert_eq!(on(1, rig.layout.hyp[0].start().base()), code::INVALID_ADDRESS);
             assert_eq!(on(0, entry), code::ALREADY_ON);
+        },
+    },
+    Rule {
+        paragraph: "5.6.2, 5.7.1, 6.6",
+        says: "CPU_ON of a CPU that was started and has not arrived is ON_PENDING, then ALREADY_ON",
+        check: |rig| {
+            let entry = rig.frames(1) << 12;
+            let on = || rig.smc(f::CPU_ON_64.into(), &[1, entry, 0]);
+            let info = |level| rig.smc(f::AFFINITY_INFO_64.into(), &[1, level]);
+            // The firmware: it is on already.
+            rig.hyp.machine().world().firmware_answer = 0;
+            assert_eq!(on(), code::SUCCESS);
+            assert_eq!((info(0), on()), (2, code::ON_PENDING));
+            assert_eq!(info(1), 0, "another level is the firmware's to answer");
+            rig.hyp.machine().be_cpu(1);
+            rig.hyp.host_cpu_arrives();
+            rig.hyp.machine().be_cpu(0);
+            assert_eq!((info(0), on()), (0, code::ALREADY_ON));
+        },
+    },
+    Rule {
+        paragraph: "5.9.1",
+        says: "MIGRATE_INFO_TYPE 2, for there is no MIGRATE_INFO_UP_CPU, whatever firmware says",
+        check: |rig| {
+            for firmware in [0, 1, 2, u64::MAX] {
+                rig.hyp.machine().world().firmware_answer = firmware;
+                assert_eq!(rig.smc(f::MIGRATE_INFO_TYPE.into(), &[]), 2, "{firmware:#x}");
+            }
+            for migrate in [0x8400_0005, 0xc400_0005, 0x8400_0007, 0xc400_0007] {
+                assert_eq!(rig.smc(migrate, &[]), code::NOT_SUPPORTED);
+            }
+            assert!(rig.hyp.machine().world().firmware_log.is_empty());
         },
     },
     Rule {

@@ -32,7 +32,7 @@ const DOORS: [Door; 14] = [
     Door { id: "M5.its", address: 0x0808_0000, what: "the interrupt translation service" },
     Door { id: "M5.its-doorbell", address: 0x0809_0040, what: "the ITS doorbell" },
     Door { id: "M7.flash", address: 0x0000_0000, what: "the flash with the firmware" },
-    Door { id: "M7.rtc", address: 0x0901_0000, what: "the real-time clock" },
+    Door { id: "M7.hole", address: 0x0901_1000, what: "the page behind the real-time clock" },
     Door { id: "M7.gpio", address: 0x0903_0000, what: "the GPIO block that powers the board off" },
     Door { id: "M8.bar-window", address: 0x1000_0000, what: "the PCIe memory window" },
     Door { id: "M8.io-window", address: 0x3eff_0000, what: "the PCIe port window" },
