@@ -81,7 +81,17 @@ pub mod host {
     /// (handle, level 0 or 1) → x1 = vCPUs to kick. The interrupt line of the
     /// guest's UART, once the guest has granted its page.
     pub const UART_LINE: u32 = 0xC600_0115;
+    /// (style) → x1 = the style before. How the host's data accesses to what is
+    /// not its own are refused from now on, on all CPUs:
+    /// [`super::ABORTS_EXTERNAL`] (as at boot) or [`super::ABORTS_ALIGNMENT`].
+    pub const ABORT_STYLE: u32 = 0xC600_0116;
 }
+
+/// ABORT_STYLE: a synchronous external abort, as a bus has it.
+pub const ABORTS_EXTERNAL: u64 = 0;
+/// ABORT_STYLE: an alignment fault. A kernel whose handler of external aborts does
+/// not look at its exception table survives its own probing accesses with it.
+pub const ABORTS_ALIGNMENT: u64 = 1;
 
 /// Function ids of the guest's pKVM front end (HVC), as Linux's
 /// `arm-pkvm-guest` driver and Android's pvmfw call them.
@@ -207,6 +217,9 @@ pub const VERSION: u64 = 1 << 16 | 1;
 pub const MIN_MEMCACHE: u64 = 8;
 /// Most frames one range call handles; longer ranges continue.
 pub const MAX_RANGE: u64 = 512;
+/// Most frames that one FRAME_DONATE measures: a hash of a page costs some 25
+/// times what its wipe does, and EL2 has interrupts masked meanwhile.
+pub const MAX_MEASURED: u64 = 32;
 /// FRAME_DONATE flag: keep and measure.
 pub const DONATE_MEASURED: u64 = 1;
 /// VM_CREATE flag: the guest speaks RSI (SMC), not pKVM's calls (HVC).

@@ -51,6 +51,8 @@ const ESR_EA: u64 = 1 << 9;
 const ESR_WNR: u64 = 1 << 6;
 /// DFSC or IFSC: synchronous external abort, not on a table walk.
 const EXTERNAL_ABORT: u64 = 0x10;
+/// DFSC: alignment fault.
+const ALIGNMENT: u64 = 0x21;
 /// DFSC or IFSC: Address size fault, level 0.
 const ADDRESS_SIZE: u64 = 0;
 
@@ -59,6 +61,13 @@ const ADDRESS_SIZE: u64 = 0;
 /// its virtual address in FAR_EL1. Nothing of what stage 2 said reaches it.
 pub fn inject_sync_external_abort(machine: &impl Machine, frame: &mut Frame, fault: &Abort) {
     inject_abort(machine, frame, fault, ESR_EA | EXTERNAL_ABORT);
+}
+
+/// The data access `fault` of the current world is refused as if it were not
+/// aligned, for a host that has asked for this (ABORT_STYLE): kernels fix such a
+/// fault up where they said that they may fault, and not the other.
+pub fn inject_alignment_fault(machine: &impl Machine, frame: &mut Frame, fault: &Abort) {
+    inject_abort(machine, frame, fault, ALIGNMENT);
 }
 
 /// The access `fault` of the current world names an address that its physical
@@ -214,6 +223,18 @@ mod tests {
         ] {
             let (machine, mut frame) = (machine(), frame(pstate));
             inject_sync_external_abort(&machine, &mut frame, &fault(instruction, write));
+            assert_eq!(el1(&machine), [esr, PC, pstate], "from {pstate:#b}");
+            assert_eq!(machine.read_el1(El1Register::Far), 0x1234_5abc);
+        }
+    }
+
+    #[test]
+    fn a_refused_access_may_be_an_alignment_fault_instead() {
+        for (pstate, write, esr) in
+            [(EL0, false, 0x9200_0021), (EL0, true, 0x9200_0061), (EL1H, true, 0x9600_0061)]
+        {
+            let (machine, mut frame) = (machine(), frame(pstate));
+            inject_alignment_fault(&machine, &mut frame, &fault(false, write));
             assert_eq!(el1(&machine), [esr, PC, pstate], "from {pstate:#b}");
             assert_eq!(machine.read_el1(El1Register::Far), 0x1234_5abc);
         }

@@ -13,6 +13,7 @@ use crate::addr::PfnRange;
 use crate::entropy::{self, Entropy};
 use crate::error::Error;
 use crate::event::{Event, EventKind, EventLog};
+use crate::host::abort::AbortStyle;
 use crate::host::power::HostPower;
 use crate::machine::{Cause, Machine, Regime, Vmid};
 use crate::memory::{BootMemory, Counts, FrameEntry, GuestId, GuestMemory, HostMemory, Owner};
@@ -51,6 +52,7 @@ pub struct Hypervisor<M> {
     /// memory's lock.
     ending: AtomicBool,
     pub(crate) power: HostPower,
+    pub(crate) abort_style: AbortStyle,
     pub(crate) stats: MachineStats,
     #[cfg(feature = "oracle")]
     pub(crate) oracle: crate::oracle::watch::Watch,
@@ -85,6 +87,7 @@ impl<M: Machine> Hypervisor<M> {
             entropy: Mutex::new(None),
             ending: AtomicBool::new(false),
             power: HostPower::new(),
+            abort_style: AbortStyle::new(),
             stats: MachineStats::new(),
         }
     }

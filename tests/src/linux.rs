@@ -2,9 +2,10 @@
 //! a user does, through `cargo xtask run --guest debian` or `--host debian`.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use xtask::test::environment;
 use xtask::workspace::{Workspace, cargo};
 
@@ -92,4 +93,20 @@ pub fn counter(output: &Output, name: &str) -> Result<u64> {
     let rest = text.split(&format!(" {name}=")).nth(1);
     let value = rest.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     value.with_context(|| format!("no count of {name}: {text}"))
+}
+
+/// A program in `tests/linux` for an arm64 Linux, compiled without a library.
+///
+/// # Errors
+/// When it does not compile.
+pub fn program(test: &str, name: &str) -> Result<PathBuf> {
+    let workspace = Workspace::find()?;
+    let program = file(test, name, b"")?;
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--edition", "2024", "--target", "aarch64-unknown-none-softfloat"]);
+    rustc.args(["-C", "panic=abort", "-C", "opt-level=2", "-o"]).arg(&program);
+    rustc.arg(workspace.root.join("tests/linux").join(name).with_extension("rs"));
+    let output = rustc.current_dir(&workspace.root).output()?;
+    ensure!(output.status.success(), "{}", said(&output));
+    Ok(program)
 }

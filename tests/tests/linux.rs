@@ -5,11 +5,11 @@
 //! (`cargo xtask test --offline`) leaves these tests out, and says so.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
-use tests::linux::{LONG, counter, left_out, left_out_without_pkvm, said, script, xtask};
+use tests::linux::{LONG, counter, left_out, left_out_without_pkvm, program, said, script, xtask};
 use tests::{file, ready, two_at_a_time};
 use xtask::guest::debian;
 use xtask::guest::initramfs::{self, Task};
@@ -328,19 +328,6 @@ fn a_realm_that_reboots_finds_its_disk_as_it_left_it() -> Result<()> {
     Ok(())
 }
 
-/// `tests/linux/debugged.rs` for an arm64 Linux without a library.
-fn debugged() -> Result<PathBuf> {
-    let (workspace, _) = ready()?;
-    let program = file("linux-debug", "debugged", b"")?;
-    let source = workspace.root.join("tests/linux/debugged.rs");
-    let mut rustc = Command::new("rustc");
-    rustc.args(["--edition", "2024", "--target", "aarch64-unknown-none-softfloat"]);
-    rustc.args(["-C", "panic=abort", "-C", "opt-level=2", "-o"]).arg(&program).arg(source);
-    let output = rustc.current_dir(&workspace.root).output()?;
-    ensure!(output.status.success(), "{}", said(&output));
-    Ok(program)
-}
-
 /// PTRACE_SINGLESTEP ran the child to its end, breakpoints and watchpoints hit
 /// nothing, and a uprobe killed the program that it probed.
 #[test]
@@ -348,7 +335,7 @@ fn a_realm_steps_breaks_watches_and_probes() -> Result<()> {
     if left_out("a_realm_steps_breaks_watches_and_probes") {
         return Ok(());
     }
-    let program = debugged()?.display().to_string();
+    let program = program("linux-debug", "debugged")?.display().to_string();
     let commands = "mkdir -p /tmp; cat /dev/vda > /tmp/debugged; chmod +x /tmp/debugged\n\
          /tmp/debugged\n\
          mount -t tracefs none /sys/kernel/tracing; cd /sys/kernel/tracing\n\

@@ -6,7 +6,10 @@ use std::sync::OnceLock;
 
 use anyhow::{Result, bail, ensure};
 use tests::file;
-use tests::linux::{host_script, left_out, said};
+use tests::linux::{LONG, host_script, left_out, program, said};
+use xtask::guest::debian;
+use xtask::guest::initramfs::Task;
+use xtask::workspace::Workspace;
 
 /// What the script ends with.
 const STATUS: i32 = 42;
@@ -88,5 +91,83 @@ fn what_the_host_touched_is_logged_and_what_it_asked_for_is_not() -> Result<()> 
     let [own, fw_cfg] = told[..] else { bail!("{text}") };
     ensure!(own.contains("touched 0x40200000, which is bouncer's"), "{own}");
     ensure!(fw_cfg.contains("touched 0x9020000, which is nobody's"), "{fw_cfg}");
+    Ok(())
+}
+
+/// Each CPU model that a stock kernel is tried on, with 1 to 8 CPUs.
+#[test]
+#[ignore = "nine boots: cargo xtask test --long"]
+fn debians_kernel_is_the_host_with_any_number_of_cpus() -> Result<()> {
+    if left_out("debians_kernel_is_the_host_with_any_number_of_cpus") {
+        return Ok(());
+    }
+    for model in ["cortex-a72", "neoverse-n1", "max"] {
+        for cpus in ["1", "3", "8"] {
+            let words = ["--cpu", model, "--cpus", cpus, "--timeout", LONG];
+            let output = host_script("linux-host-models", "nproc\n", &words)?;
+            let good = output.status.success() && output.stdout == format!("{cpus}\n").as_bytes();
+            ensure!(good, "{cpus} x {model}: {}", said(&output));
+        }
+    }
+    Ok(())
+}
+
+/// As much memory as xtask gives a machine. QEMU takes what is touched of it.
+#[test]
+#[ignore = "long: cargo xtask test --long"]
+fn a_host_has_24_gib() -> Result<()> {
+    if left_out("a_host_has_24_gib") {
+        return Ok(());
+    }
+    let commands = "[ $(free -m | sed -n 's/^Mem: *\\([0-9]*\\).*/\\1/p') -gt 23000 ]\n";
+    let words = ["--memory", "24G", "--timeout", LONG];
+    let output = host_script("linux-host-large", commands, &words)?;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    Ok(())
+}
+
+/// A host that reboots or panics ends the run, each in its own way.
+#[test]
+#[ignore = "two boots: cargo xtask test --long"]
+fn a_host_that_reboots_or_panics_ends_the_run() -> Result<()> {
+    if left_out("a_host_that_reboots_or_panics_ends_the_run") {
+        return Ok(());
+    }
+    for (commands, status, says) in [
+        ("reboot; sleep 100", 0, "the host reboots"),
+        ("echo c >/proc/sysrq-trigger; sleep 100", 125, "reset itself, as a kernel that panics"),
+    ] {
+        let output = host_script("linux-host-end", commands, &["--timeout", LONG])?;
+        assert_eq!(output.status.code(), Some(status), "{}", said(&output));
+        ensure!(said(&output).contains(says), "{}", said(&output));
+    }
+    Ok(())
+}
+
+/// A kernel starts another in its own place: its CPUs go off and come up again
+/// for the other, which finds the same tree, and the same memory.
+#[test]
+#[ignore = "two kernels: cargo xtask test --long"]
+fn a_host_is_followed_by_another_kernel() -> Result<()> {
+    if left_out("a_host_is_followed_by_another_kernel") {
+        return Ok(());
+    }
+    let workspace = Workspace::find()?;
+    let made = debian::host(&workspace, false, &Task::Shell, "none", &[])?;
+    let image = file("linux-host-kexec", "Image", &made.kernel)?.display().to_string();
+    let kexec = program("linux-host-kexec", "kexec")?.display().to_string();
+    let commands = "mkdir -p /tmp/next/dev && cd /tmp/next\n\
+        cp -a /bin /etc /init /lib . && mknod dev/console c 5 1\n\
+        echo 'nproc; cat /proc/cmdline; exit 9' >etc/bouncer/script\n\
+        find . | cpio -o -H newc >/tmp/initrd\n\
+        chmod +x /boot/kexec\n\
+        free -m | sed -n 's/^Mem: *\\([0-9]*\\).*/total \\1/p'\n\
+        /boot/kexec /boot/Image /tmp/initrd \"$(cat /proc/cmdline) the=second\"\n";
+    let put = [format!("/boot/Image={image}"), format!("/boot/kexec={kexec}")];
+    let words = ["--host-file", &put[0], "--host-file", &put[1], "--timeout", LONG];
+    let output = host_script("linux-host-kexec", commands, &words)?;
+    assert_eq!(output.status.code(), Some(9), "{}", said(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(text.contains("2\nconsole=ttyAMA0") && text.contains("the=second\n"), "{text}");
     Ok(())
 }

@@ -119,6 +119,11 @@ fn c1_host_cannot_touch_a_guest_frame() -> Result<()> {
 }
 
 #[test]
+fn c21_the_host_chooses_how_it_is_refused_and_nothing_else() -> Result<()> {
+    refused(&["C21.read", "C21.write", "C21.exec", "C21.atomic", "C21.style"])
+}
+
+#[test]
 fn c2_host_cannot_touch_bouncers_memory() -> Result<()> {
     refused(&["C2.read", "C2.write", "C2.exec", "C2.atomic", "C2.zva"])
 }

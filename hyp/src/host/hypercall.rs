@@ -67,6 +67,7 @@ fn call<M: Machine>(hyp: &Hypervisor<M>, function: u32, arguments: Arguments) ->
         id::EVENT_NEXT => next_event(hyp),
         id::STATS => statistics(hyp, a1, a2),
         id::FRAME_STATE => frame_state(hyp, a1),
+        id::ABORT_STYLE => hyp.abort_style.choose(a1).map(|before| [before, 0, 0]),
         _ => Err(Error::NotSupported),
     }
 }

@@ -3,7 +3,7 @@
 //! The host is not trusted: everything here is a question that is answered
 //! with a result, an error code or an exception, never with a stop.
 
-mod abort;
+pub(crate) mod abort;
 mod device_calls;
 mod hypercall;
 pub(crate) mod power;

@@ -83,7 +83,10 @@ impl HostMemory<'_> {
     ) -> Result<u64, Error> {
         guest.require_alive()?;
         guest.require_ram(guest_range(gfn, pfns)?)?;
-        let pfns = pfns.truncate(abi::MAX_RANGE);
+        let pfns = pfns.truncate(match contents {
+            Contents::Zeroed => abi::MAX_RANGE,
+            Contents::Measured(_) => abi::MAX_MEASURED,
+        });
         let gfns = guest_range(gfn, pfns)?;
         self.frames.require(pfns, FrameEntry::HOST)?;
         // A page that the guest shares may be elsewhere: it has its frame.

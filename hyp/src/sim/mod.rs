@@ -290,6 +290,7 @@ impl Machine for SimMachine {
     }
 
     fn read_frame(&self, frame: Pfn, visit: &mut dyn FnMut(&[u8])) {
+        self.world().frames_read += 1;
         let bytes = self.memory().measure(frame.number());
         // In uneven pieces: nobody may rely on their size.
         for piece in bytes.chunks(1000) {

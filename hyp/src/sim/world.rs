@@ -48,6 +48,8 @@ pub struct World {
     pub device_log: Vec<DeviceAccess>,
     /// What the firmware answers.
     pub firmware_answer: u64,
+    /// Frames whose contents EL2 has read, to measure them.
+    pub frames_read: u64,
     /// Every firmware call.
     pub firmware_log: Vec<[u64; 4]>,
     /// What the firmware answers to starting a CPU (a PSCI code).
@@ -82,6 +84,7 @@ impl Default for World {
             device_values: BTreeMap::new(),
             device_log: Vec::new(),
             firmware_answer: 0,
+            frames_read: 0,
             firmware_log: Vec::new(),
             start_answer: 0,
             started: Vec::new(),

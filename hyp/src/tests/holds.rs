@@ -45,7 +45,10 @@ fn no_call_holds_the_memory_for_longer_than_a_range_of_frames() {
     assert_eq!(check("VM_TOPUP", id::VM_TOPUP, &topup), abi::MAX_RANGE);
     let donate = |flags| [handle, ram, RAM_GFN, much, flags];
     let done = check("FRAME_DONATE, measured", id::FRAME_DONATE, &donate(abi::DONATE_MEASURED));
-    assert_eq!(done, abi::MAX_RANGE);
+    assert_eq!(done, abi::MAX_MEASURED);
+    let rest = [handle, ram + done, RAM_GFN + done, much - done, 0];
+    assert_eq!(check("FRAME_DONATE", id::FRAME_DONATE, &rest), abi::MAX_RANGE);
+    let done = done + abi::MAX_RANGE;
     let rest = [handle, ram + done, RAM_GFN + done, much - done, 0];
     assert_eq!(check("FRAME_DONATE", id::FRAME_DONATE, &rest), much - done);
     check("VM_FINALISE", id::VM_FINALISE, &[handle, layout::RAM, 0]);
@@ -85,4 +88,29 @@ fn no_call_of_a_guests_holds_the_memory_for_longer_either() {
         }
     }
     assert_eq!(check(guest::MEM_RELINQUISH, 1).1.0, 0);
+}
+
+/// Interrupts are masked while a call is in EL2. A page that is hashed costs as
+/// much as 25 that are wiped, so a call takes fewer of those; what it did not
+/// take is the host's still, unread, and the next call goes on there.
+#[test]
+fn a_call_hashes_few_pages_and_the_host_goes_on_behind_them() {
+    let mut rig = Rig::new();
+    let count = 2 * abi::MAX_MEASURED + 3;
+    let (memcache, ram) = (rig.frames(16), rig.frames(count));
+    let [handle, ..] = rig.hvc(id::VM_CREATE, &[memcache, 16, 256, 1, 0]).unwrap();
+    let mut done = 0;
+    let mut calls = std::vec::Vec::new();
+    while done < count {
+        let rest = [handle, ram + done, RAM_GFN + done, count - done, abi::DONATE_MEASURED];
+        let before = rig.hyp.machine().world().frames_read;
+        let [now, ..] = rig.hvc(id::FRAME_DONATE, &rest).unwrap();
+        assert_eq!(rig.hyp.machine().world().frames_read - before, now);
+        calls.push(now);
+        done += now;
+        if done < count {
+            assert_eq!(rig.hvc(id::FRAME_STATE, &[ram + done]).unwrap()[0], 0, "the host's");
+        }
+    }
+    assert_eq!(calls, [abi::MAX_MEASURED, abi::MAX_MEASURED, 3]);
 }

@@ -58,6 +58,62 @@ fn m7_a_fault_without_an_address_is_refused_wherever_it_was() {
     }
 }
 
+/// The host chooses how it is refused, and nothing else: whatever it chose, an
+/// access that is not its own does not happen, and is logged.
+#[test]
+fn c21_the_host_chooses_an_alignment_fault_and_is_refused_all_the_same() {
+    let mut rig = Rig::new();
+    let (_, ram) = rig.vm(1);
+    let image = rig.layout.hyp[0].start().base();
+    let status = |rig: &Rig, address, write| {
+        let frame = touch(rig, address, write);
+        assert_eq!((frame.pc, frame.x[3]), (0x4800_0200, 0xe1), "nothing was read");
+        let esr = rig.hyp.machine().read_el1(El1Register::Esr);
+        assert_eq!((esr >> 26, esr >> 6 & 1), (0x25, u64::from(write)));
+        assert_eq!(rig.hyp.machine().read_el1(El1Register::Far), address);
+        let [what, where_, _] = rig.hvc(id::EVENT_NEXT, &[]).unwrap();
+        assert_eq!((what & 0xff, where_), (EventKind::HostAbort as u64, address));
+        esr & 0x3f
+    };
+    for (style, before, wanted) in [(1, 0, 0x21), (1, 1, 0x21), (0, 1, 0x10), (1, 0, 0x21)] {
+        assert_eq!(rig.hvc(id::ABORT_STYLE, &[style]).unwrap()[0], before);
+        for address in [image, (ram << 12) + 0x128, 0x0902_0010, 1 << 46] {
+            for write in [false, true] {
+                assert_eq!(status(&rig, address, write), wanted, "{address:#x}");
+            }
+        }
+    }
+    // On every CPU.
+    rig.hyp.machine().be_cpu(1);
+    assert_eq!(status(&rig, image, true), 0x21);
+    // There is no other, and what was chosen stays.
+    for none in [2, 0x21, 1 << 32 | 1, u64::MAX] {
+        assert!(rig.hvc(id::ABORT_STYLE, &[none]).is_err(), "{none:#x}");
+        assert_eq!(status(&rig, image, false), 0x21);
+    }
+}
+
+/// A fetch and a walk have no alignment fault; what the bus answered stays so.
+#[test]
+fn c21_only_loads_and_stores_are_refused_in_the_hosts_own_style() {
+    let rig = Rig::new();
+    rig.hvc(id::ABORT_STYLE, &[1]).unwrap();
+    let image = rig.layout.hyp[0].start().base();
+    let load = abort(image, 8, 3, false);
+    let fetch = load.esr & !(0x3f << 26) & !0x1ff_ff80 | 0x20 << 26;
+    let walk = load.esr | 1 << 7;
+    let bus = load.esr & !0x3f | 0x10;
+    for esr in [fetch, walk, bus] {
+        let mut trap = abort(image, 8, 3, false);
+        trap.esr = esr;
+        let mut frame = Frame { pc: 0x4100_0000, pstate: EL1H, ..Frame::default() };
+        rig.hyp.machine().write_el1(El1Register::Vbar, 0x4800_0000);
+        rig.hyp.handle_host_trap(&mut frame, trap);
+        assert_eq!(frame.pc, 0x4800_0200, "{esr:#x}");
+        assert_eq!(rig.hyp.machine().read_el1(El1Register::Esr) & 0x3f, 0x10, "{esr:#x}");
+    }
+}
+
 #[test]
 fn c1_a_guests_private_frame() {
     let mut rig = Rig::new();

@@ -18,7 +18,7 @@ fn c7_only_clean_known_ids_with_immediate_zero_are_calls() {
     assert_eq!(rig.hvc(id::VERSION, &[]), Ok([abi::VERSION, 0, 0]));
     assert_eq!(rig.hvc_raw(u64::from(id::VERSION), 1, &[]), NOT_SUPPORTED);
     assert_eq!(rig.hvc_raw(u64::from(id::VERSION) | 1 << 32, 0, &[]), NOT_SUPPORTED);
-    for unknown in [0, 0xC600_00FF, 0xC600_0116, 0x8400_0000, 0xC600_0003, 0xFFFF_FFFF] {
+    for unknown in [0, 0xC600_00FF, 0xC600_0117, 0x8400_0000, 0xC600_0003, 0xFFFF_FFFF] {
         assert_eq!(rig.hvc(unknown, &[]), NOT_SUPPORTED, "{unknown:#x}");
     }
 }

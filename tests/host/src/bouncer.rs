@@ -394,6 +394,11 @@ impl<C: Conduit> Bouncer<C> {
         Ok(self.call(host::STATS, [handle, index, 0, 0, 0])?[0])
     }
 
+    /// ABORT_STYLE: the one before.
+    pub fn abort_style(&self, style: u64) -> Result<u64, Refusal> {
+        Ok(self.call(host::ABORT_STYLE, [style, 0, 0, 0, 0])?[0])
+    }
+
     /// FRAME_STATE: see [`host::FRAME_STATE`].
     pub fn frame_state(&self, pfn: u64) -> Result<u64, Refusal> {
         Ok(self.call(host::FRAME_STATE, [pfn, 0, 0, 0, 0])?[0])

@@ -3,7 +3,7 @@
 use crate::call::Call;
 use crate::host::has_window;
 use crate::iotable::Table;
-use crate::state::{Device, Page, Stage, State, Vcpu, Vm, one_call, range};
+use crate::state::{Device, Page, Stage, State, Vcpu, Vm, one_call, one_donation, range};
 use hyp::abi::{self, host as id};
 use hyp::addr::FRAME_SHIFT;
 use hyp::error::Error;
@@ -57,7 +57,7 @@ pub fn commit(
             expect("frames taken", [count, 0, 0])
         }
         id::FRAME_DONATE => {
-            let frames = call_range(a2, a4);
+            let frames = range(a2, a4).map_or(0..0, |frames| one_donation(frames, a5));
             let count = frames.end - frames.start;
             for (pfn, gfn) in frames.zip(a3..) {
                 state.set(pfn, Page::Guest(slot, gfn, false));
@@ -143,6 +143,10 @@ pub fn commit(
             (0, Some(value)) => expect("counter", [value, 0, 0]),
             _ => expect("counter", [x[0], 0, 0]),
         },
+        id::ABORT_STYLE => {
+            let before = core::mem::replace(&mut state.alignment_faults, a1 == 1);
+            expect("style before", [before.into(), 0, 0])
+        }
         id::FRAME_STATE => {
             let value = match state.page(a1) {
                 Some(Page::Host) => 0,

@@ -182,6 +182,7 @@ fn call(u: Bytes<'_, '_>) -> Result<HostCall> {
         60 | 61 => HostCall::FrameState { pfn: taken(u)? },
         62 if u.ratio(1, 2)? => HostCall::Version,
         62 => HostCall::Features,
+        63 if u.ratio(1, 2)? => HostCall::AbortStyle { style: small(u, 3)? },
         _ => HostCall::UartLine { vm: vm(u)?, level: small(u, 2)? },
     })
 }

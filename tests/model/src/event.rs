@@ -74,6 +74,7 @@ pub enum HostCall {
     Stats { vm: VmName, index: u64 },
     FrameState { pfn: FrameName },
     UartLine { vm: VmName, level: u64 },
+    AbortStyle { style: u64 },
 }
 
 /// An instruction of a guest.

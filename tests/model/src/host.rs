@@ -5,7 +5,7 @@
 //! reason must succeed. Then [`crate::commit`] computes the next state.
 
 use crate::call::{Call, Refusals};
-use crate::state::{ALIAS, Page, Stage, State, Vm, one_call, range};
+use crate::state::{ALIAS, Page, Stage, State, Vm, one_call, one_donation, range};
 use hyp::abi::{self, host as id};
 use hyp::addr::{FRAME_LIMIT, FRAME_SHIFT};
 use hyp::error::Error;
@@ -36,8 +36,11 @@ fn device_type(kind: u64) -> Option<(u64, u64)> {
 
 /// Is every frame of the range the host's alone?
 fn all_hosts(state: &State, start: u64, count: u64) -> bool {
-    range(start, count)
-        .is_none_or(|range| one_call(range).all(|pfn| state.page(pfn) == Some(Page::Host)))
+    range(start, count).is_none_or(|range| are_hosts(state, one_call(range)))
+}
+
+fn are_hosts(state: &State, mut frames: Range<u64>) -> bool {
+    frames.all(|pfn| state.page(pfn) == Some(Page::Host))
 }
 
 /// Every reason to refuse the call.
@@ -88,13 +91,14 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
                 .when(a5 & !abi::DONATE_MEASURED != 0, Malformed)
                 .when(vm.is_none(), NotFound)
                 .when(vm.is_some() && stage(Stage::Dying), BadState)
-                .when(vm.is_some() && stage(Stage::Running) && measured, BadState)
-                .when(!all_hosts(state, a2, a4), Denied);
+                .when(vm.is_some() && stage(Stage::Running) && measured, BadState);
+            let frames = range(a2, a4).map(|frames| one_donation(frames, a5));
+            no.when(frames.is_some_and(|frames| !are_hosts(state, frames)), Denied);
             if let (Some(vm), Some(places)) = (vm, places) {
                 if !inside(&vm, &places) {
                     no.when(true, Malformed);
                 } else if vm.stage != Stage::Dying {
-                    let places = one_call(places);
+                    let places = one_donation(places, a5);
                     let there = |gfn| state.translate(vm.slot, gfn).is_some();
                     let taken = |gfn| there(gfn) || vm.realm && there(gfn | ALIAS);
                     let taken = places.clone().any(taken);
@@ -221,6 +225,9 @@ pub fn refusals(state: &State, call: &Call) -> Refusals {
         }
         id::FRAME_STATE => {
             no.when(a1 >= FRAME_LIMIT, Malformed);
+        }
+        id::ABORT_STYLE => {
+            no.when(a1 > 1, Malformed);
         }
         _ => {
             no.when(true, NotSupported);

@@ -7,7 +7,7 @@ use crate::session::{Checker, Inner};
 use crate::state::{Page, Refusal};
 use crate::traps;
 use hyp::addr::Pfn;
-use hyp::machine::Vmid;
+use hyp::machine::{El1Register, Machine, Vmid};
 
 impl Inner {
     /// An SMC of the host's.
@@ -119,6 +119,14 @@ impl Inner {
         checker.stats.aborts += 1;
         if !traps::is_vector(frame.pc) {
             return Err(format!("no abort for {ipa:#x}: pc {:#x}", frame.pc));
+        }
+        let wanted = if checker.state.alignment_faults { 0x21 } else { 0x10 };
+        let here = machine.cpu();
+        machine.be_cpu(usize::from(cpu));
+        let status = machine.read_el1(El1Register::Esr) & 0x3f;
+        machine.be_cpu(here);
+        if status != wanted {
+            return Err(format!("an abort of status {status:#x} for {ipa:#x}, not {wanted:#x}"));
         }
         checker.state.record(Refusal { what, address: ipa, pc: HOST_PC });
         self.compare(checker)

@@ -151,6 +151,7 @@ pub fn host_call(state: &State, action: &HostAction) -> Option<Call> {
         C::EventNext => call(id::EVENT_NEXT, [0; 5]),
         C::Stats { vm: v, index } => call(id::STATS, [vm(v), index, 0, 0, 0]),
         C::UartLine { vm: v, level } => call(id::UART_LINE, [vm(v), level, 0, 0, 0]),
+        C::AbortStyle { style } => call(id::ABORT_STYLE, [style, 0, 0, 0, 0]),
         C::FrameState { pfn } => call(id::FRAME_STATE, [frame(state, pfn, 1), 0, 0, 0, 0]),
     }
 }
@@ -180,6 +181,7 @@ pub fn listing(call: &Call) -> String {
         "STATS",
         "FRAME_STATE",
         "UART_LINE",
+        "ABORT_STYLE",
     ];
     let index = call.function.checked_sub(id::VERSION.into()).map(|index| index as usize);
     let name = index.and_then(|index| names.get(index)).filter(|_| call.immediate == 0);

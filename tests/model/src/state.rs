@@ -187,6 +187,8 @@ pub struct State {
     pub vms: [Option<Vm>; abi::MAX_VMS],
     /// Generation of each slot's last VM.
     pub generations: [u64; abi::MAX_VMS],
+    /// The host wants alignment faults for what is refused.
+    pub alignment_faults: bool,
     /// The host's CPUs. What it starts here never arrives.
     pub cpus: Vec<CpuPower>,
     /// The event log.
@@ -215,6 +217,7 @@ impl State {
             changed: none(),
             vms: Default::default(),
             generations: [0; abi::MAX_VMS],
+            alignment_faults: false,
             cpus: (0..cpus)
                 .map(|cpu| if cpu == 0 { CpuPower::On } else { CpuPower::Off })
                 .collect(),
@@ -408,6 +411,13 @@ pub fn range(start: u64, count: u64) -> Option<Range<u64>> {
 /// As much of a range as one call handles.
 pub fn one_call(range: Range<u64>) -> Range<u64> {
     range.start..range.end.min(range.start + abi::MAX_RANGE)
+}
+
+/// The part of a range that one FRAME_DONATE with these flags handles.
+pub fn one_donation(range: Range<u64>, flags: u64) -> Range<u64> {
+    let measured = flags & abi::DONATE_MEASURED != 0;
+    let most = if measured { abi::MAX_MEASURED } else { abi::MAX_RANGE };
+    range.start..range.end.min(range.start + most)
 }
 
 /// The bit of a guest frame number that tells a realm's alias: bit 38 of the

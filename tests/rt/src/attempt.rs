@@ -35,6 +35,25 @@ impl Fault {
         matches!(self.class(), 0x21 | 0x25) && self.esr & 0x3f == 0x10
     }
 
+    /// Is it an alignment fault of a load or store (fault status 0x21): what
+    /// bouncer injects instead if it was asked to?
+    pub fn is_alignment_fault(self) -> bool {
+        self.class() == 0x25 && self.esr & 0x3f == 0x21
+    }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        if self.is_external_abort() {
+            "external abort"
+        } else if self.is_alignment_fault() {
+            "alignment fault"
+        } else if self.is_undefined() {
+            "undefined"
+        } else {
+            "another fault"
+        }
+    }
+
     /// Was the instruction undefined (or trapped and reported so)?
     pub fn is_undefined(self) -> bool {
         self.class() == 0

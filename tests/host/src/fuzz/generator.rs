@@ -162,7 +162,8 @@ impl Generator {
         let handle = self.any_handle(world);
         let pfn = self.any_frame(world);
         let index = self.random.below(24);
-        match self.random.below(6) {
+        match self.random.below(7) {
+            6 => Self::hvc(id::ABORT_STYLE, &[index % 3]),
             0 => Self::hvc(id::EVENT_NEXT, &[]),
             1 => Self::hvc(id::FRAME_STATE, &[pfn]),
             2 => Self::hvc(id::STATS, &[handle, index]),

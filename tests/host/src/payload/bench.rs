@@ -23,7 +23,7 @@ const RAM: u64 = layout::RAM >> 12;
 pub(super) fn measure() -> bool {
     let taken = {
         let mut free = FREE.lock();
-        free.take(MEMCACHE, 1).zip(free.take(3 * FRAMES, 512))
+        free.take(MEMCACHE, 1).zip(free.take(7 * FRAMES, 512))
     };
     let Some((memcache, frames)) = taken else { return false };
     let result = calls(memcache, frames);
@@ -39,7 +39,7 @@ pub(super) fn measure() -> bool {
 fn calls(memcache: Run, frames: Run) -> Result<(), Refusal> {
     repeat("host_loop", TIMES, |_| Ok(()))?;
     repeat("host_null_hypercall", TIMES, |_| BOUNCER.version().map(|_| ()))?;
-    let vm = BOUNCER.vm_create(memcache.pfn, memcache.count, 3 * FRAMES, 1, 0)?;
+    let vm = BOUNCER.vm_create(memcache.pfn, memcache.count, 7 * FRAMES, 1, 0)?;
     let done = memory(vm, frames);
     BOUNCER.vm_stop(vm)?;
     // What `memory` left behind, if it stopped half-way: refusals are fine.
@@ -58,14 +58,23 @@ fn memory(vm: Handle, frames: Run) -> Result<(), Refusal> {
     once("host_donate_first_page", 1, || donate(0, 1))?;
     repeat("host_donate_page", FRAMES - 1, |index| donate(1 + index, 1))?;
     once("host_donate_page_of_range", FRAMES, || donate(FRAMES, FRAMES))?;
+    let measure =
+        |offset, count| BOUNCER.frame_donate(vm, frames.pfn + offset, RAM + offset, count, true);
     once("host_measure_page_of_range", FRAMES, || {
-        let (pfn, gfn) = (frames.pfn + 2 * FRAMES, RAM + 2 * FRAMES);
-        BOUNCER.frame_donate(vm, pfn, gfn, FRAMES, true).map(|_| ())
+        let (mut next, end) = (2 * FRAMES, 3 * FRAMES);
+        while next < end {
+            next += measure(next, end - next)?;
+        }
+        Ok(())
     })?;
+    // The longest that EL2 keeps interrupts masked in each kind of call.
+    once("host_longest_measure", 1, || measure(3 * FRAMES, 2 * FRAMES).map(|_| ()))?;
+    once("host_longest_donate", 1, || donate(5 * FRAMES, 2 * FRAMES))?;
     BOUNCER.vm_stop(vm)?;
     let reclaim = |offset, count| BOUNCER.frame_reclaim(vm, frames.pfn + offset, count).map(|_| ());
     repeat("host_reclaim_page", FRAMES, |index| reclaim(index, 1))?;
-    once("host_reclaim_page_of_range", FRAMES, || reclaim(FRAMES, FRAMES))
+    once("host_reclaim_page_of_range", FRAMES, || reclaim(FRAMES, FRAMES))?;
+    once("host_longest_reclaim", 1, || reclaim(5 * FRAMES, 2 * FRAMES))
 }
 
 fn repeat(

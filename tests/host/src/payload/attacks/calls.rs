@@ -153,8 +153,8 @@ fn after_finalise(handle: u64, own: u64) -> Finding {
 /// something in the upper half, an immediate. Expected: NOT_SUPPORTED.
 fn unknown_ids() -> Finding {
     let mut survey = Survey::default();
-    // UART_LINE is the last there is.
-    let near = (1..0x40).map(|offset| u64::from(id::UART_LINE) + offset);
+    // ABORT_STYLE is the last there is.
+    let near = (1..0x40).map(|offset| u64::from(id::ABORT_STYLE) + offset);
     let far = [0, 1, 0x8600_0000, 0x8600_ff01, 0xc600_0003, 0xc400_0190, 0xc600_0000, 0x5a5a_5a5a];
     let dirty = WITH_HANDLE.iter().map(|(function, _)| u64::from(*function) | 1 << 32);
     let dirty = dirty.chain([u64::from(id::VERSION) | 1 << 63]);

@@ -8,7 +8,11 @@ use alloc::vec::Vec;
 
 use rt::attempt::{self, Fault};
 
-use super::{Finding, Owner, drain_events, judge_access};
+use host::bouncer::Refusal;
+use hyp::abi;
+use hyp::error::Error;
+
+use super::{Finding, Owner, drain_events, judge_access, judge_fault};
 use crate::payload::calls::BOUNCER;
 use crate::payload::report::GOOD;
 
@@ -122,6 +126,41 @@ pub(in crate::payload) fn reach(pfn: u64, owner: Owner, place: &str) -> Vec<Find
 pub(in crate::payload) fn reach_window(page: u64, place: &str) -> Vec<Finding> {
     let mut findings = apply(3, page, Owner::Guest, place);
     findings.retain(|finding| finding.id != "C20.exec");
+    findings
+}
+
+/// C21: the host chooses alignment faults, and reaches for a frame of bouncer's
+/// again; then the bus's aborts as before; then what is no style. Expected: what
+/// it chose, only for loads and stores, each with its event.
+pub(in crate::payload) fn choose_style(pfn: u64) -> Vec<Finding> {
+    let address = (pfn << 12) + 0x40;
+    let mut findings = Vec::new();
+    for (style, is_right) in [
+        (abi::ABORTS_ALIGNMENT, Fault::is_alignment_fault as fn(Fault) -> bool),
+        (abi::ABORTS_EXTERNAL, Fault::is_external_abort),
+    ] {
+        let before = BOUNCER.abort_style(style);
+        if before != Ok(1 - style) {
+            let detail = format!("{before:?} was before style {style}");
+            let what = "choose how it is refused".into();
+            findings.push(Finding { id: "C21.style", what, outcome: "wrong-error", detail });
+        }
+        for (id, tool) in
+            ["C21.read", "C21.write", "C21.exec", "C21.atomic"].into_iter().zip(&TOOLS)
+        {
+            drain_events();
+            let result = (tool.apply)(address);
+            let what = format!("{} bouncer's memory, refusals of style {style}", tool.name);
+            let is_right = if id == "C21.exec" { Fault::is_external_abort } else { is_right };
+            findings.push(judge_fault(id, what, address, Owner::Bouncer, result, is_right));
+        }
+    }
+    let none = [2, 0x10, 0x21, u64::MAX].map(|style| BOUNCER.abort_style(style));
+    let refused = none.iter().all(|result| *result == Err(Refusal::Error(Error::InvalidParameter)));
+    let outcome = if refused { GOOD } else { "wrong-error" };
+    let detail = format!("{none:?}");
+    let what = "choose a style that does not exist".into();
+    findings.push(Finding { id: "C21.style", what, outcome, detail });
     findings
 }
 

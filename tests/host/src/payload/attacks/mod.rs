@@ -73,10 +73,22 @@ pub(super) fn judge_access(
     owner: Owner,
     result: Result<u64, Fault>,
 ) -> Finding {
+    judge_fault(id, what, address, owner, result, Fault::is_external_abort)
+}
+
+/// The same, and `is_right` tells the right fault.
+pub(super) fn judge_fault(
+    id: &'static str,
+    what: String,
+    address: u64,
+    owner: Owner,
+    result: Result<u64, Fault>,
+    is_right: fn(Fault) -> bool,
+) -> Finding {
     let events = drain_events();
     let (outcome, detail) = match result {
         Ok(value) => ("succeeded", format!("no abort; x0 = {value:#x}")),
-        Err(fault) if !fault.is_external_abort() => {
+        Err(fault) if !is_right(fault) => {
             ("wrong-fault", format!("ESR {:#x} at {:#x}", fault.esr, fault.elr))
         }
         Err(fault) => judge_event(&events, address, owner, fault),
@@ -122,10 +134,11 @@ fn judge_event(
         event.kind == EventKind::HostAbort as u8 && event.address >> 12 == address >> 12
     };
     let Some(event) = events.iter().find(about) else {
-        return ("unlogged", format!("external abort, but no event for {address:#x}"));
+        return ("unlogged", format!("{}, but no event for {address:#x}", fault.name()));
     };
     let told = format!(
-        "external abort; event: frame of {}, cpu {}, address {:#x}, pc {:#x}",
+        "{}; event: frame of {}, cpu {}, address {:#x}, pc {:#x}",
+        fault.name(),
         owner_name(event.owner),
         event.cpu,
         event.address,

@@ -44,6 +44,7 @@ impl Stage<'_> {
             return self.fail("no memory of bouncer's was found to attack");
         };
         self.report_all(attacks::devices::lpi_tables(self.machine.gicr, first << 12));
+        self.report_all(attacks::memory::choose_style(first));
         self.report_all(attacks::power::calls(first));
         self.report_all(attacks::power::behind_stage2(first));
         self.report_all(attacks::exhaustion::all(&FREE));
