@@ -6,10 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Result, bail, ensure};
 use tests::file;
-use tests::linux::{LONG, host_script, left_out, program, said};
-use xtask::guest::debian;
-use xtask::guest::initramfs::Task;
-use xtask::workspace::Workspace;
+use tests::linux::{LONG, host_script, left_out, said};
 
 /// What the script ends with.
 const STATUS: i32 = 42;
@@ -141,33 +138,5 @@ fn a_host_that_reboots_or_panics_ends_the_run() -> Result<()> {
         assert_eq!(output.status.code(), Some(status), "{}", said(&output));
         ensure!(said(&output).contains(says), "{}", said(&output));
     }
-    Ok(())
-}
-
-/// A kernel starts another in its own place: its CPUs go off and come up again
-/// for the other, which finds the same tree, and the same memory.
-#[test]
-#[ignore = "two kernels: cargo xtask test --long"]
-fn a_host_is_followed_by_another_kernel() -> Result<()> {
-    if left_out("a_host_is_followed_by_another_kernel") {
-        return Ok(());
-    }
-    let workspace = Workspace::find()?;
-    let made = debian::host(&workspace, false, &Task::Shell, "none", &[])?;
-    let image = file("linux-host-kexec", "Image", &made.kernel)?.display().to_string();
-    let kexec = program("linux-host-kexec", "kexec")?.display().to_string();
-    let commands = "mkdir -p /tmp/next/dev && cd /tmp/next\n\
-        cp -a /bin /etc /init /lib . && mknod dev/console c 5 1\n\
-        echo 'nproc; cat /proc/cmdline; exit 9' >etc/bouncer/script\n\
-        find . | cpio -o -H newc >/tmp/initrd\n\
-        chmod +x /boot/kexec\n\
-        free -m | sed -n 's/^Mem: *\\([0-9]*\\).*/total \\1/p'\n\
-        /boot/kexec /boot/Image /tmp/initrd \"$(cat /proc/cmdline) the=second\"\n";
-    let put = [format!("/boot/Image={image}"), format!("/boot/kexec={kexec}")];
-    let words = ["--host-file", &put[0], "--host-file", &put[1], "--timeout", LONG];
-    let output = host_script("linux-host-kexec", commands, &words)?;
-    assert_eq!(output.status.code(), Some(9), "{}", said(&output));
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(text.contains("2\nconsole=ttyAMA0") && text.contains("the=second\n"), "{text}");
     Ok(())
 }
