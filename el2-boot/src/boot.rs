@@ -9,13 +9,14 @@ use crate::layout::{Layout, Sizes};
 use crate::machine::{AFFINITY, Cpus};
 use crate::mmu::{self, Stage1};
 use crate::{
-    console, cpu, dma, entropy, entry, fixmap, firmware, gic, heap, host, panic, percpu, stop, sysreg, trace,
+    console, cpu, dma, entropy, entry, fixmap, firmware, gic, heap, host, panic, percpu, smmu, stop, sysreg,
+    trace,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::convert::Infallible;
-use hyp::addr::{FRAME_SIZE, PfnRange};
+use hyp::addr::{FRAME_SIZE, Pfn, PfnRange};
 use hyp::entropy::Entropy;
 use hyp::machine::MAX_CPUS;
 use hyp::memory::{BootMemory, FrameEntry};
@@ -42,6 +43,7 @@ struct Prepared {
     firmware: ArrayVec<PfnRange, MAX_FIRMWARE>,
     pool: PfnRange,
     layout: Layout,
+    smmu: Option<platform::smmu::Smmu>,
     redistributors: ArrayVec<u64, MAX_CPUS>,
     stage1: Stage1,
     kernel: u64,
@@ -97,8 +99,10 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
 
     let redistributors = find_redistributors(&info)?;
     let ram = frames("memory bank", &info.memory)?;
-    let host_mmio = frames("device", &QemuVirt::host_windows(&info, &redistributors))?;
-    let sizes = Sizes::new(&ram, &host_mmio, info.cpus.len());
+    let smmu = smmu::find(firmware_tree, &info);
+    let bridge = smmu.as_ref().map(|smmu| &smmu.bridge);
+    let host_mmio = frames("device", &QemuVirt::host_windows(&info, &redistributors, bridge))?;
+    let sizes = Sizes::new(&ram, &host_mmio, info.cpus.len(), smmu.is_some());
     let own = carve(&info, &placed, &firmware, sizes.total(), FRAME_SIZE, fixmap::BASE)?;
     let layout = Layout::new(own, &sizes);
     (own.start()..own.end()).step_by(1 << 30).chain([own.end() - 1]).for_each(entry::map_early);
@@ -109,8 +113,15 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
     kept.extend_from_slice(&firmware);
     let random = entropy::gather(&info);
     let host_seed = random.as_ref().map(|(_, seed)| &seed[..]);
-    let host_tree = host_tree::write::<QemuVirt>(firmware_tree, &info, &kept, &redistributors, host_seed)?;
-    let stage1 = build_stage1(&info, &layout, &redistributors)?;
+    let host_tree = host_tree::write::<QemuVirt>(
+        firmware_tree,
+        &info,
+        &kept,
+        &redistributors,
+        bridge,
+        host_seed,
+    )?;
+    let stage1 = build_stage1(&info, &layout, &redistributors, smmu.as_ref())?;
     describe_cpus(&info, boot_cpu, &layout, &redistributors, stage1.root());
     info!(
         "EL2 keeps {} KiB: {} KiB image at {:#x}, {} KiB tables and heap at {:#x}",
@@ -129,6 +140,7 @@ fn prepare(tree: u64) -> Result<Infallible, BootError> {
         ram,
         host_mmio,
         layout,
+        smmu,
         redistributors,
         kernel: info.kernel.range.start(),
         tree,
@@ -158,7 +170,19 @@ extern "C" fn finish(prepared: u64) -> ! {
     #[cfg(feature = "oracle")]
     let asked = prepared.oracle;
     let Prepared {
-        ram, host_mmio, own, firmware, pool, layout, redistributors, stage1, kernel, tree, entropy, ..
+        ram,
+        host_mmio,
+        own,
+        firmware,
+        pool,
+        layout,
+        smmu,
+        redistributors,
+        stage1,
+        kernel,
+        tree,
+        entropy,
+        ..
     } = *prepared;
     let mut rd_frames = [None; MAX_CPUS];
     for (slot, &frame) in rd_frames.iter_mut().zip(&redistributors) {
@@ -172,11 +196,24 @@ extern "C" fn finish(prepared: u64) -> ! {
         core::slice::from_raw_parts_mut(layout.frame_table.start() as *mut FrameEntry, count)
     };
     own.iter().for_each(|&range| trace::record(Event::Boot(range)));
-    let memory = BootMemory { ram: &ram, hyp: &own, firmware: &firmware, host_mmio: &host_mmio, pool };
+    let dma_tables = layout.dma_tables;
+    let memory = BootMemory {
+        ram: &ram,
+        hyp: &own,
+        firmware: &firmware,
+        host_mmio: &host_mmio,
+        pool,
+        // Empty without an SMMU, which is no range of frames.
+        dma_tables: PfnRange::new(dma_tables.start() / FRAME_SIZE, dma_tables.size() / FRAME_SIZE)
+            .ok(),
+    };
     let machine = Cpus::new(stage1, redistributors.len());
     let platform = HostPlatform { redistributors: rd_frames };
     match Hypervisor::new(machine, frames, &memory, platform) {
         Ok(hypervisor) => {
+            if let (Some(found), Some(root)) = (smmu, hypervisor.dma_root()) {
+                start_smmu(hypervisor.machine(), &found, layout.smmu, root);
+            }
             if let Some(entropy) = entropy {
                 hypervisor.set_entropy(entropy);
             }
@@ -193,6 +230,17 @@ extern "C" fn finish(prepared: u64) -> ! {
     info!("starting the host at {kernel:#x}, device tree at {tree:#x}");
     console::hand_over();
     cpu::run_host(kernel, tree)
+}
+
+/// Puts the SMMU in force, or stops: the host's tree has PCIe already.
+fn start_smmu(machine: &Cpus, found: &platform::smmu::Smmu, memory: ByteRange, root: Pfn) {
+    match smmu::Smmu::start(found.registers, memory, found.bridge.last_bus, root) {
+        Ok(smmu) => machine.set_smmu(smmu),
+        Err(smmu::Silent(what)) => {
+            error!("the SMMU does not come to {what}: start the machine without it");
+            firmware::stop()
+        }
+    }
 }
 
 /// Tells the oracle how much to check; without a word it keeps its own mind.
@@ -285,6 +333,7 @@ fn build_stage1(
     info: &BootInfo,
     layout: &Layout,
     redistributors: &[u64],
+    smmu: Option<&platform::smmu::Smmu>,
 ) -> Result<Stage1, BootError> {
     let out_of_tables = |_| BootError::TooLittleMemory(layout.own_tables.size());
     let stage1 = Stage1::new(layout.own_tables).map_err(out_of_tables)?;
@@ -302,6 +351,9 @@ fn build_stage1(
     for &frame in redistributors {
         let frames = 2 * platform::gicv3::FRAME_SIZE;
         map(ByteRange::between(frame, frame + frames), mmu::DEVICE_DATA)?;
+    }
+    if let Some(smmu) = smmu {
+        smmu::map(&stage1, smmu).map_err(out_of_tables)?;
     }
     // The tables must be in memory before a walker looks.
     sysreg::dsb_ish();

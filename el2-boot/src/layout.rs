@@ -1,6 +1,6 @@
 //! What EL2's own piece of memory is divided into.
 
-use crate::mmu;
+use crate::{mmu, smmu};
 use core::mem::size_of;
 use hyp::addr::{FRAME_SIZE, PfnRange};
 use hyp::memory::{FrameEntry, frames_needed, tables_needed};
@@ -23,6 +23,8 @@ const TABLES_FOR_DONATIONS: u64 = 64;
 pub(crate) struct Sizes {
     frame_table: u64,
     host_tables: u64,
+    dma_tables: u64,
+    smmu: u64,
     own_tables: u64,
     stacks: u64,
 }
@@ -32,11 +34,20 @@ const fn pages(bytes: u64) -> u64 {
 }
 
 impl Sizes {
-    /// Sizes for this memory, these host devices and `cpus` CPUs.
-    pub(crate) fn new(ram: &[PfnRange], host_mmio: &[PfnRange], cpus: usize) -> Self {
+    /// Sizes for this memory, these host devices and `cpus` CPUs, with an SMMU
+    /// or without.
+    pub(crate) fn new(
+        ram: &[PfnRange],
+        host_mmio: &[PfnRange],
+        cpus: usize,
+        with_smmu: bool,
+    ) -> Self {
+        let if_smmu = |bytes| if with_smmu { bytes } else { 0 };
         let mut sizes = Self {
             frame_table: pages(frames_needed(ram) * size_of::<FrameEntry>() as u64),
             host_tables: tables_needed(ram, host_mmio) * FRAME_SIZE,
+            dma_tables: if_smmu(tables_needed(ram, &[]) * FRAME_SIZE),
+            smmu: if_smmu(smmu::MEMORY),
             own_tables: 0,
             stacks: cpus as u64 * STACKS_PER_CPU,
         };
@@ -46,13 +57,15 @@ impl Sizes {
         let image = crate::entry::image();
         let devices = ByteRange::between(0, cpus as u64 * 0x2_0000);
         let needed = mmu::tables_for(&[all, image, devices, devices]);
-        sizes.own_tables = (needed + TABLES_FOR_DONATIONS) * FRAME_SIZE;
+        let registers = if_smmu(mmu::tables_for(&[ByteRange::between(0, 0x2_0000)]));
+        sizes.own_tables = (needed + registers + TABLES_FOR_DONATIONS) * FRAME_SIZE;
         sizes
     }
 
     /// Bytes in all.
     pub(crate) fn total(&self) -> u64 {
-        HEAP_SIZE + self.frame_table + self.host_tables + self.own_tables + self.stacks
+        let tables = self.host_tables + self.dma_tables + self.own_tables;
+        HEAP_SIZE + self.frame_table + tables + self.smmu + self.stacks
     }
 }
 
@@ -65,6 +78,10 @@ pub(crate) struct Layout {
     pub(crate) frame_table: ByteRange,
     /// Pool for the host's stage 2.
     pub(crate) host_tables: ByteRange,
+    /// The tables that the host's devices translate by; empty without an SMMU.
+    pub(crate) dma_tables: ByteRange,
+    /// Stream table and queues of the SMMU; empty without one.
+    pub(crate) smmu: ByteRange,
     /// Pool for EL2's stage 1.
     pub(crate) own_tables: ByteRange,
     stacks: ByteRange,
@@ -83,6 +100,8 @@ impl Layout {
             heap: take(HEAP_SIZE),
             frame_table: take(sizes.frame_table),
             host_tables: take(sizes.host_tables),
+            dma_tables: take(sizes.dma_tables),
+            smmu: take(sizes.smmu),
             own_tables: take(sizes.own_tables),
             stacks: take(sizes.stacks),
         }

@@ -4,16 +4,22 @@
 
 use crate::mmu::{self, Stage1};
 use crate::world::timer;
-use crate::{cpu, features, firmware, fixmap, gic, heap, host, percpu, sha256, stop, sysreg, tlb, trace, world};
+use crate::{
+    cpu, features, firmware, fixmap, gic, heap, host, panic, percpu, sha256, smmu::Smmu, stop, sysreg, tlb, trace,
+    world,
+};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use hyp::addr::{FRAME_SIZE, GfnRange, Pfn, PfnRange};
 use hyp::error::Error;
-use hyp::machine::{Cause, CpuId, El1Register, IdRegister, Machine, PowerAction, Regime, Work};
+use hyp::machine::{
+    Cause, CpuId, DmaFault, El1Register, IdRegister, Machine, PowerAction, Regime, Work,
+};
 use hyp::trace::Event;
 use hyp::trap::Trap;
 use hyp::vcpu::debug::DebugState;
 use hyp::vcpu::state::{VcpuState, VirtualCpuInterface};
+use spin::Once;
 
 /// Aff3..Aff0 of an MPIDR.
 pub(crate) const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -23,13 +29,25 @@ pub(crate) struct Cpus {
     stage1: Stage1,
     count: usize,
     forces_write_back: bool,
+    smmu: Once<Smmu>,
 }
 
 impl Cpus {
     /// A machine with CPUs 0 to `count` - 1, described by `percpu`, and EL2's
     /// address space, which is in use.
     pub(crate) fn new(stage1: Stage1, count: usize) -> Self {
-        Self { stage1, count, forces_write_back: features::has_forced_write_back() }
+        let forces_write_back = features::has_forced_write_back();
+        Self { stage1, count, forces_write_back, smmu: Once::new() }
+    }
+
+    /// The SMMU is in force, and what devices lose it is to be told of.
+    pub(crate) fn set_smmu(&self, smmu: Smmu) {
+        self.smmu.call_once(|| smmu);
+    }
+
+    /// The SMMU, which whoever has a table for it has, too.
+    fn smmu(&self) -> &Smmu {
+        self.smmu.get().unwrap_or_else(|| panic::broken("a table for an SMMU that is not there"))
     }
 
     /// EL2's address space.
@@ -158,6 +176,18 @@ impl Machine for Cpus {
         tlb::invalidate_all(regime);
         percpu::this().invalidations.add(1);
         trace::record(Event::InvalidateAll(regime));
+    }
+
+    fn invalidate_dma(&self, frames: PfnRange) {
+        self.smmu().invalidate(frames);
+    }
+
+    fn sync_dma(&self) {
+        self.smmu().sync();
+    }
+
+    fn next_dma_fault(&self) -> Option<DmaFault> {
+        self.smmu.get()?.next_fault()
     }
 
     fn quiet(&self, cause: Cause) {

@@ -21,7 +21,7 @@ macro_rules! bare_metal {
 
 bare_metal! {
     boot, console, cpu, dma, entropy, entry, features, firmware, fixmap, gic, heap, host, layout, machine, mmu,
-    panic, percpu, sha256, stop, sysreg, tlb, trace, world,
+    panic, percpu, sha256, smmu, stop, sysreg, tlb, trace, world,
 }
 
 #[cfg(all(target_os = "none", feature = "profile"))]

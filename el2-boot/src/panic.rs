@@ -17,6 +17,13 @@ pub(crate) fn broken(what: &str) -> ! {
     panic!("{what}");
 }
 
+/// Stops the machine because a device that protects memory does not do it, and
+/// nothing may go on as if it did.
+#[allow(clippy::panic)]
+pub(crate) fn broken_device(device: &str, what: &str) -> ! {
+    panic!("{device} does not work: it does not come to {what}");
+}
+
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     if stop::break_down() {

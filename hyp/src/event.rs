@@ -29,6 +29,10 @@ pub enum EventKind {
     /// one that writes its base back. Nobody can answer it. Told once for each
     /// vCPU, with the page only.
     GuestUndescribed = 6,
+    /// A device of the host's accessed memory that it may not, and the IOMMU
+    /// refused: `address` is what it gave, `syndrome` its StreamID, `pc` the
+    /// number of the SMMU's event (bits 7:0), bit 8 set for a write.
+    HostDma = 7,
 }
 
 /// One refusal.

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::abi;
-use crate::addr::PfnRange;
+use crate::addr::{Pfn, PfnRange};
 use crate::entropy::{self, Entropy};
 use crate::error::Error;
 use crate::event::{Event, EventKind, EventLog};
@@ -30,6 +30,9 @@ pub struct HostPlatform {
     /// the host reaches only through the filter of `host::redistributor`.
     pub redistributors: [Option<PfnRange>; crate::machine::MAX_CPUS],
 }
+
+/// Most refused accesses of devices that one call takes over from the IOMMU.
+const DMA_FAULTS: usize = 16;
 
 /// A VM's slot. The generation makes handles of former VMs invalid.
 struct Slot {
@@ -127,6 +130,12 @@ impl<M: Machine> Hypervisor<M> {
     /// from now on it is on, for all who ask.
     pub fn host_cpu_arrives(&self) {
         self.power.arrives(self.machine.cpu());
+    }
+
+    /// The root of the table that the host's devices translate by, if an IOMMU
+    /// translates for them.
+    pub fn dma_root(&self) -> Option<Pfn> {
+        self.memory.lock().dma_root()
     }
 
     /// Handles one trap of the host on this CPU; afterwards `frame` is where
@@ -348,8 +357,24 @@ impl<M: Machine> Hypervisor<M> {
         });
     }
 
-    /// The oldest event the host has not read.
+    /// The oldest event the host has not read, after what the IOMMU has refused
+    /// meanwhile has come into the log.
     pub fn next_event(&self) -> Option<Event> {
+        for _ in 0..DMA_FAULTS {
+            let Some(fault) = self.machine.next_dma_fault() else { break };
+            let frame = Pfn::containing(fault.address);
+            let owner = frame.map_or(Owner::None, |frame| {
+                self.with_memory(|memory| memory.entry(frame).owner())
+            });
+            self.events.lock().push(Event {
+                kind: EventKind::HostDma,
+                cpu: self.machine.cpu(),
+                owner: owner.code(),
+                syndrome: fault.stream,
+                address: fault.address,
+                pc: u64::from(fault.event) | u64::from(fault.write) << 8,
+            });
+        }
         self.events.lock().pop()
     }
 

@@ -110,6 +110,19 @@ pub struct Work {
     pub ticks_guests: u64,
 }
 
+/// An access that the IOMMU has refused a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DmaFault {
+    /// Which device: its StreamID. Behind PCI it is bus, device and function.
+    pub stream: u32,
+    /// Number of the SMMU's event (SMMUv3 7.3).
+    pub event: u8,
+    /// Was it a write?
+    pub write: bool,
+    /// The address it gave.
+    pub address: u64,
+}
+
 /// A machine: memory, TLBs, a world switch and a little platform.
 pub trait Machine: Sync {
     /// The CPU that executes this.
@@ -253,6 +266,22 @@ pub trait Machine: Sync {
     /// last for this cause. Told with the feature `trace` only; a machine that
     /// keeps one notes it.
     fn quiet(&self, _cause: Cause) {}
+
+    // ---- DMA ------------------------------------------------------------
+
+    /// Makes words of the table that devices translate by visible to the IOMMU,
+    /// and begins to remove from its TLBs what `frames` could have produced, at
+    /// their own addresses. Called only where there is an IOMMU.
+    fn invalidate_dma(&self, frames: PfnRange);
+
+    /// Waits until all that [`Self::invalidate_dma`] has begun is complete, and
+    /// with it every access that had been translated before. Does not return if
+    /// that does not come to an end.
+    fn sync_dma(&self);
+
+    /// The oldest access that the IOMMU has refused a device, of those that
+    /// were not told yet; `None` where nothing is refused, or nobody can tell.
+    fn next_dma_fault(&self) -> Option<DmaFault>;
 
     // ---- world switch -----------------------------------------------------
 

@@ -6,14 +6,15 @@
 //! device out protects nothing (stage 2 does that): it keeps an honest host
 //! from probing what would abort. So the rule is made from what stage 2 maps:
 //! a device is in the tree if all its registers answer the host, and so is a
-//! CPU that bouncer drives, and no other.
+//! CPU that bouncer drives, and no other. A PCIe host bridge is in it without its
+//! IOMMU and its MSIs: addresses on its bus are physical, and interrupts are lines.
 
 use crate::boot_info::{BootError, BootInfo};
 use crate::gicv3;
 use crate::parse::{self, Tree, is_compatible, is_device_type, is_enabled};
 use crate::range::ByteRange;
 use crate::reserved::MAX_FIRMWARE;
-use crate::{MAX_BANKS, Platform, Windows};
+use crate::{Bridge, MAX_BANKS, Platform, Windows};
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use dtoolkit::fdt::FdtNode;
@@ -32,7 +33,7 @@ const PAGE: u64 = 4096;
 /// Writes the host's tree, from the firmware's `tree` of a board `P`, without
 /// the page-aligned memory in `kept` (bouncer's and firmware's) and with `seed`
 /// instead of the firmware's random bytes. `redistributors` has the address of
-/// each CPU's RD frame.
+/// each CPU's RD frame; `bridge` is what the host gets of PCIe.
 ///
 /// # Errors
 /// [`BootError::HostTree`], or [`BootError::TooMany`] pieces of memory.
@@ -41,11 +42,12 @@ pub fn write<P: Platform>(
     info: &BootInfo,
     kept: &[ByteRange],
     redistributors: &[u64],
+    bridge: Option<&Bridge>,
     seed: Option<&[u8]>,
 ) -> Result<Vec<u8>, BootError> {
     let tree = tree.fdt();
     let cells = parse::cells(tree.root())?;
-    let windows = P::host_windows(info, redistributors);
+    let windows = P::host_windows(info, redistributors, bridge);
     let mut writer = FdtWriter::new().map_err(BootError::HostTree)?;
     let root = writer.begin_node("").map_err(BootError::HostTree)?;
     copy_properties(&mut writer, tree.root(), &[])?;
@@ -57,6 +59,12 @@ pub fn write<P: Platform>(
             _ if !is_enabled(node) => {}
             _ if is_compatible(node, "arm,gic-v3") => {
                 write_gic(&mut writer, node, cells, info, redistributors)?;
+            }
+            _ if is_compatible(node, "pci-host-ecam-generic")
+                && bridge.is_some()
+                && answers(node, cells, &windows) =>
+            {
+                write_bridge(&mut writer, node)?;
             }
             name if P::host_may_see(name) && answers(node, cells, &windows) => {
                 copy_node(&mut writer, node, MAX_DEPTH)?;
@@ -157,6 +165,15 @@ fn write_gic(
         result = result.and_then(|()| writer.property_u32("#redistributor-regions", count));
     }
     result.and_then(|()| writer.end_node(node)).map_err(BootError::HostTree)
+}
+
+/// A PCIe host bridge: nothing of what it says of the SMMU, which is EL2's, and
+/// of MSIs, for which there is no ITS.
+fn write_bridge(writer: &mut FdtWriter, bridge: FdtNode<'_>) -> Result<(), BootError> {
+    let node = writer.begin_node(bridge.name()).map_err(BootError::HostTree)?;
+    let gone = ["iommu-map", "iommu-map-mask", "msi-map", "msi-map-mask", "msi-parent"];
+    copy_properties(writer, bridge, &gone)?;
+    writer.end_node(node).map_err(BootError::HostTree)
 }
 
 /// The value of a `reg` property of the root's children.

@@ -26,12 +26,14 @@ pub mod pl011;
 pub mod qemu_virt;
 pub mod range;
 pub mod reserved;
+pub mod smmu;
 
 #[cfg(test)]
 mod test_trees;
 
 pub use boot_info::{BootError, BootInfo, Conduit, Module, Seed};
 pub use range::ByteRange;
+pub use smmu::Bridge;
 
 use arrayvec::ArrayVec;
 
@@ -41,9 +43,12 @@ pub const MAX_CPUS: usize = 8;
 pub const MAX_GIC_REGIONS: usize = 8;
 /// Most banks of RAM.
 pub const MAX_BANKS: usize = 8;
-/// Most runs of MMIO the host may be given: UART, clock, distributor and one
-/// redistributor frame per CPU.
-pub const MAX_HOST_WINDOWS: usize = 4 + MAX_CPUS;
+/// Most runs of MMIO of a PCIe host bridge: configuration space, ports, and
+/// windows for BARs.
+pub const MAX_BRIDGE_WINDOWS: usize = 6;
+/// Most runs of MMIO the host may be given: UART, clock, distributor,
+/// one redistributor frame per CPU, and a PCIe host bridge.
+pub const MAX_HOST_WINDOWS: usize = 4 + MAX_CPUS + MAX_BRIDGE_WINDOWS;
 
 /// Runs of physical addresses with devices in them.
 pub type Windows = ArrayVec<ByteRange, MAX_HOST_WINDOWS>;
@@ -58,10 +63,12 @@ pub trait Platform {
 
     /// May the host's device tree keep the top-level node of this name (unit
     /// address left off), if all its registers are in [`Self::host_windows`]?
-    /// Memory, CPUs, the interrupt controller and `/chosen` are not asked for.
+    /// Memory, CPUs, the interrupt controller, a PCIe host bridge and `/chosen`
+    /// are not asked for.
     fn host_may_see(node: &str) -> bool;
 
     /// The MMIO that is mapped into the host's stage 2. `redistributors` has
-    /// the address of each CPU's RD frame.
-    fn host_windows(info: &BootInfo, redistributors: &[u64]) -> Windows;
+    /// the address of each CPU's RD frame; `bridge` is a PCIe host bridge whose
+    /// functions are behind an IOMMU that bouncer drives.
+    fn host_windows(info: &BootInfo, redistributors: &[u64], bridge: Option<&Bridge>) -> Windows;
 }

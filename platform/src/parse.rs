@@ -102,7 +102,7 @@ pub(crate) fn cells(bus: FdtNode<'_>) -> Result<(usize, usize), BootError> {
 }
 
 /// Takes a big-endian number of `cells` 32-bit cells off the front.
-fn take(bytes: &mut &[u8], cells: usize) -> Option<u64> {
+pub(crate) fn take(bytes: &mut &[u8], cells: usize) -> Option<u64> {
     let (value, rest) = bytes.split_at_checked(cells * 4)?;
     *bytes = rest;
     Some(value.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))

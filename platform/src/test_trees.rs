@@ -16,6 +16,8 @@ pub(crate) struct TestTree {
     pub(crate) disabled_cpus: Vec<u32>,
     /// What kind the PCI host bridge is, and its status.
     pub(crate) bridge: (&'static str, Option<&'static str>),
+    /// The SMMU before it, if there is one.
+    pub(crate) smmu: Option<TestSmmu>,
     /// Address and status of each PL011, in the order of the tree.
     pub(crate) uarts: Vec<(u64, Option<&'static str>)>,
     /// What a hypervisor below says it is.
@@ -45,6 +47,27 @@ pub(crate) struct ReservedNode {
     pub(crate) property: Option<(&'static str, &'static [u8])>,
 }
 
+/// An SMMU, and what the bridge says of it.
+#[derive(Clone)]
+pub(crate) struct TestSmmu {
+    pub(crate) registers: (u64, u64),
+    pub(crate) iommu_map: Vec<u32>,
+    /// Where CPUs find the ports and the windows for BARs, with their sizes.
+    pub(crate) windows: Vec<(u64, u64)>,
+}
+
+/// Its handle in the tree.
+const SMMU: u32 = 0x8004;
+
+/// As QEMU has it with `iommu=smmuv3,highmem-ecam=off,highmem-mmio=off`.
+pub(crate) fn smmu() -> TestSmmu {
+    TestSmmu {
+        registers: (0x905_0000, 0x2_0000),
+        iommu_map: std::vec![0, SMMU, 0, 0x1_0000],
+        windows: std::vec![(0x3eff_0000, 0x1_0000), (0x1000_0000, 0x2eff_0000)],
+    }
+}
+
 /// QEMU virt, 1 GiB, two CPUs, kernel and ramdisk.
 pub(crate) fn virt() -> TestTree {
     TestTree {
@@ -52,6 +75,7 @@ pub(crate) fn virt() -> TestTree {
         cpus: 2,
         disabled_cpus: Vec::new(),
         bridge: ("pci-host-ecam-generic", None),
+        smmu: None,
         uarts: std::vec![(0x900_0000, None)],
         hypervisor: None,
         rtc: Some((0x901_0000, 0x1000)),
@@ -156,7 +180,23 @@ impl TestTree {
         }
         self.reg(fdt, &[0x3f00_0000, 0x100_0000])?;
         fdt.property_array_u32("bus-range", &[0, 15])?;
+        if let Some(smmu) = &self.smmu {
+            fdt.property_array_u32("iommu-map", &smmu.iommu_map)?;
+            fdt.property_array_u32("msi-map", &[0, 0x8003, 0, 0x1_0000])?;
+            let ranges = smmu.windows.iter().flat_map(|&(at, size)| {
+                let cells = [0x200_0000, 0, 0, (at >> 32) as u32, at as u32];
+                cells.into_iter().chain([(size >> 32) as u32, size as u32])
+            });
+            fdt.property_array_u32("ranges", &ranges.collect::<Vec<_>>())?;
+        }
         fdt.end_node(pcie)?;
+        if let Some(smmu) = &self.smmu {
+            let node = fdt.begin_node("smmuv3@9050000")?;
+            fdt.property_string("compatible", "arm,smmu-v3")?;
+            fdt.property_u32("phandle", SMMU)?;
+            self.reg(fdt, &[smmu.registers.0, smmu.registers.1])?;
+            fdt.end_node(node)?;
+        }
         for (address, status) in &self.uarts {
             let node = fdt.begin_node(&std::format!("pl011@{address:x}"))?;
             fdt.property_string("compatible", "arm,pl011")?;

@@ -106,6 +106,10 @@ pub struct RunOptions {
     /// neoverse-n1, neoverse-v1, neoverse-n2, a64fx, cortex-a710, max]
     #[arg(long, value_name = "MODEL", value_parser = cpu::parse, default_value = cpu::DEFAULT)]
     pub cpu: String,
+    /// A machine with an SMMU: bouncer drives it, and the host gets PCIe, whose
+    /// devices reach what the host owns and nothing else
+    #[arg(long)]
+    pub smmu: bool,
     /// Any file of yours as the guest's disk
     ///
     /// A raw FAT image is listed and its largest file hashed; anything else is
@@ -238,6 +242,7 @@ impl RunOptions {
                 cpu: self.cpu.clone(),
                 cpus: self.cpus,
                 memory: self.memory.unwrap_or(1024),
+                smmu: self.smmu,
                 command_line: self.oracle.map(Oracle::command_line).unwrap_or_default().into(),
                 ..Machine::default()
             },

@@ -153,7 +153,7 @@ fn judge_attacks(attacks: &[Attack], machine: &Machine, demand: &mut impl FnMut(
         );
     }
     let tried = |id: &&str| attacks.iter().any(|attack| is_of(&attack.id, id));
-    let expected = expected_of_the_story(&machine.cpu, machine.cpus);
+    let expected = expected_of_the_story(&machine.cpu, machine.cpus, machine.smmu);
     let missing: Vec<&str> = expected.into_iter().filter(|id| !tried(id)).collect();
     demand(missing.is_empty(), format!("attacks never tried: {}", missing.join(", ")));
     demand(!attacks.is_empty(), "no attack was made".into());

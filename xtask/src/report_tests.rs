@@ -7,7 +7,7 @@ const RACE: &str = "C3.race";
 
 /// What the story on the default machine must have tried.
 fn expected(cpus: u32) -> Vec<&'static str> {
-    expected_of_the_story(&Machine::default().cpu, cpus)
+    expected_of_the_story(&Machine::default().cpu, cpus, false)
 }
 
 fn disk() -> Disk {

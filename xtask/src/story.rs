@@ -97,6 +97,19 @@ impl Config {
             reserves: true,
         }
     }
+
+    /// The machine of a scenario of the host's, under a name.
+    #[must_use]
+    pub fn of_scenario(name: &str, scenario: &str) -> Self {
+        let mut config = Self { scenario: scenario.to_owned(), ..Self::new(name) };
+        if scenario == "smmu" {
+            config.machine.smmu = true;
+            // Two functions that do DMA wherever they are told to.
+            let edu = ["-device", "edu,dma_mask=0x7fffffffff"];
+            config.machine.extra = edu.iter().cycle().take(4).map(|&word| word.into()).collect();
+        }
+        config
+    }
 }
 
 /// A run that came to some end.

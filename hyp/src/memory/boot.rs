@@ -2,6 +2,7 @@
 //! occupies and what firmware keeps, and the host's stage 2 is complete before
 //! the host runs.
 
+use super::dma::DmaTable;
 use super::frame::{FrameEntry, FrameTable};
 use super::{HostMemory, WINDOWS};
 use crate::addr::{Pfn, PfnRange};
@@ -24,6 +25,10 @@ pub struct BootMemory<'a> {
     pub host_mmio: &'a [PfnRange],
     /// Frames for the host's page tables, inside `hyp`; see [`tables_needed`].
     pub pool: PfnRange,
+    /// Frames for the table that the host's devices translate by, inside `hyp`
+    /// and not in `pool`: [`tables_needed`] for this RAM and no device. `None`
+    /// if nothing translates for them.
+    pub dma_tables: Option<PfnRange>,
 }
 
 /// Length of the frame table for these banks, in entries: one per frame from
@@ -64,6 +69,7 @@ impl BootMemory<'_> {
             && self.hyp.iter().chain(self.firmware).all(|range| inside(range, self.ram))
             && !self.firmware.iter().any(|range| self.hyp.iter().any(|hyp| hyp.overlaps(*range)))
             && inside(&self.pool, self.hyp)
+            && self.dma_tables.is_none_or(|dma| inside(&dma, self.hyp) && !dma.overlaps(self.pool))
             && self.ram.iter().chain(self.host_mmio).all(|range| range.end() <= WINDOWS.number())
             && self.host_mmio.iter().all(|device| !self.ram.iter().any(|r| r.overlaps(*device)));
         if good { Ok(()) } else { Err(Error::InvalidParameter) }
@@ -111,7 +117,8 @@ impl<'t> HostMemory<'t> {
         let first = boot.ram.iter().map(|bank| bank.start().number()).min().unwrap_or(0);
         let mut pool = TablePool::fresh(boot.pool);
         let stage2 = Stage2::for_host(m, &mut pool).ok_or(Error::NoMemory)?;
-        let mut memory = Self { frames: FrameTable::new(frames, first), stage2, pool };
+        let dma = boot.dma_tables.map(|tables| DmaTable::new(m, tables, boot.ram)).transpose()?;
+        let mut memory = Self { frames: FrameTable::new(frames, first), stage2, pool, dma };
         for gap in runs_between(PfnRange::new(first, needed as u64)?, || boot.ram.iter()) {
             memory.frames.assign(gap, FrameEntry::NO_RAM);
         }
@@ -127,6 +134,10 @@ impl<'t> HostMemory<'t> {
                 memory.frames.assign(run, FrameEntry::HOST);
                 memory.map_at_boot(m, run, Attributes::MEMORY)?;
             }
+        }
+        for bank in boot.ram {
+            let Some(dma) = dma else { break };
+            runs_between(*bank, taken).for_each(|run| dma.allow(m, run));
         }
         for device in boot.host_mmio {
             memory.map_at_boot(m, *device, Attributes::DEVICE)?;

@@ -36,7 +36,7 @@ impl HostMemory<'_> {
         self.require_tables_to_unmap(m, pfns)?;
         m.reserve_hyp(pfns)?;
 
-        self.unmap_from_host(m, pfns);
+        self.take_from_host(m, pfns);
         self.frames.change(pfns, FrameEntry::HOST, FrameEntry::HYP);
         // Backwards, so that they are taken in ascending order.
         for pfn in pfns.iter().rev() {
@@ -56,7 +56,7 @@ impl HostMemory<'_> {
             m.unmap_hyp(pfn);
             m.zero_frame(pfn);
             self.frames.set(pfn, FrameEntry::HOST);
-            self.map_to_host(m, PfnRange::one(pfn), Attributes::MEMORY);
+            self.return_to_host(m, PfnRange::one(pfn));
             self.stage2.merge(m, &mut self.pool, PfnRange::one(pfn).identity());
             done += 1;
         }
@@ -104,9 +104,9 @@ impl HostMemory<'_> {
         }
         self.require_tables_to_unmap(m, pfns)?;
 
-        // From here on no CPU of the host's can change what is wiped or
-        // measured.
-        self.unmap_from_host(m, pfns);
+        // From here on no CPU and no device of the host's can change what is
+        // wiped or measured.
+        self.take_from_host(m, pfns);
         match contents {
             Contents::Zeroed => m.zero_frames(pfns),
             Contents::Measured(measure) => {

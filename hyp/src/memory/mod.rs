@@ -38,11 +38,13 @@
 //! | `views` | what a device sees of pages side by side, as runs |
 //! | `window` | a guest's devices see pages of it, where its table says |
 //! | `reclaim` | the end of a guest |
+//! | `dma` | what the host's devices see |
 //! | `guest` | the memory of one guest |
 
 mod alias;
 mod boot;
 mod bounce;
+mod dma;
 mod donate;
 mod frame;
 mod guest;
@@ -67,13 +69,17 @@ use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
 use crate::machine::{Machine, Regime};
 use crate::stage2::{Attributes, Leaf, Leaves, Mapping, Stage2, TablePool};
+use dma::DmaTable;
 use frame::FrameTable;
 
-/// The frame table, the host's stage 2, and the pool for its tables.
+/// The frame table, the host's stage 2, the pool for its tables, and what its
+/// devices see.
 pub struct HostMemory<'t> {
     frames: FrameTable<'t>,
     stage2: Stage2,
     pool: TablePool,
+    /// None where nothing translates for devices.
+    dma: Option<DmaTable>,
 }
 
 /// What to do about a stage-2 translation fault of the host.
@@ -97,8 +103,9 @@ impl<'t> HostMemory<'t> {
     /// one machine would both believe that its tables are theirs: only one
     /// may be used.
     pub(crate) fn copy_to<'o>(&self, entries: &'o mut [FrameEntry]) -> HostMemory<'o> {
-        let Self { frames, stage2, pool } = self;
-        HostMemory { frames: frames.copy_to(entries), stage2: stage2.clone(), pool: pool.clone() }
+        let Self { frames, stage2, pool, dma } = self;
+        let frames = frames.copy_to(entries);
+        HostMemory { frames, stage2: stage2.clone(), pool: pool.clone(), dma: *dma }
     }
 }
 
@@ -217,9 +224,24 @@ impl HostMemory<'_> {
         Ok(())
     }
 
-    /// Commit: the host loses these frames, on every CPU.
-    fn unmap_from_host(&mut self, m: &impl Machine, pfns: PfnRange) {
+    /// Commit: the host loses frames of its own, on every CPU and for every
+    /// device. What comes next (a wipe, a measurement) is seen by nobody.
+    #[inline(always)]
+    fn take_from_host(&mut self, m: &impl Machine, pfns: PfnRange) {
         self.stage2.unmap(m, &mut self.pool, pfns.identity());
+        if let Some(dma) = self.dma {
+            dma.forbid(m, pfns);
+        }
+    }
+
+    /// Commit: frames are the host's own again, for its CPUs and its devices.
+    /// Publishing is left to the caller.
+    #[inline(always)]
+    fn return_to_host(&mut self, m: &impl Machine, pfns: PfnRange) {
+        self.map_to_host(m, pfns, Attributes::MEMORY);
+        if let Some(dma) = self.dma {
+            dma.allow(m, pfns);
+        }
     }
 
     /// Commit: frames that the host has lost before are mapped again. Takes

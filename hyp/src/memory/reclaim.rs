@@ -11,7 +11,6 @@ use crate::abi;
 use crate::addr::PfnRange;
 use crate::error::Error;
 use crate::machine::Machine;
-use crate::stage2::Attributes;
 
 impl HostMemory<'_> {
     /// The host takes back frames that a dying guest owned (wiped, lent or
@@ -59,6 +58,7 @@ impl HostMemory<'_> {
     /// Commit: frames that no guest can reach any more, all with the entry
     /// `was`, become the host's. The one place where a frame leaves a guest,
     /// so the one place that wipes. Publishing is left to the caller.
+    #[inline(always)]
     pub(super) fn wipe_and_give_to_host(
         &mut self,
         m: &impl Machine,
@@ -69,7 +69,7 @@ impl HostMemory<'_> {
         self.frames.change(pfns, was, FrameEntry::HOST);
         // A frame that was lent to the host is mapped already; there only the
         // software mark goes, which needs no break.
-        self.map_to_host(m, pfns, Attributes::MEMORY);
+        self.return_to_host(m, pfns);
     }
 
     /// Gives at most `budget` page tables and memcache frames of a dying

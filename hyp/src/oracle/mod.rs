@@ -18,9 +18,11 @@
 //! | `entry` | which frame-table entries make sense; counting them |
 //! | `host` | the host's tables against the frame table |
 //! | `guest` | a guest's tables against the frame table |
+//! | `dma` | the IOMMU's table against the frame table |
 //! | `watch` | when a running bouncer checks what |
 
 mod descriptor;
+mod dma;
 mod entry;
 mod guest;
 mod host;
@@ -44,7 +46,8 @@ use entry::Tally;
 pub struct Full(Tally);
 
 impl Full {
-    /// Checks every frame of RAM, every table of the host's, and the counters.
+    /// Checks every frame of RAM, every table of the host's and of its devices,
+    /// and the counters.
     ///
     /// # Errors
     /// The first violation.
@@ -52,6 +55,7 @@ impl Full {
         let mut tally = Tally::default();
         host::check(m, memory, &mut tally)?;
         tally.compare(memory.counts())?;
+        dma::check(m, memory)?;
         Ok(Self(tally))
     }
 
@@ -98,5 +102,6 @@ pub fn check_frames(
     memory: &HostMemory<'_>,
     frames: PfnRange,
 ) -> Result<(), Violation> {
-    host::check_around(m, memory, frames)
+    host::check_around(m, memory, frames)?;
+    dma::check_frames(m, memory, frames)
 }

@@ -42,6 +42,7 @@ rules! {
     DyingHasNothing: "a dying guest translates nothing";
     FramesAccounted: "EL2 owns what it had at boot and the tables and memcaches of guests, no frame more or less";
     FirmwareKeepsItsOwn: "firmware owns what it had at boot, no frame more or less";
+    DmaIsOwned: "the host's devices have each frame that the host owns, at its own address, and nothing else";
     WindowMaps: "what a window maps is its guest's, lent in windows, pinned once for each mapping, never executable";
     WindowOnly: "a frame in windows is not at its own address in the host's map, and where no window is open nothing is mapped";
     WindowBudget: "a window has as many pages as it counts, and no more than its budget";

@@ -132,6 +132,40 @@ fn a_host_mapping_that_is_missing_elsewhere_or_of_another_kind() {
 }
 
 #[test]
+fn a_device_that_has_what_is_not_the_hosts_or_lacks_what_is() {
+    let scene = Scene::new();
+    let root = scene.fixture.memory.dma_root().unwrap();
+    let shared = scene.own.iter().next_back().unwrap();
+    let (private, table) = (scene.own.start(), scene.guest.regime().root);
+    for other in [private, shared, table, root] {
+        let word = scene.word(root, other.number(), 3);
+        scene.breaks(word, |_| page(other), Rule::DmaIsOwned);
+        scene.with(
+            word,
+            |_| page(other),
+            |scene| {
+                let (m, memory) = (&scene.fixture.machine, &scene.fixture.memory);
+                let named = check_frames(m, memory, PfnRange::one(other)).unwrap_err();
+                assert_eq!((named.rule, named.frame), (Rule::DmaIsOwned, Some(other)));
+            },
+        );
+    }
+    // Lent to a guest, and the host's own all the same.
+    let lent = scene.word(root, scene.lent.start().number(), 3);
+    scene.breaks(lent, |_| 0, Rule::DmaIsOwned);
+    scene.breaks(lent, |word| word + 4096, Rule::DmaIsOwned);
+    scene.breaks(lent, |word| word & !(1 << 7), Rule::DmaIsOwned);
+    scene.breaks(lent, |word| word & !1, Rule::DmaIsOwned);
+    // A block, a table of somebody else's, a table that is not there.
+    for level in [1, 2] {
+        let word = scene.word(root, scene.lent.start().number(), level);
+        scene.breaks(word, |word| word & !2, Rule::DmaIsOwned);
+        scene.breaks(word, |_| private.base() | 3, Rule::DmaIsOwned);
+        scene.breaks(word, |_| 0, Rule::DmaIsOwned);
+    }
+}
+
+#[test]
 fn a_guest_that_maps_what_is_not_its_own() {
     let scene = Scene::new();
     let word = scene.guest_word(RAM, 3);

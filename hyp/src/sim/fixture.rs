@@ -41,6 +41,8 @@ pub struct Layout {
     pub host_mmio: Vec<PfnRange>,
     /// Table frames, inside `hyp`.
     pub pool: PfnRange,
+    /// Frames for the IOMMU's tables, inside `hyp`, if there is one.
+    pub dma_tables: Option<PfnRange>,
 }
 
 /// `count` frames from frame number `start`.
@@ -53,8 +55,8 @@ fn frames(start: u64, count: u64) -> PfnRange {
 
 impl Layout {
     /// One bank of `mib` MiB at 1 GiB; bouncer (an odd number of frames, then
-    /// the pool at its worst-case size) at its end, a few frames of firmware's
-    /// before it; a GIC and a UART.
+    /// the tables of an IOMMU, then the pool at its worst-case size) at its end,
+    /// a few frames of firmware's before it; a GIC and a UART.
     pub fn new(mib: u64) -> Self {
         Self::of_banks(&[frames(RAM_START, mib * MIB)])
     }
@@ -64,14 +66,25 @@ impl Layout {
     /// # Panics
     /// If the last bank is too small for it.
     pub fn of_banks(ram: &[PfnRange]) -> Self {
+        Self::with_tables(ram, true)
+    }
+
+    /// As [`Self::new`], on a machine without an IOMMU.
+    pub fn without_iommu(mib: u64) -> Self {
+        Self::with_tables(&[frames(RAM_START, mib * MIB)], false)
+    }
+
+    fn with_tables(ram: &[PfnRange], iommu: bool) -> Self {
         let host_mmio = vec![frames(0x8000, 16), frames(0x9000, 1)];
         let tables = tables_needed(ram, &host_mmio);
         let end = ram.last().expect("at least one bank").end();
         let pool = frames(end - tables, tables);
-        let start = end - tables - IMAGE;
-        let hyp = vec![frames(start, tables + IMAGE)];
+        let for_dma = if iommu { tables_needed(ram, &[]) } else { 0 };
+        let dma_tables = PfnRange::new(end - tables - for_dma, for_dma).ok();
+        let start = end - tables - for_dma - IMAGE;
+        let hyp = vec![frames(start, tables + for_dma + IMAGE)];
         let firmware = vec![frames(start - FIRMWARE, FIRMWARE)];
-        Self { ram: ram.to_vec(), hyp, firmware, host_mmio, pool }
+        Self { ram: ram.to_vec(), hyp, firmware, host_mmio, pool, dma_tables }
     }
 
     /// As [`HostMemory::new`] takes it.
@@ -82,6 +95,7 @@ impl Layout {
             firmware: &self.firmware,
             host_mmio: &self.host_mmio,
             pool: self.pool,
+            dma_tables: self.dma_tables,
         }
     }
 
@@ -151,6 +165,7 @@ impl Fixture {
         let memory = HostMemory::new(&machine, layout.frame_table(), &layout.boot());
         let memory = memory.expect("the memory map is good");
         machine.attach(memory.regime());
+        machine.attach_dma(memory.dma_root());
         machine.settle();
         let next = layout.ram.first().map_or(0, |bank| bank.start().number());
         Self { machine, memory, layout, next }

@@ -1,7 +1,7 @@
 //! Memory of the simulated machine: contents, and who has mapped what.
 
 use super::frames::{Frame, Frames, WORDS};
-use super::tlb::{HOST, SimLeaf, Tlbs};
+use super::tlb::{DMA, HOST, SimLeaf, Tlbs};
 use crate::addr::Pfn;
 use crate::error::Error;
 use std::collections::BTreeMap;
@@ -32,6 +32,8 @@ pub(super) struct Settings {
     /// What a guest makes of a word that EL2 has just read.
     pub(super) rewrite: Option<fn(u64) -> u64>,
     pub(super) invalidations: u64,
+    /// How often the IOMMU was told to forget something.
+    pub(super) dma_invalidations: u64,
     /// Words written to tables.
     pub(super) table_words: u64,
     /// Everything EL2 did to memory or mappings so far.
@@ -121,6 +123,15 @@ impl Memory {
             self.violations.push(format!("EL2 reads frame {pfn:#x}, which it has not mapped"));
         }
         frame.word(index)
+    }
+
+    /// All words of a table.
+    pub(super) fn table_words(&mut self, pfn: u64) -> [u64; WORDS] {
+        let frame = self.frames.get(pfn);
+        if !frame.hyp_mapped {
+            self.violations.push(format!("EL2 reads frame {pfn:#x}, which it has not mapped"));
+        }
+        frame.words().copied().unwrap_or_else(|| [frame.word(0); WORDS])
     }
 
     pub(super) fn write_table(&mut self, pfn: u64, index: usize, value: u64) {
@@ -234,6 +245,23 @@ impl Memory {
     pub(super) fn invalidate(&mut self, vmid: u8, start: u64, end: u64) {
         self.settings.invalidations += 1;
         self.tlbs.invalidate(&mut self.frames, vmid, (start, end));
+    }
+
+    pub(super) fn invalidate_dma(&mut self, start: u64, end: u64) {
+        self.settings.dma_invalidations += 1;
+        self.tlbs.invalidate_dma((start, end));
+    }
+
+    pub(super) fn sync_dma(&mut self) {
+        self.tlbs.sync_dma();
+    }
+
+    pub(super) fn attach_dma(&mut self, root: u64) {
+        self.attach(DMA, root);
+    }
+
+    pub(super) fn access_of_device(&self, pfn: u64) -> Vec<u64> {
+        self.access(DMA, pfn)
     }
 
     pub(super) fn attach(&mut self, vmid: u8, root: u64) {

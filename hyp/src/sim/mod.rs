@@ -22,6 +22,8 @@
 //!   guest's alone; with [`SimMachine::set_rewriter`] the guest changes each
 //!   word right after it was read;
 //! - the machine stopped or reset while a vCPU is on a CPU;
+//! - an IOMMU that leads a device elsewhere than to the frame it names; its TLB
+//!   remembers as the CPUs' do, until it has answered a CMD_SYNC;
 //! - a frame that nobody reached any more given to somebody, unwiped and
 //!   unmeasured, with what others left in it;
 //! - at the end of a call ([`SimMachine::settle`]): a change not published, a
@@ -44,6 +46,7 @@ pub mod heap;
 mod memory;
 mod oracle;
 mod random;
+mod smmu;
 mod tlb;
 mod views;
 pub mod walk;
@@ -62,7 +65,9 @@ pub use world::{DeviceAccess, Script, World};
 
 use crate::addr::{Gfn, GfnRange, Pfn, PfnRange};
 use crate::error::Error;
-use crate::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime, Vmid, Work};
+use crate::machine::{
+    CpuId, DmaFault, El1Register, IdRegister, Machine, PowerAction, Regime, Vmid, Work,
+};
 use crate::trap::Trap;
 use crate::vcpu::debug::DebugState;
 use crate::vcpu::state::VcpuState;
@@ -276,6 +281,17 @@ impl Machine for SimMachine {
         self.memory().read_table(frame.number(), index)
     }
 
+    fn read_words(
+        &self,
+        frame: Pfn,
+        indices: core::ops::Range<usize>,
+        mut visit: impl FnMut(usize, u64),
+    ) {
+        // Memory is unlocked again before `visit` looks at it.
+        let words = self.memory().table_words(frame.number());
+        indices.for_each(|index| visit(index, words[index]));
+    }
+
     fn write_word(&self, frame: Pfn, index: usize, value: u64) {
         self.memory().write_table(frame.number(), index, value);
     }
@@ -347,6 +363,18 @@ impl Machine for SimMachine {
 
     fn invalidate_all(&self, regime: Regime) {
         self.memory().invalidate(regime.vmid.0, 0, u64::MAX);
+    }
+
+    fn invalidate_dma(&self, frames: PfnRange) {
+        self.memory().invalidate_dma(frames.start().number(), frames.end());
+    }
+
+    fn sync_dma(&self) {
+        self.memory().sync_dma();
+    }
+
+    fn next_dma_fault(&self) -> Option<DmaFault> {
+        self.world().dma_faults.pop_front()
     }
 
     fn load_vcpu(&self, vcpu: &mut VcpuState, regime: Regime) {

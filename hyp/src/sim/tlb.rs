@@ -2,6 +2,10 @@
 //! and their best at remembering: a translation that was valid at any moment
 //! since it was last invalidated may still be used, and a table that was
 //! reachable may still be walked (Arm ARM D8.16).
+//!
+//! The IOMMU's is one more, under a VMID that no world has ([`DMA`]). What it is
+//! told to invalidate it may go on using until it has answered a CMD_SYNC
+//! (SMMUv3 4.7.3).
 
 use super::frames::Frames;
 use super::memory::pfn;
@@ -101,10 +105,19 @@ pub(super) struct Tlbs {
     /// How many of them are ghosts.
     ghosts: usize,
     stale: Vec<Stale>,
+    /// What the IOMMU has been told to forget, and has not said that it has.
+    forgetting: Vec<Stale>,
     unpublished: bool,
 }
 
 pub(super) const HOST: u8 = 1;
+/// The host's devices, behind an IOMMU.
+pub(super) const DMA: u8 = 0;
+
+/// Has it every frame at the frame's own address, and is it the host?
+fn is_identity(vmid: u8) -> bool {
+    matches!(vmid, HOST | DMA)
+}
 
 impl Tlbs {
     pub(super) fn attach(
@@ -119,7 +132,7 @@ impl Tlbs {
         // A new address space under this VMID: the old one's tables are
         // nobody's any more, but its translations may still be cached.
         self.forget_tables(frames, |_, place| place.vmid == vmid);
-        if self.stale.iter().any(|stale| stale.vmid == vmid) {
+        if self.remembered().any(|stale| stale.vmid == vmid) {
             broken.push(format!("VMID {vmid} is used again before it is flushed"));
         }
         // What was there before VTTBR_EL2 is written is seen with it.
@@ -211,7 +224,7 @@ impl Tlbs {
                     broken.push(format!("frame {frame:#x} goes to VMID {whom} without a clean"));
                 }
                 let end = gfn + span(place.level);
-                let conflict = self.stale.iter().any(|stale| {
+                let conflict = self.remembered().any(|stale| {
                     stale.vmid == place.vmid
                         && stale.start < end
                         && gfn < stale.end
@@ -227,7 +240,10 @@ impl Tlbs {
                     ));
                 }
                 // A block of the host's is a merge, of what it has.
-                if place.vmid == HOST && place.level == 3 {
+                if place.vmid == DMA && (first != gfn || place.level != 3) {
+                    broken.push(format!("{gfn:#x} of a device's leads to {first:#x}"));
+                }
+                if is_identity(place.vmid) && place.level == 3 {
                     self.no_contents(frames, HOST, first, broken);
                 }
                 // Elsewhere than at its own address: a device's window.
@@ -236,7 +252,7 @@ impl Tlbs {
                         frames.edit(first + offset).guests.push((HOST, gfn + offset));
                     }
                 }
-                if place.vmid != HOST {
+                if !is_identity(place.vmid) {
                     for offset in 0..span(place.level) {
                         self.no_contents(frames, place.vmid, first + offset, broken);
                         self.at_one_place(
@@ -306,7 +322,7 @@ impl Tlbs {
         broken: &mut Vec<String>,
     ) {
         let mapped = frames.get(pfn).guests.iter().copied();
-        let remembered = self.stale.iter().filter_map(|stale| {
+        let remembered = self.remembered().filter_map(|stale| {
             let offset = pfn.checked_sub(stale.first)?;
             (offset < stale.end - stale.start).then_some((stale.vmid, stale.start + offset))
         });
@@ -332,6 +348,37 @@ impl Tlbs {
 
     pub(super) fn publish(&mut self) {
         self.unpublished = false;
+    }
+
+    /// All that may still be used.
+    fn remembered(&self) -> impl Iterator<Item = &Stale> {
+        self.stale.iter().chain(&self.forgetting)
+    }
+
+    /// The IOMMU is told to forget what frames were to devices: what is unmapped
+    /// afterwards it was not told.
+    pub(super) fn invalidate_dma(&mut self, (start, end): (u64, u64)) {
+        self.unpublished = false;
+        let (forgetting, rests) = (&mut self.forgetting, &mut Vec::new());
+        self.stale.retain_mut(|stale| {
+            if stale.vmid != DMA || stale.end <= start || end <= stale.start {
+                return true;
+            }
+            let from = start.max(stale.start);
+            let to = end.min(stale.end);
+            forgetting.push(Stale { start: from, end: to, first: stale.output(from), ..*stale });
+            if to < stale.end {
+                rests.push(Stale { start: to, first: stale.output(to), ..*stale });
+            }
+            stale.end = from;
+            stale.start < from
+        });
+        self.stale.append(rests);
+    }
+
+    /// It has answered: it has forgotten all of that.
+    pub(super) fn sync_dma(&mut self) {
+        self.forgetting.clear();
     }
 
     pub(super) fn invalidate(&mut self, frames: &mut Frames, vmid: u8, (start, end): (u64, u64)) {
@@ -379,7 +426,7 @@ impl Tlbs {
     }
 
     pub(super) fn access(&self, frames: &Frames, vmid: u8, gfn: u64) -> Vec<u64> {
-        let stale = self.stale.iter().filter(|stale| stale.covers(vmid, gfn));
+        let stale = self.remembered().filter(|stale| stale.covers(vmid, gfn));
         let mut reached: Vec<u64> = stale.map(|stale| stale.output(gfn)).collect();
         reached.extend(self.walk(frames, vmid, gfn));
         reached.sort_unstable();
@@ -390,10 +437,12 @@ impl Tlbs {
     /// VMIDs that may reach a frame, by tables or TLBs, in order.
     pub(super) fn who_reaches(&self, frames: &Frames, pfn: u64) -> Vec<u8> {
         let mut who: Vec<u8> = frames.get(pfn).guests.iter().map(|(vmid, _)| *vmid).collect();
-        if self.walk(frames, HOST, pfn) == Some(pfn) {
-            who.push(HOST);
+        for vmid in [DMA, HOST] {
+            if self.walk(frames, vmid, pfn) == Some(pfn) {
+                who.push(vmid);
+            }
         }
-        for stale in &self.stale {
+        for stale in self.remembered() {
             if (stale.first..stale.first + (stale.end - stale.start)).contains(&pfn) {
                 who.push(stale.vmid);
             }
@@ -437,7 +486,7 @@ impl Tlbs {
             broken.push("the call ends with a change that is not published".into());
             self.unpublished = false;
         }
-        for stale in &self.stale {
+        for stale in self.remembered() {
             let same = (stale.start..stale.end)
                 .all(|gfn| self.walk(frames, stale.vmid, gfn) == Some(stale.output(gfn)));
             if !same {
@@ -445,6 +494,7 @@ impl Tlbs {
             }
         }
         self.stale.clear();
+        self.forgetting.clear();
         if self.ghosts != 0 {
             let mut tables = self.tables.clone();
             tables.sort_unstable();
@@ -458,9 +508,9 @@ impl Tlbs {
     }
 }
 
-/// A VMID in a set of them.
+/// A VMID in a set of them. The host's devices are its hands.
 fn bit(vmid: u8) -> u32 {
-    1 << (vmid % 32)
+    1 << (if vmid == DMA { HOST } else { vmid } % 32)
 }
 
 /// The valid entries of a table, with their indices. They are read before any
@@ -475,7 +525,7 @@ fn entries(frames: &Frames, table: u64, level: u8) -> Vec<(usize, Decoded)> {
 }
 
 fn forget_guest(frames: &mut Frames, place: Place, gfn: u64, first: u64) {
-    if place.vmid == HOST && gfn == first {
+    if is_identity(place.vmid) && gfn == first {
         return;
     }
     for offset in 0..span(place.level) {

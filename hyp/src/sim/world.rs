@@ -3,7 +3,7 @@
 
 use super::debug::{CpuDebug, DebugRegisters};
 use crate::addr::Pfn;
-use crate::machine::{CpuId, El1Register, IdRegister, MAX_CPUS, PowerAction, Regime};
+use crate::machine::{CpuId, DmaFault, El1Register, IdRegister, MAX_CPUS, PowerAction, Regime};
 use crate::trap::{Trap, TrapKind};
 use crate::vcpu::state::VcpuState;
 use std::boxed::Box;
@@ -46,6 +46,8 @@ pub struct World {
     pub device_values: BTreeMap<u64, u64>,
     /// Every device access.
     pub device_log: Vec<DeviceAccess>,
+    /// Accesses that the IOMMU has refused devices and nobody was told of.
+    pub dma_faults: VecDeque<DmaFault>,
     /// What the firmware answers.
     pub firmware_answer: u64,
     /// Frames whose contents EL2 has read, to measure them.
@@ -83,6 +85,7 @@ impl Default for World {
             id_values: BTreeMap::new(),
             device_values: BTreeMap::new(),
             device_log: Vec::new(),
+            dma_faults: VecDeque::new(),
             firmware_answer: 0,
             frames_read: 0,
             firmware_log: Vec::new(),

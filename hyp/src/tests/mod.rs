@@ -2,6 +2,7 @@
 //! a trap, and what comes of it. Each test is a promise or an attack.
 
 mod contracts;
+mod dma;
 mod guest_calls;
 mod guest_debug;
 mod guest_devices;

@@ -40,6 +40,7 @@ impl Rig {
         let hyp = Hypervisor::new(layout.machine(), layout.frame_table(), &layout.boot(), platform)
             .unwrap();
         hyp.machine().attach(hyp.host_regime());
+        hyp.machine().attach_dma(hyp.dma_root());
         hyp.machine().settle();
         let next = layout.ram[0].start().number();
         Self { hyp, layout, next }

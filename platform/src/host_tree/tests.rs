@@ -17,7 +17,8 @@ fn written(firmware: &[u8]) -> Vec<u8> {
 fn written_with(firmware: &[u8], frames: &[u64]) -> Vec<u8> {
     let info = test_trees::read(firmware).unwrap();
     let tree = validate(firmware).unwrap();
-    let written = write::<QemuVirt>(tree, &info, &[OWN, IMAGE], frames, Some(&[7; 32])).unwrap();
+    let written =
+        write::<QemuVirt>(tree, &info, &[OWN, IMAGE], frames, None, Some(&[7; 32])).unwrap();
     every_register_is_the_hosts(&written, &info, frames);
     written
 }
@@ -25,7 +26,7 @@ fn written_with(firmware: &[u8], frames: &[u64]) -> Vec<u8> {
 /// Whatever tree the host is given: each register in it answers the host, by
 /// stage 2 or, an RD frame, by EL2; each CPU in it is one that bouncer drives.
 fn every_register_is_the_hosts(tree: &[u8], info: &BootInfo, frames: &[u64]) {
-    let mut answer = QemuVirt::host_windows(info, frames).to_vec();
+    let mut answer = QemuVirt::host_windows(info, frames, None).to_vec();
     answer.extend(frames.iter().map(|&frame| ByteRange::between(frame, frame + 0x1_0000)));
     let answers =
         |byte: u64| answer.iter().any(|range| (range.start()..range.end()).contains(&byte));

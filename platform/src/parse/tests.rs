@@ -126,7 +126,7 @@ fn mutated_trees_never_panic() {
                 // What is accepted must also survive being rewritten.
                 Ok(info) => {
                     let tree = validate(&mutant).unwrap();
-                    let _ = host_tree::write::<QemuVirt>(tree, &info, &[], &[], None);
+                    let _ = host_tree::write::<QemuVirt>(tree, &info, &[], &[], None, None);
                 }
             }
         }

@@ -130,7 +130,7 @@ fn a_board_with_firmware_in_dram_and_several_banks() {
     assert_eq!(own.end(), 0x1_7ff0_0000);
     let all: Vec<_> = firmware.iter().copied().chain([IMAGE, own]).collect();
     let parsed = crate::parse::validate(&tree).unwrap();
-    let hosts = host_tree::write::<QemuVirt>(parsed, &info, &all, &[], None).unwrap();
+    let hosts = host_tree::write::<QemuVirt>(parsed, &info, &all, &[], None, None).unwrap();
     let hosts = read_memory(&hosts);
     assert!(hosts.iter().all(|free| all.iter().all(|kept| !kept.overlaps(*free))), "{hosts:x?}");
     let sum = |ranges: &[ByteRange]| ranges.iter().map(|range| range.size()).sum::<u64>();

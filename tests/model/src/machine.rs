@@ -63,6 +63,7 @@ impl Booted {
         let hyp = Hypervisor::new(layout.machine(), table, &layout.boot(), platform)
             .map_err(|error| format!("boot: {error:?}"))?;
         hyp.machine().attach(hyp.host_regime());
+        hyp.machine().attach_dma(hyp.dma_root());
         hyp.machine().set_hostile(true);
         let booted = Self { hyp, layout };
         booted.connect();

@@ -148,10 +148,9 @@ fn boot(workspace: &Workspace, plan: &Plan, seen: &mut Seen) -> Result<()> {
         if qemu::interrupted() {
             return Ok(());
         }
-        let mut config = Config::new(&format!("attack-{scenario}"));
+        let mut config = Config::of_scenario(&format!("attack-{scenario}"), scenario);
         config.machine.cpu.clone_from(&seen.model);
         config.machine.cpus = seen.cpus;
-        config.scenario = scenario.to_owned();
         let step = Step::new("Booting");
         let run = story::tell(workspace, &images, &config, &mut |line| step.note(line))?;
         let attempts = run.transcript.attacks.len();

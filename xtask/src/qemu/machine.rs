@@ -16,6 +16,8 @@ pub struct Machine {
     pub virtualization: bool,
     /// GIC version.
     pub gic: u32,
+    /// An SMMUv3 before all of PCIe: then the host has PCIe.
+    pub smmu: bool,
     /// Time is the number of instructions executed: runs repeat exactly, and
     /// nothing the emulator's machine does changes them. One CPU only.
     pub icount: bool,
@@ -38,6 +40,7 @@ impl Default for Machine {
             memory: 1024,
             virtualization: true,
             gic: 3,
+            smmu: false,
             icount: false,
             look_after_reset: false,
             command_line: String::new(),
@@ -85,6 +88,11 @@ impl Boot {
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"]);
         add(&["-M", &format!("virt,virtualization={on_off},gic-version={}", machine.gic)]);
+        if machine.smmu {
+            // Windows that 39 bits of address reach; stage 2, which is EL2's.
+            add(&["-machine", "iommu=smmuv3,highmem-ecam=off,highmem-mmio=off"]);
+            add(&["-global", "arm-smmuv3.stage=2"]);
+        }
         add(&["-cpu", &machine.cpu, "-smp", &machine.cpus.to_string()]);
         if machine.icount {
             add(&["-icount", "shift=0,sleep=off"]);
@@ -138,6 +146,25 @@ impl Boot {
     }
 }
 
+/// What of these arguments of QEMU would do DMA around the SMMU: a virtio device
+/// that was not told to use it, or a bus that bypasses it. bouncer cannot see
+/// that from inside the machine, and its promise does not hold on one.
+#[must_use]
+pub(super) fn around_smmu(arguments: &[String]) -> Option<&str> {
+    let values = |option: &'static str| {
+        let options = arguments.iter().zip(arguments.iter().skip(1));
+        options.filter(move |(name, _)| *name == option).map(|(_, value)| value.as_str())
+    };
+    let has = |value: &str, word: &str| value.split(',').any(|part| part == word);
+    let device = values("-device").find(|value| {
+        let virtio = value.starts_with("virtio-") || value.starts_with("vhost-");
+        virtio && !(has(value, "iommu_platform=on") && has(value, "disable-legacy=on"))
+    });
+    let everything = ["-device", "-machine", "-M", "-global"].into_iter().flat_map(values);
+    let mut bypassing = everything.filter(|value| value.contains("bypass_iommu=on"));
+    device.or_else(|| bypassing.next())
+}
+
 /// QEMU splits option values at commas; a doubled one is a comma.
 pub(crate) fn escaped(value: &str) -> String {
     value.replace(',', ",,")
@@ -168,6 +195,30 @@ mod tests {
         let arguments = Boot { modules: vec![module], ..boot() }.arguments();
         let wanted = "guest-loader,addr=0x44000000,kernel=a,,b.img,bootargs=attacks=C1,,C2 note=x";
         assert!(arguments.iter().any(|argument| argument == wanted), "{arguments:?}");
+    }
+
+    #[test]
+    fn what_goes_around_the_smmu_is_found() {
+        let around = |words: &[&str]| {
+            let arguments: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            around_smmu(&arguments).map(str::to_owned)
+        };
+        let disk = "virtio-blk-pci,drive=d,iommu_platform=on,disable-legacy=on";
+        assert_eq!(around(&["-device", "edu", "-device", disk, "-device", "nvme,serial=1"]), None);
+        for bad in [
+            "virtio-blk-pci,drive=d",
+            "virtio-blk-pci,iommu_platform=off,disable-legacy=on",
+            "virtio-net-pci,iommu_platform=on",
+            "virtio-blk-device,drive=d",
+            "pxb-pcie,bypass_iommu=on",
+        ] {
+            assert_eq!(around(&["-device", disk, "-device", bad]).as_deref(), Some(bad));
+        }
+        assert!(around(&["-machine", "default_bus_bypass_iommu=on"]).is_some());
+        let machine = Machine { smmu: true, ..Machine::default() };
+        let arguments = Boot { machine, ..boot() }.arguments();
+        assert_eq!(around_smmu(&arguments), None);
+        assert!(arguments.join(" ").contains("-global arm-smmuv3.stage=2"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
+use super::machine::around_smmu;
 use super::pipes::{Message, read_bytes, read_lines, read_monitor};
 use super::{Boot, PROGRAM, interrupted};
 use crate::console::{printable, tells_of_panic};
@@ -138,6 +139,12 @@ pub struct Qemu {
 
 impl Qemu {
     fn start(boot: &Boot, input: Option<PipeReader>) -> Result<Self> {
+        let arguments = boot.arguments();
+        if let (true, Some(around)) = (boot.machine.smmu, around_smmu(&arguments)) {
+            bail!(
+                "{around} would do DMA around the SMMU: give it iommu_platform=on,disable-legacy=on"
+            );
+        }
         let mut console = "file,id=console,path=/dev/stderr".to_owned();
         if let Some(input) = &input {
             // QEMU inherits it. So may another program that starts at this
@@ -147,7 +154,7 @@ impl Qemu {
         }
         let mut child = command()
             .args(["-chardev", &console])
-            .args(boot.arguments())
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

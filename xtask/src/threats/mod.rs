@@ -15,8 +15,6 @@ use std::sync::LazyLock;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::transcript::row_of;
-
 pub(crate) use page::{PAGE, is_current, renew};
 pub(crate) use verify::verify;
 
@@ -162,8 +160,10 @@ fn booted(text: &str) -> Booted<'_> {
 /// The scenario of the host in which a finding is made.
 #[must_use]
 pub fn scenario_of(finding: &str) -> &'static str {
-    match row_of(finding) {
-        row if row.starts_with('H') => "lies",
+    match finding.split_once('.') {
+        _ if finding.starts_with('H') => "lies",
+        // On a machine with an SMMU, and functions behind it.
+        Some((_, attempt)) if attempt.starts_with("smmu-") => "smmu",
         _ => "story",
     }
 }
@@ -173,13 +173,18 @@ pub fn scenario_of(finding: &str) -> &'static str {
 static BUILT_WITH: LazyLock<Option<Catalogue>> =
     LazyLock::new(|| Catalogue::parse(include_str!("../../../docs/threats.toml")).ok());
 
+/// What the host has on a machine with an SMMU, and tries to have on others.
+const OPEN_WITH_SMMU: [&str; 3] = ["M3.ecam-low", "M8.bar-window", "M8.io-window"];
+
 /// Findings that a story on this machine must have.
 #[must_use]
-pub fn expected_of_the_story(model: &str, cpus: u32) -> Vec<&'static str> {
+pub fn expected_of_the_story(model: &str, cpus: u32, smmu: bool) -> Vec<&'static str> {
+    let shut = |id: &&str| !(smmu && OPEN_WITH_SMMU.contains(id));
     let rows = BUILT_WITH.iter().flat_map(|catalogue| &catalogue.threats);
     rows.filter(|threat| threat.concerns(model))
         .flat_map(|threat| threat.findings(cpus))
         .filter(|id| scenario_of(id) == "story")
+        .filter(shut)
         .collect()
 }
 
@@ -196,9 +201,18 @@ mod tests {
 
     #[test]
     fn what_takes_two_cpus_is_not_expected_of_one() {
-        assert!(expected_of_the_story("max", 2).contains(&"C3.race"));
-        assert!(!expected_of_the_story("max", 1).contains(&"C3.race"));
-        assert!(expected_of_the_story("max", 1).contains(&"C1.read"));
+        assert!(expected_of_the_story("max", 2, false).contains(&"C3.race"));
+        assert!(!expected_of_the_story("max", 1, false).contains(&"C3.race"));
+        assert!(expected_of_the_story("max", 1, false).contains(&"C1.read"));
+    }
+
+    #[test]
+    fn with_an_smmu_the_host_has_pcie() {
+        assert!(expected_of_the_story("max", 1, false).contains(&"M3.ecam-low"));
+        assert!(!expected_of_the_story("max", 1, true).contains(&"M3.ecam-low"));
+        assert!(expected_of_the_story("max", 1, true).contains(&"M4.smmu"));
+        let scenarios = ["H1.twice", "M3.smmu-read", "M4.smmu", "M3", "C1.read"].map(scenario_of);
+        assert_eq!(scenarios, ["lies", "smmu", "story", "story", "story"]);
     }
 
     #[test]

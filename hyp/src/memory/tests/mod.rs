@@ -3,6 +3,7 @@
 mod boot;
 mod bounce;
 mod caches;
+mod dma;
 mod donate;
 mod reclaim;
 mod share;

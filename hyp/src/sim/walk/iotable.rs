@@ -94,6 +94,7 @@ impl<'a> Walk<'a> {
         let boot = layout.boot();
         let hyp = Hypervisor::new(layout.machine(), layout.frame_table(), &boot, platform).unwrap();
         hyp.machine().attach(hyp.host_regime());
+        hyp.machine().attach_dma(hyp.dma_root());
         let first = layout.ram[0].start().number();
         let [code, handle, ..] = call_host(&hyp, host::VM_CREATE, &[first, 64, RAM, 1, 0]);
         assert_eq!(code, 0);

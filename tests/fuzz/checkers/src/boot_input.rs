@@ -13,9 +13,13 @@ use hyp::sim::walk::Choices;
 use platform::carve::{carve, place};
 use platform::parse::{TREE_HEADER_SIZE, parse, tree_size, validate};
 use platform::qemu_virt::QemuVirt;
-use platform::{BootInfo, ByteRange, Platform, command_line, gicv3, host_tree, image, reserved};
+use platform::{
+    BootInfo, ByteRange, Platform, command_line, gicv3, host_tree, image, reserved, smmu,
+};
 
 const PAGE: u64 = 4096;
+/// Where addresses end that the host can have.
+const ADDRESSES: u64 = 0x60_0000_0000;
 const BOUNCER: ByteRange = ByteRange::between(0x4020_0000, 0x4026_0000);
 
 /// Boots as far as arithmetic goes.
@@ -51,7 +55,7 @@ fn plausible(info: &BootInfo) {
     }
     assert!(!info.kernel.range.is_empty());
     let _ = command_line::verbosity(&info.command_line);
-    let _ = QemuVirt::host_windows(info, &frames(info));
+    let _ = QemuVirt::host_windows(info, &frames(info), None);
 }
 
 /// RD frames as they may be found: one per CPU from the first region on.
@@ -125,7 +129,18 @@ fn reserved_is_kept(info: &BootInfo, firmware: &[ByteRange], tree: ByteRange) {
 /// The host's tree is one, and names no memory that is not the host's.
 fn host_sees(choices: &mut Choices<'_>, tree: &[u8], info: &BootInfo, kept: &[ByteRange]) {
     let firmware = validate(tree).expect("it was valid before");
-    let written = match host_tree::write::<QemuVirt>(firmware, info, kept, &frames(info), None) {
+    let smmu = smmu::find(firmware, info, ADDRESSES).unwrap_or_else(|unfit| {
+        choices.note(format_args!("no PCIe: {unfit}"));
+        None
+    });
+    let bridge = smmu.as_ref().map(|smmu| &smmu.bridge);
+    for window in bridge.iter().flat_map(|bridge| &bridge.windows) {
+        let apart = |other: &ByteRange| !other.overlaps(*window);
+        assert!(info.memory.iter().all(apart) && window.end() <= ADDRESSES, "{window:x?}");
+        assert!(smmu.iter().all(|smmu| apart(&smmu.registers)), "{window:x?} is the SMMU");
+    }
+    let frames = frames(info);
+    let written = match host_tree::write::<QemuVirt>(firmware, info, kept, &frames, bridge, None) {
         Ok(written) => written,
         Err(error) => return choices.note(format_args!("refused: {error}")),
     };

@@ -28,6 +28,7 @@ fn bouncer() -> Hypervisor<SimMachine> {
     let frames = layout.frame_table();
     let hyp = Hypervisor::new(layout.machine(), frames, &layout.boot(), platform).unwrap();
     hyp.machine().attach(hyp.host_regime());
+    hyp.machine().attach_dma(hyp.dma_root());
     hyp
 }
 

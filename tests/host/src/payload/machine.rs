@@ -50,6 +50,8 @@ pub(super) struct Machine {
     /// The first redistributor of each region; zeros beyond the last.
     pub(super) redistributors: [usize; rt::MAX_CPUS],
     pub(super) conduit: Conduit,
+    /// PCIe configuration space, if the host has PCIe.
+    pub(super) ecam: Option<usize>,
     /// Affinities of the CPUs, the boot CPU among them.
     pub(super) cpus: [u64; rt::MAX_CPUS],
     pub(super) cpu_count: usize,
@@ -89,6 +91,7 @@ impl Machine {
             gicr,
             redistributors: [0; rt::MAX_CPUS],
             conduit,
+            ecam: dt::device(&tree, "pci-host-ecam-generic", 0).map(|(ecam, _)| ecam),
             cpus: [0; rt::MAX_CPUS],
             cpu_count: 0,
             ram: Ranges::default(),

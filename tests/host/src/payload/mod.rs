@@ -12,6 +12,7 @@ mod calls;
 mod clock;
 mod cpus;
 mod device;
+mod edu;
 mod fuzz;
 mod lies;
 mod linux;

@@ -8,7 +8,7 @@ use super::watch::Watch;
 pub(super) use super::words::{FRAMES, WORDS, Words, frames, slot};
 use crate::addr::{GfnRange, Pfn, PfnRange};
 use crate::error::Error;
-use crate::machine::{CpuId, El1Register, IdRegister, Machine, PowerAction, Regime};
+use crate::machine::{CpuId, DmaFault, El1Register, IdRegister, Machine, PowerAction, Regime};
 use crate::trap::Trap;
 use crate::vcpu::debug::DebugState;
 use crate::vcpu::state::VcpuState;
@@ -156,6 +156,15 @@ impl Machine for Arena {
         self.watching(|watch, words| watch.invalidate(words, regime.vmid.0, (0, u64::MAX)));
     }
 
+    fn invalidate_dma(&self, _frames: PfnRange) {
+        not_stage2s()
+    }
+    fn sync_dma(&self) {
+        not_stage2s()
+    }
+    fn next_dma_fault(&self) -> Option<DmaFault> {
+        None
+    }
     fn cpu(&self) -> CpuId {
         0
     }

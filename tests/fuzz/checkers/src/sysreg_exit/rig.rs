@@ -41,6 +41,7 @@ impl Rig {
         let (machine, platform) = (layout.machine(), HostPlatform { redistributors });
         let hyp = Hypervisor::new(machine, layout.frame_table(), &layout.boot(), platform).unwrap();
         hyp.machine().attach(hyp.host_regime());
+        hyp.machine().attach_dma(hyp.dma_root());
         let first = layout.ram[0].start().number();
         let mut rig = Self { hyp, first, host_frames: 0, seen: Arc::default() };
         rig.host_frames = rig.frames_of_host();

@@ -10,6 +10,7 @@ pub(super) mod attributes;
 pub(super) mod calls;
 pub(super) mod debug;
 pub(super) mod devices;
+pub(super) mod dma;
 pub(super) mod donation;
 pub(super) mod exhaustion;
 pub(super) mod interrupts;

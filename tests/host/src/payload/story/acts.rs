@@ -34,7 +34,8 @@ impl Stage<'_> {
         println!("host: tries what it can reach without any guest");
         self.check_tools();
         let options = self.options;
-        self.report_all(attacks::devices::doors(|row| options.attacks(row)));
+        let has_pcie = self.machine.ecam.is_some();
+        self.report_all(attacks::devices::doors(has_pcie, |row| options.attacks(row)));
         for pfn in self.bouncer.clone() {
             let place = format!("bouncer's memory at {:#x}", pfn << 12);
             self.report_all(attacks::memory::reach(pfn, Owner::Bouncer, &place));
@@ -363,7 +364,7 @@ fn forged_replies(count: u64) -> Finding {
 }
 
 /// The value of `page=` or `ipa=` among a guest's words.
-fn page_in(words: &str) -> Option<u64> {
+pub(super) fn page_in(words: &str) -> Option<u64> {
     let value = ["page", "ipa"].iter().find_map(|key| rt::dt::argument(words, key))?;
     u64::from_str_radix(value.strip_prefix("0x")?, 16).ok()
 }

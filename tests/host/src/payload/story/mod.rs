@@ -8,6 +8,7 @@
 //! does all three. After each guest its memory must come back wiped.
 
 mod acts;
+mod behind_smmu;
 pub(super) mod dma;
 mod measured;
 mod survey;
@@ -110,6 +111,9 @@ impl Stage<'_> {
         }
         if self.options.scenario == "lies" {
             return self.lies();
+        }
+        if self.options.scenario == "smmu" {
+            return self.behind_smmu();
         }
         if self.options.scenario == "dma" {
             return self.dma();

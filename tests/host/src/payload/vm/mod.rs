@@ -209,6 +209,11 @@ impl Vm {
         }
     }
 
+    /// A frame that EL2 has for its page tables.
+    pub(super) fn table_frame(&self) -> Option<u64> {
+        self.memcache.lock().first().map(|run| run.pfn)
+    }
+
     /// A frame the host lent it as bounce memory.
     pub(super) fn lent_frame(&self) -> Option<u64> {
         self.bounce.first().map(|run| run.pfn)
