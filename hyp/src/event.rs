@@ -55,15 +55,19 @@ pub struct Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cpu, address, pc, .. } = self;
+        let whose = match self.owner {
+            0 => "nobody's",
+            1 => "bouncer's",
+            2 => "its own",
+            firmware if firmware == Owner::Firmware.code() => "firmware's",
+            _ => "a guest's",
+        };
         match self.kind {
+            EventKind::HostDma => {
+                let stream = self.syndrome;
+                return write!(f, "device {stream:#x} of the host's touched {address:#x}, {whose}");
+            }
             EventKind::HostAbort => {
-                let whose = match self.owner {
-                    0 => "nobody's",
-                    1 => "bouncer's",
-                    2 => "its own",
-                    firmware if firmware == Owner::Firmware.code() => "firmware's",
-                    _ => "a guest's",
-                };
                 write!(f, "the host touched {address:#x}, which is {whose}")
             }
             EventKind::HostSmc => write!(f, "the host called the firmware: {address:#x}"),

@@ -130,7 +130,7 @@ fn a_real_time_clock_on_pages_of_its_own_is_the_hosts() {
         let firmware = board.build();
         let info = test_trees::read(&firmware).unwrap();
         assert_eq!(info.rtc.is_some(), is_the_hosts, "{rtc:x?}");
-        let windows = QemuVirt::host_windows(&info, &FRAMES);
+        let windows = QemuVirt::host_windows(&info, &FRAMES, None);
         let page = ByteRange::between(0x901_0000, 0x901_1000);
         assert_eq!(windows.iter().any(|window| window.overlaps(page)), is_the_hosts);
         let tree = written(&firmware);
