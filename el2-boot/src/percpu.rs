@@ -48,7 +48,7 @@ const VMIDS: usize = hyp::abi::MAX_VMS + 2;
 pub(crate) struct Tally(AtomicU64);
 
 impl Tally {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 

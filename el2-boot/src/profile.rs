@@ -3,31 +3,33 @@
 //! Time is cut at every switch between EL2 and a world, and each piece goes to
 //! whoever had the CPU. Under QEMU's instruction counting a tick of the
 //! counter is a fixed number of instructions. The sums are printed when the
-//! machine is switched off.
+//! machine is switched off, and told by STATS before that.
 
+use crate::percpu::Tally;
 use crate::{console, percpu, sysreg};
 use core::cell::Cell;
 use core::fmt::Write;
 use hyp::machine::{MAX_CPUS, Vmid, Work};
 
 /// Ticks of the counter that one CPU spent for each party, and since when.
+/// Other CPUs read the sums while it runs ([`add_to`]).
 pub(crate) struct Ticks {
     since: Cell<u64>,
-    el2: Cell<u64>,
-    host: Cell<u64>,
-    guests: Cell<u64>,
+    el2: Tally,
+    host: Tally,
+    guests: Tally,
     /// Times that EL2 was entered.
-    visits: Cell<u64>,
+    visits: Tally,
 }
 
 impl Ticks {
     pub(crate) const fn new() -> Self {
         Self {
             since: Cell::new(0),
-            el2: Cell::new(0),
-            host: Cell::new(0),
-            guests: Cell::new(0),
-            visits: Cell::new(0),
+            el2: Tally::new(),
+            host: Tally::new(),
+            guests: Tally::new(),
+            visits: Tally::new(),
         }
     }
 
@@ -38,14 +40,10 @@ impl Ticks {
     }
 }
 
-fn add(sum: &Cell<u64>, more: u64) {
-    sum.set(sum.get().wrapping_add(more));
-}
-
 /// EL2 is about to enter a world.
 pub(crate) fn leave_el2() {
     let ticks = &percpu::this().ticks;
-    add(&ticks.el2, ticks.passed());
+    ticks.el2.add(ticks.passed());
 }
 
 /// A world has trapped.
@@ -53,8 +51,8 @@ pub(crate) fn enter_el2() {
     let ticks = &percpu::this().ticks;
     let vmid = sysreg::vttbr_el2::read() >> 48;
     let party = if vmid == u64::from(Vmid::HOST.0) { &ticks.host } else { &ticks.guests };
-    add(party, ticks.passed());
-    add(&ticks.visits, 1);
+    party.add(ticks.passed());
+    ticks.visits.add(1);
 }
 
 /// Adds the sums of all CPUs: up to the last switch on each.
