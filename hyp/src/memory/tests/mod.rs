@@ -7,6 +7,7 @@ mod dma;
 mod donate;
 mod reclaim;
 mod share;
+mod views;
 mod window;
 
 use super::*;

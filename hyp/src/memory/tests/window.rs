@@ -4,6 +4,7 @@
 use super::*;
 use crate::machine::Vmid;
 use crate::memory::{PART_PAGES, Refreshed, Stop, View, Views, WINDOWS};
+use crate::sim::walk::Choices;
 
 /// The device with the window.
 const DEVICE: usize = 1;
@@ -418,4 +419,88 @@ fn windows_of_two_guests_are_apart_and_tell_whose_they_are() {
     assert_eq!(fault(&mut fixture, at(5)), HostFault::Retry);
     let nobodys = gfn(WINDOWS.number() + (1 << 18) * 63);
     assert_eq!(fault(&mut fixture, nobodys), HostFault::Refused(Owner::None));
+}
+
+/// Few frames, each mapped many times over in two tables, to the last pin, to
+/// the end of the budget, and some of them lent in between: against a list of
+/// what each page of the window shows. A refusal changes nothing
+/// ([`refresh`]), however much of it had been done.
+#[test]
+fn pins_and_budget_are_those_of_a_plain_list() {
+    const PAGES: usize = 2 * PART_PAGES;
+    let mut choices = Choices::seed(0x91a5);
+    let (mut full, mut left, mut refused) = (0, 0, 0);
+    for budget in [600, 900, 5] {
+        let (mut fixture, mut guest, frames) = with_window(6, budget);
+        let mut shown = [None; PAGES];
+        let mut lent = false;
+        for _ in 0..40 {
+            if choices.one_in(4) && !shown.iter().flatten().any(|(frame, _)| *frame == 5) {
+                let page = gfns(RAM + 5, 1);
+                done(&mut fixture, 1, |m, memory| match lent {
+                    true => memory.guest_unshare_host(m, &mut guest, page),
+                    false => memory.guest_share_host(m, &mut guest, page),
+                });
+                lent = !lent;
+            }
+            let from = choices.below(PAGES as u64);
+            let most = PART_PAGES as u64 - from % PART_PAGES as u64;
+            let some = 1 + choices.below(most);
+            let count = choices.pick(&[most, some]);
+            let mut wanted = Vec::new();
+            while (wanted.len() as u64) < count {
+                // Stays, goes, or is one of a run of pages or of one page.
+                let (kind, page) = (choices.below(6), choices.pick(&[0, 0, 0, 1, 2, 5]));
+                let (right, step) = (choices.one_in(2), choices.below(2));
+                let longest = choices.pick(&[3, 200]);
+                for turn in 0..1 + choices.below(longest) {
+                    let at = from as usize + wanted.len();
+                    let of = (page + step * turn) % if lent || choices.one_in(9) { 6 } else { 5 };
+                    wanted.push(match kind {
+                        0 => None,
+                        1 | 2 => shown.get(at).copied().flatten(),
+                        _ => Some((of, right)),
+                    });
+                }
+            }
+            wanted.truncate(count as usize);
+
+            let mut after = shown;
+            let here = &mut after[from as usize..][..wanted.len()];
+            let changed = here.iter_mut().zip(&wanted).filter(|(page, want)| **page != **want);
+            let unmapped = changed.filter_map(|(page, _)| page.take()).count() as u64;
+            let mut expected = Ok(Refreshed { unmapped, ..Refreshed::default() });
+            for (at, want) in (from as usize..).zip(&wanted) {
+                let (Some((frame, _)), None, Ok(done)) = (want, after[at], &mut expected) else {
+                    continue;
+                };
+                let pins = after.iter().flatten().filter(|(other, _)| other == frame).count();
+                if pins == 255 || (*frame == 5 && lent) {
+                    full += u64::from(pins == 255);
+                    expected = Err(Stop::Refused(Error::Denied));
+                } else if after.iter().flatten().count() as u64 == budget {
+                    done.left_out += 1;
+                } else {
+                    done.mapped += 1;
+                    after[at] = *want;
+                }
+            }
+            let views: Vec<View> = wanted
+                .iter()
+                .map(|want| {
+                    want.map_or(NOT, |(page, right)| View::of_guest(gfn(RAM + page), right))
+                })
+                .collect();
+            assert_eq!(refresh(&mut fixture, &mut guest, from, &views), expected);
+            match expected {
+                Ok(done) => (shown, left) = (after, left + done.left_out),
+                Err(_) => refused += 1,
+            }
+            for (page, shown) in (0..).zip(&shown) {
+                let shown = shown.map(|(frame, right)| (nth(frames, frame), right));
+                assert_eq!(seen(&fixture, page), shown, "page {page}");
+            }
+        }
+    }
+    assert!(full > 3 && left > 100 && refused > 10, "{full} full, {left} left, {refused} refused");
 }
