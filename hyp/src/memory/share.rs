@@ -148,23 +148,42 @@ impl HostMemory<'_> {
 
         let lent = FrameEntry::lent(guest.party(), Owner::Host);
         let mut broken = Broken::new();
-        guest.stage2.for_each_page(m, range, |pfn| match self.frames.get(pfn) {
-            entry if entry == lent => {
-                let page = PfnRange::one(pfn).identity();
-                self.stage2.break_range(m, &mut self.pool, page, &mut broken);
-                back.pages += 1;
+        self.for_each_alike(m, guest, range, |memory, run, entry| {
+            if entry == lent {
+                memory.stage2.break_range(m, &mut memory.pool, run.identity(), &mut broken);
+                back.pages += run.count();
+            } else if entry.borrower() == Owner::Host {
+                back.held += run.count();
             }
-            entry => back.held += u64::from(entry.borrower() == Owner::Host),
         });
         self.stage2.invalidate_broken(m, &mut self.pool, broken);
         let own = FrameEntry::owned(guest.party());
-        guest.stage2.for_each_page(m, range, |pfn| {
-            if self.frames.get(pfn) == lent {
-                guest.hand_over(m, PfnRange::one(pfn));
-                self.frames.set(pfn, own);
+        self.for_each_alike(m, guest, range, |memory, run, entry| {
+            if entry == lent {
+                guest.hand_over(m, run);
+                memory.frames.change(run, lent, own);
             }
         });
         Ok(back)
+    }
+
+    /// Visits the frames behind a range of a guest's RAM, holes left out, as
+    /// runs that have one entry of the frame table, with that.
+    fn for_each_alike(
+        &mut self,
+        m: &impl Machine,
+        guest: &GuestMemory,
+        range: GfnRange,
+        mut visit: impl FnMut(&mut Self, PfnRange, FrameEntry),
+    ) {
+        guest.stage2.for_each_leaf_run(m, range, |leaf, count| {
+            let mut rest = leaf.and_then(|leaf| PfnRange::new(leaf.pfn.number(), count).ok());
+            while let Some(frames) = rest {
+                let (run, entry) = self.frames.run_at_start(frames);
+                visit(self, run, entry);
+                rest = PfnRange::new(run.end(), frames.end() - run.end()).ok();
+            }
+        });
     }
 
     /// The guest gives frames back to the host, wiped. One call does the
