@@ -10,7 +10,7 @@ use crate::event::EventKind;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::stats::MachineCounter;
-use crate::syndrome::{Abort, Transfer};
+use crate::syndrome::{Abort, FaultStatus, Transfer};
 use crate::trap::Trap;
 use crate::vcpu::state::Frame;
 
@@ -45,7 +45,8 @@ pub(super) fn handle<M: Machine>(
     fault: &Abort,
     trap: &Trap,
 ) -> bool {
-    let Some(pfn) = fault.gfn().map(crate::addr::Gfn::identity) else { return false };
+    let (FaultStatus::Translation, Some(gfn)) = (fault.status, fault.gfn()) else { return false };
+    let pfn = gfn.identity();
     let mut frames = hyp.platform.redistributors.iter().flatten();
     let Some(range) = frames.find(|range| range.contains(pfn)) else { return false };
     let (Some(transfer), false) = (fault.transfer, fault.table_walk) else { return false };
