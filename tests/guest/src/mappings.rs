@@ -151,7 +151,10 @@ impl<P: TablePages, C: Refresh> Mappings<P, C> {
     }
 
     /// Shows `buffer` to the device; at which address. `None` if there is no
-    /// room.
+    /// room, or the hypervisor refuses. If it then does not take back what it
+    /// had mapped, and the buffer was to be used in place, the buffer's pages
+    /// may be the device's for ever, and still are the caller's: only the
+    /// domain's `lost_pages` tells.
     ///
     /// # Safety
     /// The buffer must be valid and nobody's but the driver's and the device's
