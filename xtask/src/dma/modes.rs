@@ -171,24 +171,20 @@ const TABLE: Words = Words {
 };
 
 /// Of every kind of host.
-const SAME_DRIVER: Row =
-    row("1.6", Shown, "the same driver with an identity table and without one");
 const BY_CPU: Row = row("cpu", Refused, "the process loads from another one's page");
 const KERNELS: Row = row("0.4", Refused, "it asks the device for a private page of the kernel's");
 
 /// Of a host whose devices ignore the platform's translation.
-const BYPASS: [Row; 5] = [
+const BYPASS: [Row; 4] = [
     row("1.9a", Shown, "a driver in a process, by physical addresses"),
-    SAME_DRIVER,
     BY_CPU,
     row("1.10", Shown, "the device brings it the bytes all the same"),
     KERNELS,
 ];
 
 /// Of one whose devices obey it.
-const PLATFORM: [Row; 6] = [
+const PLATFORM: [Row; 5] = [
     row("1.9b", Shown, "a driver in a process, by addresses of a table"),
-    SAME_DRIVER,
     BY_CPU,
     row("1.2", Refused, "the process's driver declines the translation"),
     row("1.10", Refused, "the device is to bring it the bytes"),
@@ -196,9 +192,8 @@ const PLATFORM: [Row; 6] = [
 ];
 
 /// Of one that leaves it to the driver.
-const CHOICE: [Row; 5] = [
+const CHOICE: [Row; 4] = [
     row("1.9c", Shown, "a driver in a process, by addresses of a table"),
-    SAME_DRIVER,
     BY_CPU,
     row("1.10", Shown, "it declines for a moment: the device brings it the bytes"),
     KERNELS,
