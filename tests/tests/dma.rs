@@ -9,9 +9,9 @@ use tests::two_at_a_time;
 const NAMED: [(&str, usize); 5] = [
     ("shared-pages", 11),
     ("legacy-no-platform", 10),
-    ("host-bypass", 5),
-    ("host-platform", 6),
-    ("host-choice", 5),
+    ("host-bypass", 4),
+    ("host-platform", 5),
+    ("host-choice", 4),
 ];
 
 /// Makes those of one of them; each must end as it must, and all must be made.

@@ -289,7 +289,8 @@ fn a_cpu_is_started_once() {
         });
         let mut results = starting.map(|thread| thread.join().unwrap());
         results.sort_unstable();
-        assert_eq!(results, [-4, 0]);
+        // ON_PENDING (DEN0022 5.6): nothing has come up on it yet.
+        assert_eq!(results, [-5, 0]);
         assert_eq!(booted.hyp().machine().world().started.len(), 1);
         assert!(booted.hyp().machine().cpu() < 3);
     };
