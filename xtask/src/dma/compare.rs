@@ -15,7 +15,7 @@ use super::modes::Mode;
 use super::{owners, report, table};
 use crate::build::{self, Images, Variant};
 use crate::qemu::{self, End, Machine};
-use crate::story::{self, Config};
+use crate::story::{self, Config, Run};
 use crate::term::{BAD, GOOD, Step, paint};
 use crate::workspace::Workspace;
 use crate::{Outcome, setup};
@@ -129,7 +129,23 @@ fn measure(workspace: &Workspace, images: &Images, mode: &Mode) -> Result<Option
         ..Config::new(&format!("dma-{}", mode.name))
     };
     let step = Step::new("Measuring");
-    let run = story::tell(workspace, images, &config, &mut |line| step.note(line))?;
+    let Some(run) = boot(workspace, images, &config, &step)? else { return Ok(None) };
+    step.done(mode.name);
+    let measured = Measured::read(mode.name, &run.transcript.lines);
+    measured.with_context(|| format!("the figures of {}", mode.name)).map(Some)
+}
+
+/// Boots what is measured or watched to its end; `None` after Ctrl-C.
+///
+/// # Errors
+/// When it does not come to its end.
+pub(super) fn boot(
+    workspace: &Workspace,
+    images: &Images,
+    config: &Config,
+    step: &Step,
+) -> Result<Option<Run>> {
+    let run = story::tell(workspace, images, config, &mut |line| step.note(line))?;
     if qemu::interrupted() || run.end == End::Interrupted {
         return Ok(None);
     }
@@ -137,11 +153,9 @@ fn measure(workspace: &Workspace, images: &Images, mode: &Mode) -> Result<Option
         for line in run.transcript.tail(crate::run::TAIL) {
             anstream::eprintln!("    {line}");
         }
-        bail!("{}: not measured to its end; above is the end of the console", mode.name);
+        bail!("{}: not run to its end; above is the end of the console", config.name);
     }
-    step.done(mode.name);
-    let measured = Measured::read(mode.name, &run.transcript.lines);
-    measured.with_context(|| format!("the figures of {}", mode.name)).map(Some)
+    Ok(Some(run))
 }
 
 fn read(file: &Path, may_be_missing: bool) -> Result<Option<Figures>> {

@@ -3,12 +3,13 @@
 
 use anyhow::{Context, Result, bail};
 
+use super::compare;
 use super::cost::Range;
 use super::modes::Mode;
 use crate::build::Images;
 use crate::console::Record;
-use crate::qemu::{self, End, Machine};
-use crate::story::{self, Config};
+use crate::qemu::Machine;
+use crate::story::Config;
 use crate::term::Step;
 use crate::workspace::{Workspace, cargo};
 
@@ -52,16 +53,7 @@ pub(super) fn watch(workspace: &Workspace, images: &Images, mode: &Mode) -> Resu
         ..Config::new(&format!("dma-{}", mode.name))
     };
     let step = Step::new("Watching the pages of");
-    let run = story::tell(workspace, images, &config, &mut |line| step.note(line))?;
-    if qemu::interrupted() || run.end == End::Interrupted {
-        return Ok(None);
-    }
-    if run.end != End::PoweredOff || run.transcript.host_result.as_deref() != Some("pass") {
-        for line in run.transcript.tail(crate::run::TAIL) {
-            anstream::eprintln!("    {line}");
-        }
-        bail!("{}: not watched to its end; above is the end of the console", mode.name);
-    }
+    let Some(run) = compare::boot(workspace, images, &config, &step)? else { return Ok(None) };
     let mut records = run.transcript.lines.iter().filter_map(|line| Record::parse(line));
     let ram = records.find(|record| record.says("dma") && record.says("ram"));
     let pages: u64 = ram

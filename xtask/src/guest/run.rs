@@ -41,7 +41,16 @@ const NO_REBOOT: &str = "the guest wants to reboot; with --no-bouncer that ends 
 /// After Ctrl-C. What could not be set up, built or booted is no error here
 /// but status 125: a script's own statuses are small numbers.
 pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
-    match attempt(workspace, options) {
+    or_not_run(attempt(workspace, options))
+}
+
+/// What a run that does not come about ends with: said, and status 125, unless
+/// Ctrl-C was why.
+///
+/// # Errors
+/// After Ctrl-C.
+pub fn or_not_run(outcome: Result<Outcome>) -> Result<Outcome> {
+    match outcome {
         Err(error) if !crate::qemu::interrupted() => {
             anstream::eprintln!("{}: {error:#}", paint(BAD, "error"));
             Ok(Outcome::Status(NOT_RUN))

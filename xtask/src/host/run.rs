@@ -12,9 +12,9 @@ use crate::guest::boot::Ways;
 use crate::guest::debian;
 use crate::guest::initramfs::Task;
 use crate::guest::options::Which;
-use crate::guest::run::{LARGEST_INITRD, SCRIPT_LIMIT, base_words, image, judge, task, word};
-use crate::status::NOT_RUN;
-use crate::term::{BAD, paint};
+use crate::guest::run::{
+    LARGEST_INITRD, SCRIPT_LIMIT, base_words, image, judge, or_not_run, task, word,
+};
 use crate::workspace::Workspace;
 use crate::{Outcome, files, setup};
 
@@ -29,13 +29,7 @@ const REBOOTS: &str = "the host reboots; that ends the run";
 /// After Ctrl-C. What could not be set up, built or booted is no error here
 /// but status 125: a script's own statuses are small numbers.
 pub fn run(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
-    match attempt(workspace, options) {
-        Err(error) if !crate::qemu::interrupted() => {
-            anstream::eprintln!("{}: {error:#}", paint(BAD, "error"));
-            Ok(Outcome::Status(NOT_RUN))
-        }
-        other => other,
-    }
+    or_not_run(attempt(workspace, options))
 }
 
 fn attempt(workspace: &Workspace, options: &RunOptions) -> Result<Outcome> {
